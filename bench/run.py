@@ -1,0 +1,162 @@
+"""Measure rmac on the CPU against reading its input once, and against its peers.
+
+    python bench/run.py [--workers 2] [--json FILE]
+
+See bench/README.md for what the columns mean.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import numpy as np
+from peers import peers_for
+
+import rmac
+from rmac.cpu import kernels
+
+SHAPES = [
+    (8, 2048, 24, 32),
+    (4, 512, 48, 64),
+    (64, 2048, 7, 7),
+    (16, 2048, 14, 14),
+    (1, 512, 7, 7),
+]
+SAMPLE = 2e-3  # seconds of calls in one sample, at least
+PATIENCE = 4.0  # seconds for all samples of one candidate, but for the first three
+
+
+def main():
+    options = parse()
+    results = []
+    print(
+        f"{'shape':>18} {'layout':>6} {'dtype':>8} {'candidate':<22} {'ms':>9} {'x read':>7} {'x rmac':>7}"
+    )
+    for shape in options.shapes:
+        for layout in options.layouts:
+            for dtype in options.dtypes:
+                x = feature_maps(shape, layout, dtype)
+                times = measure(candidates_for(x, layout, options), options.repeats)
+                for name, samples in times.items():
+                    row = {
+                        "shape": list(shape),
+                        "layout": layout,
+                        "dtype": dtype,
+                        "candidate": name,
+                        "ms": 1e3 * statistics.median(samples),
+                        "ms_min": 1e3 * min(samples),
+                        "samples": len(samples),
+                        "bytes": x.nbytes,
+                    }
+                    results.append(row)
+                    show(row, times)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            document = {
+                "config": rmac.show_config("dicts"),
+                "workers": options.workers,
+                "levels": options.levels,
+                "results": results,
+            }
+            json.dump(document, file, indent=1)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--levels", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--layouts", nargs="+", default=["NCHW", "NHWC"], choices=["NCHW", "NHWC"])
+    parser.add_argument("--dtypes", nargs="+", default=["float32"])
+    parser.add_argument("--shapes", nargs="+", type=shape_of, default=SHAPES, metavar="NxCxHxW")
+    parser.add_argument("--no-peers", action="store_true", help="only rmac and the read")
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    return parser.parse_args()
+
+
+def shape_of(text):
+    shape = tuple(int(size) for size in text.split("x"))
+    if len(shape) != 4:
+        raise argparse.ArgumentTypeError(f"expected NxCxHxW, got {text!r}")
+    return shape
+
+
+def feature_maps(shape, layout, dtype):
+    """Random maps as a network leaves them: half zeros, the rest positive."""
+    images, channels, height, width = shape
+    stored = shape if layout == "NCHW" else (images, height, width, channels)
+    values = np.maximum(np.random.default_rng(0).standard_normal(stored, dtype=np.float32), 0)
+    if dtype in ("uint8", "int8"):
+        return (values * 30).astype(dtype)
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return values.astype(ml_dtypes.bfloat16)
+    return values.astype(dtype)
+
+
+def candidates_for(x, layout, options):
+    """Functions without arguments; those that describe are checked to agree."""
+    words = x.reshape(-1).view(np.int64)
+    settings = {"layout": layout, "levels": options.levels}
+    candidates = {
+        "read": lambda: kernels.read(words, options.workers),
+        "rmac": lambda: rmac.rmac(x, workers=options.workers, **settings),
+    }
+    if not options.no_peers:
+        candidates |= peers_for(x, layout, options.levels, options.workers)
+    expected = naive(x if layout == "NCHW" else x.transpose(0, 3, 1, 2), options.levels)
+    for name, run in candidates.items():
+        if name != "read":
+            np.testing.assert_allclose(
+                np.asarray(run()), expected, rtol=1e-3, atol=1e-5, err_msg=name
+            )
+    return candidates
+
+
+def naive(x, levels):
+    """The descriptor in float64, region by region."""
+    total = np.zeros(x.shape[:2])
+    for x1, y1, x2, y2 in rmac.region_grid(*x.shape[2:], levels=levels).boxes:
+        region = x[:, :, y1 : y2 + 1, x1 : x2 + 1].max(axis=(2, 3)).astype(np.float64)
+        total += region / np.linalg.norm(region, axis=1, keepdims=True)
+    return total / np.linalg.norm(total, axis=1, keepdims=True)
+
+
+def measure(candidates, repeats):
+    """Time the candidates in turn, `repeats` times, but for slow ones that take too long."""
+    samples = {name: [] for name in candidates}
+    calls = {name: calls_per_sample(run) for name, run in candidates.items()}
+    for _ in range(repeats):
+        for name, run in candidates.items():
+            spent = sum(samples[name]) * calls[name]
+            if len(samples[name]) < 3 or spent < PATIENCE:
+                samples[name].append(seconds(run, calls[name]))
+    return samples
+
+
+def calls_per_sample(run):
+    run()
+    return max(1, round(SAMPLE / seconds(run, 1)))
+
+
+def seconds(run, calls):
+    started = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - started) / calls
+
+
+def show(row, times):
+    ratio = {name: row["ms"] / 1e3 / statistics.median(times[name]) for name in ("read", "rmac")}
+    shape = "x".join(map(str, row["shape"]))
+    print(
+        f"{shape:>18} {row['layout']:>6} {row['dtype']:>8} {row['candidate']:<22} "
+        f"{row['ms']:9.4f} {ratio['read']:7.2f} {ratio['rmac']:7.2f}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""R-MAC: regional max pooling of feature maps, for NumPy and CuPy arrays."""
+
+from rmac import operators
+from rmac._config import __version__, show_config
+from rmac.descriptors import rmac
+from rmac.pooling import region_pool, rmac_regions, roi_pool
+from rmac.regions import RegionGrid, region_grid
+
+__all__ = [
+    "RegionGrid",
+    "__version__",
+    "operators",
+    "region_grid",
+    "region_pool",
+    "rmac",
+    "rmac_regions",
+    "roi_pool",
+    "show_config",
+]

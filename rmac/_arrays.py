@@ -1,0 +1,162 @@
+"""What counts as an array: its device, dtype and layout; every error message about them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmac._checks import choice
+from rmac.regions import RegionGrid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Array = Any  # numpy.ndarray or cupy.ndarray; the result is of the same kind
+
+LAYOUTS = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 3, 1, 2)}
+
+_FLOAT32 = np.dtype(np.float32)
+_FLOAT64 = np.dtype(np.float64)
+_DTYPES = "float16, bfloat16, float32, float64, uint8 or int8"
+_descriptor_dtypes: dict[Any, np.dtype[Any]] = {
+    np.dtype(np.float16): _FLOAT32,
+    np.dtype(np.float32): _FLOAT32,
+    np.dtype(np.float64): _FLOAT64,
+    np.dtype(np.uint8): _FLOAT32,
+    np.dtype(np.int8): _FLOAT32,
+}
+
+
+def device_of(x: Array, name: str = "x") -> str:
+    """Return the kind of device that an array lives on, ``"cpu"`` or ``"cuda"``, or raise."""
+    if type(x) is np.ndarray:
+        return "cpu"
+    if isinstance(x, np.ndarray):
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"{name}: expected an array without a mask, got a MaskedArray")
+        return "cpu"
+    module = type(x).__module__.partition(".")[0]
+    if module == "cupy":
+        return "cuda"
+    if getattr(x, "requires_grad", False):
+        raise TypeError(
+            f"{name}: got a {_type_name(x)} that requires grad, and no gradient is defined here; "
+            "pass its data with x.detach().numpy()"
+        )
+    raise TypeError(f"{name}: expected a numpy.ndarray or cupy.ndarray, got {_type_name(x)}")
+
+
+def feature_map(x: Array, layout: str) -> Array:
+    """Return `x` as a view with axes (N, C, H, W), or raise."""
+    axes = LAYOUTS[choice("layout", layout, LAYOUTS)]
+    if x.ndim != 4:
+        raise ValueError(f"x: expected 4 axes ({', '.join(layout)}), got shape {x.shape}")
+    descriptor_dtype(x.dtype)
+    if isinstance(x, np.ndarray) and not (x.dtype.isnative and x.flags.aligned):
+        what = "misaligned" if x.dtype.isnative else "byte-swapped"
+        raise TypeError(f"x: expected aligned {_DTYPES} in native byte order, got {what} {x.dtype}")
+    return x if layout == "NCHW" else x.transpose(axes)
+
+
+def require_cells(x: Array) -> None:
+    """Raise unless a map (N, C, H, W) has a cell that a region could hold."""
+    if x.shape[2] == 0 or x.shape[3] == 0:
+        raise ValueError(f"x: expected a height and width of at least 1, got {x.shape[2:]}")
+
+
+def descriptor_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of descriptors of maps of `dtype`, or raise if there are none."""
+    try:
+        return _descriptor_dtypes[dtype]
+    except KeyError:
+        pass
+    if dtype.name == "bfloat16":
+        # Known once some array has it: ml_dtypes is not imported for its sake.
+        return _descriptor_dtypes.setdefault(dtype, _FLOAT32)
+    if not dtype.isnative and dtype.newbyteorder("=") in _descriptor_dtypes:
+        raise TypeError(f"x: expected native byte order, got byte-swapped {dtype.name}")
+    raise TypeError(f"x: expected {_DTYPES}, got {dtype.name}")
+
+
+def region_boxes(regions: RegionGrid | npt.ArrayLike, shape: Sequence[int]) -> np.ndarray:
+    """Return regions on a map (N, C, H, W) as C-ordered (R, 4) int64 boxes, or raise."""
+    height, width = shape[2:]
+    if isinstance(regions, RegionGrid):
+        if (regions.height, regions.width) != (height, width):
+            raise ValueError(
+                f"regions: expected a grid for the map's {height}x{width} cells, "
+                f"got one for {regions.height}x{regions.width}"
+            )
+        return regions.boxes
+    boxes = _host_array("regions", regions)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"regions: expected shape (R, 4), got {boxes.shape}")
+    if boxes.dtype.kind not in "iu":
+        raise TypeError(f"regions: expected integers, got {boxes.dtype.name}")
+    inside = (boxes[:, :2] >= 0) & (boxes[:, :2] <= boxes[:, 2:]) & (boxes[:, 2:] < (width, height))
+    outside = np.flatnonzero(~inside.all(axis=1))
+    if len(outside):
+        raise ValueError(
+            f"regions: expected 0 <= x1 <= x2 < {width} and 0 <= y1 <= y2 < {height}, "
+            f"got {boxes[outside[0]].tolist()} in row {outside[0]}"
+        )
+    return np.ascontiguousarray(boxes, dtype=np.int64)
+
+
+def _host_array(name: str, value: npt.ArrayLike) -> np.ndarray:
+    if type(value).__module__.partition(".")[0] == "cupy":
+        raise TypeError(f"{name}: expected integers on the host, got {_type_name(value)}")
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected shape (R, 4), got {error}") from None
+
+
+def region_rois(rois: Array, x: Array) -> Array:
+    """Return RoIs for the maps `x` as (K, 5), or raise if they are not such."""
+    if type(rois) is not type(x) and device_of(rois, "rois") != device_of(x):
+        raise TypeError(f"rois: expected an array where x is, got {_type_name(rois)}")
+    if rois.ndim != 2 or rois.shape[1] != 5:
+        raise ValueError(f"rois: expected shape (K, 5), got {rois.shape}")
+    if rois.dtype.kind not in "iuf" and rois.dtype.name != "bfloat16":
+        raise TypeError(f"rois: expected real numbers, got {rois.dtype.name}")
+    return rois
+
+
+def output(
+    out: Array | None, x: Array, shape: tuple[int, ...], dtype: np.dtype[Any], empty: Any
+) -> Array:
+    """Return the C-ordered array to compute into: `out` where that is possible, else a new one.
+
+    What is computed into a new one goes through `deliver`. Raises if `out` does not fit.
+    """
+    if out is None:
+        return empty(shape, dtype, x)
+    if device_of(out, "out") != device_of(x):
+        raise TypeError(f"out: expected an array where x is, got {_type_name(out)}")
+    if out.dtype != dtype:
+        raise TypeError(f"out: expected dtype {dtype.name}, got {out.dtype.name}")
+    if out.shape != shape:
+        raise ValueError(f"out: expected shape {shape}, got {out.shape}")
+    if isinstance(out, np.ndarray):
+        if not out.flags.writeable:
+            raise ValueError("out: expected a writeable array, got a read-only one")
+        if np.may_share_memory(out, x) or not out.flags.aligned:
+            return empty(shape, dtype, x)
+    return out if out.flags.c_contiguous else empty(shape, dtype, x)
+
+
+def deliver(result: Array, out: Array | None) -> Array:
+    """Return `out` holding `result`, or `result` where no `out` was given."""
+    if out is None or result is out:
+        return result
+    out[...] = result
+    return out
+
+
+def _type_name(x: object) -> str:
+    kind = type(x)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"{module}{kind.__qualname__}"

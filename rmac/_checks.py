@@ -1,0 +1,55 @@
+"""What an option may be; every error message about options."""
+
+from __future__ import annotations
+
+import operator
+from math import inf
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def positive_int(name: str, value: int) -> int:
+    """Return `value` as an int of at least 1, or raise."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+    if number < 1:
+        raise ValueError(f"{name}: expected an integer of at least 1, got {number}")
+    return number
+
+
+def real(name: str, value: float, *, low: float, high: float = inf, strict: bool = False) -> float:
+    """Return `value` as a finite float with low <= value < high (low < value if strict)."""
+    if isinstance(value, str | bytes | bool | np.bool_):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}") from None
+    if not low <= number < high or (strict and number == low):
+        bound = f"{low:g} {'<' if strict else '<='} {name}"
+        bound += f" < {high:g}" if high < inf else ", finite"
+        raise ValueError(f"{name}: expected a number with {bound}, got {value!r}")
+    return number
+
+
+def choice(name: str, value: str, choices: Iterable[str]) -> str:
+    """Return `value` if it is one of `choices`, or raise."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a string, got {type(value).__name__}")
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def flag(name: str, value: bool) -> None:
+    """Raise unless `value` is a bool."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")

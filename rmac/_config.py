@@ -1,0 +1,48 @@
+"""What this installation of rmac is made of, and what it runs on."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from rmac._checks import choice
+from rmac.cpu import kernels, threads
+
+__version__: str = kernels.build_info()["version"]
+
+
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
+    """Show how rmac was built and what it uses here.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}, default "stdout"
+        Whether to print the configuration or return it.
+
+    Returns
+    -------
+    dict or None
+        The configuration, with ``mode="dicts"``.
+
+    Raises
+    ------
+    TypeError
+        If `mode` is not a string.
+    ValueError
+        If `mode` is not one of the two.
+    """
+    build = kernels.build_info()
+    config = {
+        "rmac": __version__,
+        "compiler": build["compiler"],
+        "machine": platform.machine(),
+        "OpenMP": build["openmp"] or "not in this build",
+        "threads": threads.workers_for(None),
+        "CUDA": "not in this build",
+    }
+    if choice("mode", mode, ["stdout", "dicts"]) == "dicts":
+        return config
+    width = max(map(len, config))
+    for name, value in config.items():
+        print(f"{name:>{width}}: {value}")
+    return None

@@ -1,0 +1,193 @@
+"""The CPU backend: allocation, threads, and the way through the kernels.
+
+Twin of `rmac.cuda`. Inputs are checked already: `x` is a view (N, C, H, W) of one of the dtypes
+below, `boxes` (R, 4) int64 lie on the map, `out` is C-ordered and apart from `x`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+try:
+    from rmac.cpu.kernels import Aggregate, Kind, Path
+except ModuleNotFoundError as error:
+    if error.name != "rmac.cpu.kernels":
+        raise
+    raise ImportError(
+        "this is the source tree of rmac, without its compiled kernels: run `pip install .`, then "
+        "start Python elsewhere or as `python -P`, or install it editable (see CONTRIBUTING.md)"
+    ) from None
+
+from rmac.cpu import kernels
+from rmac.cpu.plan import make_plan, region_plan
+from rmac.cpu.rois import check_rois, roi_bins
+from rmac.cpu.threads import workers_for
+
+Array = npt.NDArray[Any]
+
+_LINE = 64  # bytes of one vector of keys
+_CACHE = 1 << 18  # bytes of scratch that a thread's second-level cache holds with room to spare
+_SMALL_TASK = 1 << 16  # bytes of input that are not worth a thread of their own
+_GROUP = 1 << 22  # bytes of regional maxima between the two halves of `rmac`
+
+
+class _Dtype(NamedTuple):
+    """How the kernels see a dtype; `flip` and `shift` are explained there."""
+
+    bits: np.dtype[Any]
+    flip: int
+    shift: int
+    kind: int
+
+
+def _dtype_of(dtype: np.dtype[Any]) -> _Dtype:
+    return _DTYPES[dtype if dtype in _DTYPES else "bfloat16"]
+
+
+_DTYPES: dict[Any, _Dtype] = {
+    np.dtype(np.uint8): _Dtype(np.dtype(np.int8), 0, -0x80, Kind.UINT8),
+    np.dtype(np.int8): _Dtype(np.dtype(np.int8), 0, 0, Kind.INT8),
+    np.dtype(np.float16): _Dtype(np.dtype(np.int16), 0x7FFF, 0x3FF, Kind.FLOAT16),
+    "bfloat16": _Dtype(np.dtype(np.int16), 0x7FFF, 0x7F, Kind.BFLOAT16),
+    np.dtype(np.float32): _Dtype(np.dtype(np.int32), 0x7FFF_FFFF, 0x7F_FFFF, Kind.FLOAT32),
+    np.dtype(np.float64): _Dtype(
+        np.dtype(np.int64), 0x7FFF_FFFF_FFFF_FFFF, 0xF_FFFF_FFFF_FFFF, Kind.FLOAT64
+    ),
+}
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any], like: Array) -> Array:  # noqa: ARG001
+    """Return an uninitialised array; `like` tells the device, here always the host."""
+    return np.empty(shape, dtype)
+
+
+def rmac_regions(boxes: npt.NDArray[np.int64], images: int, like: Array) -> Array:  # noqa: ARG001
+    """Return every image's boxes in turn as RoIs, (N * R, 5) float32."""
+    rois = np.empty((images, len(boxes), 5), np.float32)
+    rois[:, :, 0] = np.arange(images)[:, None]
+    rois[:, :, 1:] = boxes
+    return rois.reshape(-1, 5)
+
+
+def region_pool(x: Array, boxes: npt.NDArray[np.int64], out: Array, *, workers: int | None) -> None:
+    """Write the maximum of each region: (N, R, C), dtype of x."""
+    plan = region_plan(boxes.tobytes(), x.shape[2], x.shape[3])
+    _pool(x, plan, out, workers_for(workers))
+
+
+def roi_pool(
+    x: Array,
+    rois: Array,
+    out: Array,
+    *,
+    output_size: tuple[int, int],
+    spatial_scale: float,
+    workers: int | None,
+) -> None:
+    """Write the maximum of each RoI's bins: (K, C, ph, pw), dtype of x."""
+    images, _, height, width = x.shape
+    _ph, _pw = output_size
+    bins = roi_bins(check_rois(rois, images), height, width, output_size, spatial_scale)
+    threads = workers_for(workers)
+    out.fill(0)
+    for image in np.unique(bins.image):
+        of_image = bins.image == image
+        plan = make_plan(
+            bins.boxes[of_image],
+            height,
+            width,
+            bins.target[of_image],
+            output_size[0] * output_size[1],
+        )
+        _pool(x[image : image + 1], plan, out, threads)
+
+
+def rmac(
+    x: Array,
+    boxes: npt.NDArray[np.int64],
+    out: Array,
+    *,
+    normalize_regions: bool,
+    aggregate: str,
+    normalize: bool,
+    eps: float,
+    workers: int | None,
+) -> None:
+    """Write the descriptor of each image: (N, D), or (N, R, D) unaggregated."""
+    images, channels, height, width = x.shape
+    plan = region_plan(boxes.tobytes(), height, width)
+    threads = workers_for(workers)
+    bits, _, _, kind = _dtype_of(x.dtype)
+    how = {"sum": Aggregate.SUM, "mean": Aggregate.MEAN}.get(aggregate, Aggregate.CONCAT)
+    group = max(threads, _GROUP // (len(boxes) * channels * x.itemsize), 1)
+    group = min(group, images)
+    maxima = np.empty((group, len(boxes), channels), x.dtype)
+    rows = np.empty((threads, channels), out.dtype)
+    descriptors = out.reshape(images, -1)
+    describe = kernels.describe[f"{bits.name}_t", "double" if kind == Kind.FLOAT64 else "float"]
+    for first in range(0, images, group):
+        part = x[first : first + group]
+        _pool(part, plan, maxima[: len(part)], threads)
+        describe(
+            maxima[: len(part)].view(bits),
+            kind,
+            normalize_regions,
+            how,
+            normalize and aggregate != "none",
+            eps,
+            rows,
+            descriptors[first : first + group],
+            min(threads, len(part)),
+        )
+
+
+def _pool(x: Array, plan: kernels.Plan, out: Array, threads: int) -> None:
+    if x.size == 0 or plan.n_regions == 0:
+        return
+    bits, flip, shift, _ = _dtype_of(x.dtype)
+    threads = max(1, min(threads, x.nbytes // _SMALL_TASK))
+    path = _path(x, plan)
+    block = _block(x, plan, path, threads)
+    threads = min(threads, x.shape[0] * -(-x.shape[1] // block))
+    scratch = np.empty(
+        kernels.scratch_bytes(plan, path, block, x.itemsize, threads), dtype=np.uint8
+    )
+    pool = kernels.pool[f"{bits.name}_t"]
+    pool(x.view(bits), plan, path, block, flip, shift, scratch, out.view(bits).ravel(), threads)
+
+
+def _path(x: Array, plan: kernels.Plan) -> int:
+    """Choose how the kernels get at pixels; the one place where that is decided.
+
+    Vectors of channels in memory are what they want. Where rows are contiguous instead, reducing
+    them first leaves little to transpose, unless the regions have nearly as many intervals of rows
+    as the map has rows; small planes are then transposed whole. What remains is collected row by
+    row, at any strides, slowly.
+    """
+    _, channels, height, width = x.shape
+    _, channel_stride, row_stride, pixel_stride = x.strides
+    if channel_stride == x.itemsize and channels > 1:
+        return Path.CHANNELS
+    if pixel_stride == x.itemsize and width > 1:
+        if 4 * plan.n_row_intervals <= 3 * height:
+            return Path.ROWS
+        plane = height * width * x.itemsize
+        packed = row_stride == width * x.itemsize and channel_stride == plane
+        if packed and plane * _LINE // x.itemsize <= _CACHE:
+            return Path.PLANES
+    return Path.GATHER
+
+
+def _block(x: Array, plan: kernels.Plan, path: int, threads: int) -> int:
+    """Choose how many channels a task takes: a line, or what the cache holds of whole pixels."""
+    line = _LINE // x.itemsize
+    if path != Path.CHANNELS:
+        return line
+    images, channels = x.shape[:2]
+    fits: int = _CACHE // kernels.scratch_bytes(plan, path, line, x.itemsize, 1) * line
+    fair: int = -(-channels * images // (2 * threads))
+    block: int = max(line, min(channels, fits, fair + -fair % line))
+    return block

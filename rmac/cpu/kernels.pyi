@@ -1,0 +1,42 @@
+from enum import IntEnum
+from typing import Any
+
+class Path(IntEnum):
+    CHANNELS = 0
+    ROWS = 1
+    PLANES = 2
+    GATHER = 3
+
+class Aggregate(IntEnum):
+    CONCAT = 0
+    SUM = 1
+    MEAN = 2
+
+class Kind(IntEnum):
+    UINT8 = 0
+    INT8 = 1
+    FLOAT16 = 2
+    BFLOAT16 = 3
+    FLOAT32 = 4
+    FLOAT64 = 5
+
+class Plan:
+    height: int
+    width: int
+    n_regions: int
+    n_row_intervals: int
+    bins: int
+    def __init__(
+        self, height: int, width: int, map_cells: Any, rows: Any, target: Any, bins: int
+    ) -> None: ...
+
+class _Fused:
+    def __getitem__(self, types: str | tuple[str, ...]) -> Any: ...
+
+pool: _Fused
+describe: _Fused
+
+def scratch_bytes(plan: Plan, path: int, n: int, itemsize: int, workers: int) -> int: ...
+def read(words: Any, workers: int) -> int: ...
+def build_info() -> dict[str, Any]: ...
+def max_threads() -> int: ...

@@ -1,0 +1,159 @@
+"""How the CPU kernels reach every region in one pass over the map.
+
+Region edges cut each axis into elementary segments (bands of rows, strips of columns). The kernels
+read the map once, into one running maximum per segment, and the regions are then maxima of
+segments. A `Program` says in which order those are combined, so that wide intervals are built from
+narrower ones that are needed anyway.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rmac.cpu import kernels
+
+Index = npt.NDArray[np.intp]
+
+
+class Program(NamedTuple):
+    """Maxima over intervals of one axis, from maxima over its segments.
+
+    A slot holds one running maximum; the first ones belong to the segments.
+    """
+
+    segments: Index  # (S, 2) start and stop of each segment that lies in some interval
+    steps: Index  # (K, 3) slot written, and the two slots whose maximum it gets
+    result: Index  # (I,) slot that holds each interval
+    slots: int
+
+
+class Cells(NamedTuple):
+    """Regions on a map whose pixels are vectors of channels."""
+
+    bands: Index  # (B, 2) start and stop row of each band
+    columns: Program  # the intervals of columns, one program run per band
+    band_end: Index  # (B,) end of each band's run in the two lists that follow
+    region: Index  # the regions that cross the band
+    slot: Index  # the slot of `columns` that holds the region's columns
+
+
+class Rows(NamedTuple):
+    """First stage on maps stored row by row: all rows into the regions' intervals of rows."""
+
+    program: Program
+    cells: Cells  # the regions on the map of those intervals, one row each
+
+
+@lru_cache(maxsize=256)
+def region_plan(boxes: bytes, height: int, width: int) -> kernels.Plan:
+    """Return the plan for the regions of (R, 4) int64 `boxes`, one output row each."""
+    table = np.frombuffer(boxes, dtype=np.int64).reshape(-1, 4)
+    return make_plan(table, height, width, np.arange(len(table), dtype=np.intp), 1)
+
+
+def make_plan(
+    boxes: npt.NDArray[np.int64], height: int, width: int, target: Index, bins: int
+) -> kernels.Plan:
+    """Return the plan for inclusive (R, 4) `boxes`.
+
+    The maximum of channel c in box i goes to element ``target[i] % bins`` of the run of `bins`
+    elements that belongs to row ``target[i] // bins`` and channel c of the output.
+    """
+    stops = boxes[:, 2:] + 1
+    columns, column_of = _unique_intervals(boxes[:, 0], stops[:, 0])
+    rows, row_of = _unique_intervals(boxes[:, 1], stops[:, 1])
+    across = _program(columns)
+    down = _program(rows)
+    every_row = np.stack([np.arange(len(rows)), np.arange(1, len(rows) + 1)], axis=1)
+    return kernels.Plan(
+        height,
+        width,
+        _cells(down.segments, across, boxes[:, 1], stops[:, 1], column_of),
+        Rows(down, _cells(every_row, across, row_of, row_of + 1, column_of)),
+        target,
+        bins,
+    )
+
+
+def _unique_intervals(start: Index, stop: Index) -> tuple[Index, Index]:
+    pairs = np.stack([start, stop], axis=1).reshape(-1, 2).astype(np.intp)
+    unique, inverse = np.unique(pairs, axis=0, return_inverse=True)
+    return unique, inverse.reshape(-1)
+
+
+def _cells(bands: Index, columns: Program, start: Index, stop: Index, column_of: Index) -> Cells:
+    """Return which regions, with rows start..stop, cross which band."""
+    ends, regions = [], []
+    end = 0
+    for top, bottom in bands:
+        crossing = np.flatnonzero((start <= top) & (bottom <= stop))
+        regions.append(crossing)
+        end += len(crossing)
+        ends.append(end)
+    region = np.concatenate([*regions, np.empty(0, np.intp)]).astype(np.intp)
+    return Cells(
+        np.ascontiguousarray(bands, dtype=np.intp),
+        columns,
+        np.array(ends, dtype=np.intp),
+        region,
+        columns.result[column_of[region]],
+    )
+
+
+def _program(intervals: Index) -> Program:
+    """Return a short program for the maxima over half-open `intervals`, narrow ones first."""
+    edges = np.unique(intervals)
+    segments = np.stack([edges[:-1], edges[1:]], axis=1) if len(edges) else np.empty((0, 2))
+    used = [bool(np.any((intervals[:, 0] <= a) & (b <= intervals[:, 1]))) for a, b in segments]
+    segments = segments[np.array(used, dtype=bool)].astype(np.intp)
+
+    builder = _ProgramBuilder(segments)
+    result = np.empty(len(intervals), dtype=np.intp)
+    for index in np.argsort(intervals[:, 1] - intervals[:, 0], kind="stable"):
+        start, stop = intervals[index]
+        result[index] = builder.build(int(start), int(stop))
+    steps = np.array(builder.steps, dtype=np.intp).reshape(-1, 3)
+    return Program(segments, steps, result, builder.slots)
+
+
+class _ProgramBuilder:
+    """Composes intervals from those already there, with few steps."""
+
+    def __init__(self, segments: Index) -> None:
+        self.steps: list[tuple[int, int, int]] = []
+        self.slots = 0
+        self._slot_of: dict[tuple[int, int], int] = {}
+        self._stops: dict[int, list[int]] = {}  # of the intervals with this start
+        self._starts: dict[int, list[int]] = {}  # of the intervals with this stop
+        for start, stop in segments.tolist():
+            self._add(start, stop)
+
+    def build(self, start: int, stop: int) -> int:
+        """Return the slot of an interval, extending its longest known head until it is whole."""
+        head = self._longest_head(start, stop)
+        while head < stop:
+            tail = min(begin for begin in self._starts[stop] if begin >= start)
+            if tail <= head:
+                piece, reach = (tail, stop), stop
+            else:
+                reach = self._longest_head(head, stop)
+                piece = (head, reach)
+            left, right = self._slot_of[start, head], self._slot_of[piece]
+            self.steps.append((self._add(start, reach), left, right))
+            head = reach
+        return self._slot_of[start, stop]
+
+    def _longest_head(self, start: int, stop: int) -> int:
+        return max(end for end in self._stops[start] if end <= stop)
+
+    def _add(self, start: int, stop: int) -> int:
+        slot = self.slots
+        self.slots += 1
+        self._slot_of[start, stop] = slot
+        self._stops.setdefault(start, []).append(stop)
+        self._starts.setdefault(stop, []).append(start)
+        return slot

@@ -1,0 +1,70 @@
+"""RoIs in image coordinates to bins on the feature map, in Caffe2's arithmetic."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.int64]
+
+_FAR = 1 << 40  # beyond any map; keeps huge coordinates within int64
+
+
+class Bins(NamedTuple):
+    """The bins of some RoIs that hold at least one cell."""
+
+    boxes: Integers  # (B, 4) inclusive
+    target: Integers  # (B,) place among all bins: (roi * ph + i) * pw + j
+    image: Integers  # (B,) the map that each lies on
+
+
+def check_rois(rois: npt.NDArray[Any], images: int) -> npt.NDArray[np.float32]:
+    """Return RoIs as float32 if every one is finite and on one of `images` maps, or raise."""
+    rows = np.asarray(rois, dtype=np.float32)
+    index = rows[:, 0]
+    for what, error, wrong in (
+        ("finite numbers", ValueError, ~np.isfinite(rows).all(axis=1)),
+        (f"a batch index in 0..{images - 1}", IndexError, (index < 0) | (index >= images)),
+        ("a whole batch index", ValueError, index != np.floor(index)),
+    ):
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise error(f"rois: expected {what}, got {rows[row].tolist()} in row {row}")
+    return rows
+
+
+def roi_bins(
+    rois: npt.NDArray[np.float32],
+    height: int,
+    width: int,
+    output_size: tuple[int, int],
+    spatial_scale: float,
+) -> Bins:
+    """Return the non-empty bins of checked RoIs (K, 5) on maps of height x width."""
+    corners = _round_half_away(rois[:, 1:] * np.float32(spatial_scale))
+    x1, x2 = _bin_edges(corners[:, 0], corners[:, 2], output_size[1], width)
+    y1, y2 = _bin_edges(corners[:, 1], corners[:, 3], output_size[0], height)
+    shape = (len(rois), *output_size)
+    edges = (x1[:, None, :], y1[:, :, None], x2[:, None, :] - 1, y2[:, :, None] - 1)
+    boxes = np.stack([np.broadcast_to(edge, shape) for edge in edges], axis=-1).reshape(-1, 4)
+    target = np.flatnonzero((boxes[:, :2] <= boxes[:, 2:]).all(axis=1))
+    image = rois[:, 0].astype(np.int64)[target // (output_size[0] * output_size[1])]
+    return Bins(boxes[target], target, image)
+
+
+def _round_half_away(values: npt.NDArray[np.float32]) -> Integers:
+    exact = values.astype(np.float64)
+    rounded = np.copysign(np.floor(np.abs(exact) + 0.5), exact)
+    return np.clip(rounded, -_FAR, _FAR).astype(np.int64)
+
+
+def _bin_edges(first: Integers, last: Integers, count: int, size: int) -> tuple[Integers, Integers]:
+    """Return where bins start and stop along one axis, (K, count), clipped to the map."""
+    length = np.maximum(last - first + 1, 1).astype(np.float32)
+    step = (length / np.float32(count))[:, None]
+    index = np.arange(count + 1).astype(np.float32)
+    start = np.floor(index[:-1] * step).astype(np.int64) + first[:, None]
+    stop = np.ceil(index[1:] * step).astype(np.int64) + first[:, None]
+    return np.clip(start, 0, size), np.clip(stop, 0, size)

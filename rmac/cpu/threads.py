@@ -1,0 +1,88 @@
+"""How many threads a call uses: the one rule."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from math import ceil
+from pathlib import PurePosixPath
+
+from rmac.cpu import kernels
+
+_forked = False
+
+
+def workers_for(workers: int | None) -> int:
+    """Return the threads to use: those asked for, or the default; 1 in a forked child.
+
+    A child made by fork has none of the parent's OpenMP threads, and GNU's runtime waits for them
+    for ever; that holds too where only another library used OpenMP in the parent.
+    """
+    if _forked:
+        return 1
+    return default_workers() if workers is None else workers
+
+
+@cache
+def default_workers() -> int:
+    """Return OMP_NUM_THREADS, else what OpenMP, CPU affinity and cgroup quota all allow."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked) if kernels.build_info()["openmp"] else 1
+    limits = [kernels.max_threads(), _affinity()]
+    quota = cgroup_quota()
+    if quota is not None:
+        limits.append(ceil(quota))
+    return max(1, min(limits))
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cgroup_quota(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> float | None:
+    """Return the CPUs' worth of time that this process's cgroups allow, None if unlimited."""
+    groups = [line.split(":", 2) for line in _read(proc).splitlines() if line.count(":") >= 2]
+    quotas = []
+    for _, controllers, path in groups:
+        if not controllers:  # version 2
+            quotas += [_quota(_read(f"{root}{up}/cpu.max")) for up in _upwards(path)]
+        elif "cpu" in controllers.split(","):  # version 1
+            for up in _upwards(path):
+                folder = f"{root}/cpu{up}"
+                limit = _read(f"{folder}/cpu.cfs_quota_us"), _read(f"{folder}/cpu.cfs_period_us")
+                quotas.append(_quota(" ".join(limit)))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _upwards(path: str) -> list[str]:
+    """Return a cgroup's folder and those above it; a container sees its own as the root."""
+    folder = PurePosixPath(path.strip())
+    return [str(up).rstrip("/") for up in (folder, *folder.parents)]
+
+
+def _quota(text: str) -> float | None:
+    fields = text.split()
+    if len(fields) != 2 or not all(field.isdecimal() for field in fields):
+        return None  # "max", -1, or no such file
+    quota, period = map(int, fields)
+    return quota / period if period else None
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,72 @@
+"""The demonstration: rank real photographs by their R-MAC descriptors."""
+
+from __future__ import annotations
+
+import sys
+import time
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+import rmac
+
+if TYPE_CHECKING:
+    import argparse
+
+_REPEATS = 20
+
+
+def feature_maps() -> dict[str, npt.NDArray[np.uint8]]:
+    """Return the feature maps (C, H, W) that rmac ships, by the photograph's name."""
+    with as_file(files("rmac") / "data" / "features.npz") as path, np.load(path) as archive:
+        return {name: archive[name] for name in archive.files if "__" not in name}
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print how the photographs rank for a query; draw its region grid if asked to."""
+    maps = feature_maps()
+    if options.query not in maps:
+        raise ValueError(f"--query: expected one of {', '.join(maps)}, got {options.query!r}")
+
+    started = time.perf_counter()
+    for _ in range(_REPEATS):
+        # The maps differ in size, so each is a batch of its own.
+        descriptors = np.concatenate([rmac.rmac(image[None]) for image in maps.values()])
+    seconds = (time.perf_counter() - started) / _REPEATS / len(maps)
+
+    query = maps[options.query]
+    grid = rmac.region_grid(*query.shape[1:])
+    similarity = dict(
+        zip(maps, descriptors @ descriptors[list(maps).index(options.query)], strict=True)
+    )
+    _print_ranking(options.query, similarity)
+    print(
+        f"\n{len(maps)} feature maps, {query.shape[0]} channels: "
+        f"{seconds * 1e6:.0f} µs per image; {options.query} has {len(grid)} regions on "
+        f"{grid.height}x{grid.width} cells"
+    )
+    if options.plot:
+        _plot(grid, query, options.plot)
+        print(f"region grid of {options.query} drawn to {options.plot}")
+
+
+def _print_ranking(query: str, similarity: dict[str, Any]) -> None:
+    ranking = sorted((name for name in similarity if name != query), key=lambda n: -similarity[n])
+    print(f"query: {query}\n\nrank  similarity  photograph")
+    for rank, name in enumerate(ranking, 1):
+        print(f"{rank:4}  {similarity[name]:10.4f}  {name}")
+
+
+def _plot(grid: rmac.RegionGrid, query: npt.NDArray[np.uint8], path: str) -> None:
+    if "matplotlib" not in sys.modules:
+        try:
+            import matplotlib as mpl
+        except ImportError:
+            raise ImportError("--plot needs matplotlib: pip install 'rmac[plot]'") from None
+        mpl.use("Agg")
+    ax = grid.plot(query.mean(axis=0))
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(path, dpi=150)

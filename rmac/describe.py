@@ -1,0 +1,108 @@
+"""Descriptors of a file of feature maps, however large."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import contextmanager
+from math import prod
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+
+import rmac
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+_BATCH = 1 << 26  # bytes of feature maps described at a time
+
+
+def run(options: argparse.Namespace) -> None:
+    """Describe the feature maps of one .npy file into another, a batch at a time."""
+    maps = _open(options.features)
+    if maps.ndim != 4:
+        raise ValueError(f"{options.features}: expected 4 axes, got shape {maps.shape}")
+    settings = {
+        name: getattr(options, name)
+        for name in ("layout", "levels", "overlap", "preset", "workers")
+    }
+    # An empty batch checks every option and shape before a file is touched.
+    nothing = rmac.rmac(maps[:0], **settings)
+    batch = max(1, _BATCH // max(1, maps[:1].nbytes))
+    with _whole_file(options.output) as file, _progress(len(maps)) as advance:
+        header = {
+            "descr": npy.dtype_to_descr(nothing.dtype),
+            "fortran_order": False,
+            "shape": (len(maps), nothing.shape[1]),
+        }
+        npy.write_array_header_1_0(file, header)
+        for first in range(0, len(maps), batch):
+            part = maps[first : first + batch]
+            file.write(rmac.rmac(part, **settings).data)
+            advance(len(part))
+
+
+def _open(path: str) -> npt.NDArray[Any]:
+    """Return the array in a .npy file, mapped into memory where it has elements to map."""
+    with open(path, "rb") as file:
+        try:
+            shape, fortran_order, dtype = _read_header(file)
+        except ValueError as error:
+            raise ValueError(f"{path}: not a .npy file that can be read: {error}") from None
+        offset = file.tell()
+        there = os.fstat(file.fileno()).st_size - offset
+    if dtype.hasobject:
+        raise TypeError(f"{path}: expected numbers, got {dtype} objects")
+    size = prod(shape) * dtype.itemsize
+    if there < size:
+        raise ValueError(f"{path}: truncated: {size} bytes of data expected, {there} there")
+    order: Any = "F" if fortran_order else "C"
+    if size == 0:
+        return np.empty(shape, dtype, order)
+    return np.memmap(path, dtype, mode="r", offset=offset, shape=shape, order=order)
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    if npy.read_magic(file) == (1, 0):
+        return npy.read_array_header_1_0(file)
+    return npy.read_array_header_2_0(file)
+
+
+@contextmanager
+def _whole_file(path: str) -> Iterator[IO[bytes]]:
+    """Open a file that appears under `path` only once it is complete."""
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path}: expected a file to write, got a folder")
+    folder, name = os.path.split(os.path.abspath(path))
+    handle, partial = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".part")
+    try:
+        with open(handle, "wb") as file:
+            yield file
+        _share(partial)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+def _share(path: str) -> None:
+    """Give a temporary file, private by default, the mode of an ordinary new one."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, 0o666 & ~mask)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """Show a bar on the terminal where tqdm is installed; yield what advances it."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda _count: None
+        return
+    with tqdm(total=total, unit="map", disable=None) as bar:
+        yield bar.update

@@ -1,0 +1,123 @@
+"""The R-MAC descriptor: the pipeline of the paper, in its order."""
+
+from __future__ import annotations
+
+from rmac._arrays import Array, deliver, descriptor_dtype, feature_map, output, require_cells
+from rmac._checks import choice, flag, positive_int, real
+from rmac.operators import Backend, public_operator
+from rmac.regions import region_grid
+
+__all__ = ["rmac"]
+
+AGGREGATES = ("sum", "mean", "concat", "none")
+
+
+@public_operator("RMAC")
+def rmac(
+    backend: Backend,
+    x: Array,
+    /,
+    *,
+    pool: str = "max",
+    levels: int = 3,
+    overlap: float = 0.4,
+    preset: str = "caffe2",
+    layout: str = "NCHW",
+    normalize_regions: bool = True,
+    aggregate: str = "sum",
+    normalize: bool = True,
+    eps: float = 0.0,
+    workers: int | None = None,
+    out: Array | None = None,
+) -> Array:
+    r"""Describe each feature map by one vector: regional maximum activation of convolutions.
+
+    With :math:`f_r` the channels' maxima in region r of the grid, the descriptor is
+
+    .. math:: L2\left(\sum_r L2(f_r)\right), \qquad L2(v) = v / (\lVert v \rVert + eps)
+
+    Parameters
+    ----------
+    x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
+        Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides.
+    pool : {"max"}, default "max"
+        How a region's values become one, as in `region_pool`.
+    levels, overlap, preset : int, float, str
+        The grid, see `region_grid`.
+    layout : {"NCHW", "NHWC"}, default "NCHW"
+        The meaning of the axes of `x`, as in `region_pool`.
+    normalize_regions : bool, default True
+        Whether to L2-normalise each region's vector.
+    aggregate : {"sum", "mean", "concat", "none"}, default "sum"
+        What becomes of the R regional vectors: their sum; that divided by R; one after the other,
+        D = R * C; or left as they are.
+    normalize : bool, default True
+        Whether to L2-normalise the descriptor. With ``aggregate="none"`` there is none to
+        normalise, and the regional vectors stay as `normalize_regions` makes them.
+    eps : float, default 0.0
+        What is added to a norm before it divides. With 0, a zero vector stays zero, as in the
+        paper's MATLAB code; 1e-6 is cnnimageretrieval-pytorch's.
+    workers : int, optional
+        Threads to use on the CPU, as in `region_pool`.
+    out : array, shape (N, D), optional
+        Where to put the result.
+
+    Returns
+    -------
+    array, shape (N, D), or (N, R, D) with ``aggregate="none"``
+        The descriptors: float64 for a float64 `x`, else float32. `out` if given.
+
+    Raises
+    ------
+    TypeError
+        If an array or option is of the wrong type, or `x` of a dtype not listed.
+    ValueError
+        If a shape or value is wrong.
+
+    See Also
+    --------
+    region_pool : The regional maxima alone.
+
+    Notes
+    -----
+    A NaN in a feature map makes that image's descriptor NaN. The descriptor of an image does not
+    depend, bit for bit, on the batch it came in or on `workers`.
+
+    References
+    ----------
+    .. [1] G. Tolias, R. Sicre and H. Jégou, "Particular object retrieval with integral
+       max-pooling of CNN activations", ICLR 2016, arXiv:1511.05879, section 3.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).random((8, 512, 24, 32), dtype=np.float32)
+    >>> descriptors = rmac.rmac(x)
+    >>> descriptors.shape
+    (8, 512)
+    >>> similarity = descriptors @ descriptors.T
+    """
+    choice("pool", pool, ["max"])
+    choice("aggregate", aggregate, AGGREGATES)
+    flag("normalize_regions", normalize_regions)
+    flag("normalize", normalize)
+    eps = real("eps", eps, low=0)
+    workers = None if workers is None else positive_int("workers", workers)
+    maps = feature_map(x, layout)
+    require_cells(maps)
+    grid = region_grid(*maps.shape[2:], levels=levels, overlap=overlap, preset=preset)
+    images, channels = maps.shape[:2]
+    shapes = {"concat": (images, len(grid) * channels), "none": (images, len(grid), channels)}
+    shape = shapes.get(aggregate, (images, channels))
+    result = output(out, x, shape, descriptor_dtype(x.dtype), backend.empty)
+    if result.size:
+        backend.rmac(
+            maps,
+            grid.boxes,
+            result,
+            normalize_regions=normalize_regions,
+            aggregate=aggregate,
+            normalize=normalize,
+            eps=eps,
+            workers=workers,
+        )
+    return deliver(result, out)

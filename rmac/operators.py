@@ -1,0 +1,309 @@
+"""The operator registry: the one table from an operator's name and a device to code.
+
+The public functions of rmac look their code up here too, so that an operator registered with
+``replace=True`` takes effect everywhere.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol
+
+from rmac import cpu, cuda
+from rmac._arrays import Array, device_of
+from rmac._checks import positive_int, real
+
+__all__ = [
+    "GradientNotDefinedError",
+    "RMACRegionsOp",
+    "gradient",
+    "register_cpu_operator",
+    "register_cuda_operator",
+    "run_on_device",
+    "should_not_do_gradient",
+]
+
+Params = ParamSpec("Params")
+Operator = Callable[..., Any]
+Factory = Callable[..., Operator]
+
+
+class Backend(Protocol):
+    """What `rmac.cpu` and `rmac.cuda` both are; arguments come checked, `out` is C-ordered."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any, like: Array, /) -> Array: ...
+    def rmac_regions(self, boxes: Any, images: int, like: Array, /) -> Array: ...
+    def region_pool(self, x: Array, boxes: Any, out: Array, /, *, workers: int | None) -> None: ...
+    def roi_pool(
+        self,
+        x: Array,
+        rois: Array,
+        out: Array,
+        /,
+        *,
+        output_size: tuple[int, int],
+        spatial_scale: float,
+        workers: int | None,
+    ) -> None: ...
+    def rmac(
+        self,
+        x: Array,
+        boxes: Any,
+        out: Array,
+        /,
+        *,
+        normalize_regions: bool,
+        aggregate: str,
+        normalize: bool,
+        eps: float,
+        workers: int | None,
+    ) -> None: ...
+
+
+_BACKENDS: dict[str, Backend] = {"cpu": cpu, "cuda": cuda}
+_factories: dict[tuple[str, str], Factory] = {}
+_without_gradient: set[str] = set()
+
+
+class GradientNotDefinedError(NotImplementedError):
+    """An operator was asked for the gradient that it declares not to have."""
+
+
+def register_cpu_operator(name: str, factory: Factory, *, replace: bool = False) -> None:
+    """Register an operator's code for arrays on the host.
+
+    Parameters
+    ----------
+    name : str
+        The operator's name.
+    factory : callable
+        ``factory(**args)`` returns a new operator instance, a callable on an array.
+    replace : bool, default False
+        Whether the name may be registered already.
+
+    Raises
+    ------
+    TypeError
+        If `name` is not a string or `factory` not callable.
+    ValueError
+        If the name is registered already and `replace` is False.
+    """
+    _register("cpu", name, factory, replace)
+
+
+def register_cuda_operator(name: str, factory: Factory, *, replace: bool = False) -> None:
+    """Register an operator's code for arrays on a CUDA device.
+
+    Parameters
+    ----------
+    name : str
+        The operator's name.
+    factory : callable
+        ``factory(**args)`` returns a new operator instance, a callable on an array.
+    replace : bool, default False
+        Whether the name may be registered already.
+
+    Raises
+    ------
+    TypeError
+        If `name` is not a string or `factory` not callable.
+    ValueError
+        If the name is registered already and `replace` is False.
+    """
+    _register("cuda", name, factory, replace)
+
+
+def _register(device: str, name: str, factory: Factory, replace: bool) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected a string, got {type(name).__name__}")
+    if not callable(factory):
+        raise TypeError(f"factory: expected a callable, got {type(factory).__name__}")
+    if (name, device) in _factories and not replace:
+        raise ValueError(
+            f"name: expected one not yet registered for {device}, got {name!r}; "
+            "replace=True replaces it"
+        )
+    _factories[name, device] = factory
+
+
+def run_on_device(
+    operator: str | Operator, x: Array, device: str | None = None, **args: Any
+) -> Any:
+    """Run an operator on an array, on a device of choice.
+
+    Parameters
+    ----------
+    operator : str or callable
+        Name of a registered operator, or an operator instance.
+    x : array
+        The operator's input.
+    device : {None, "cpu", "cuda", "cuda:N"}, optional
+        Where to run; None is where `x` lives. Naming a device is consent to move `x` there.
+    **args
+        Arguments of a named operator.
+
+    Returns
+    -------
+    array
+        The operator's output, on the device where it ran.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not an array, or `args` are given for an instance.
+    ValueError
+        If the operator has no code for the device, or the device's name is not one.
+    """
+    if device is not None:
+        x = _move(x, device)
+    if isinstance(operator, str):
+        return _create(operator, x, **args)(x)
+    if not callable(operator):
+        raise TypeError(f"operator: expected a name or a callable, got {type(operator).__name__}")
+    if args:
+        raise TypeError(f"args: an operator instance has its own, got {', '.join(args)}")
+    return operator(x)
+
+
+def _create(name: str, x: Array, /, *args: Any, **options: Any) -> Operator:
+    """Return a new instance of a named operator for the device that `x` lives on."""
+    device = device_of(x)
+    try:
+        factory = _factories[name, device]
+    except KeyError:
+        known = sorted(known for known, where in _factories if where == device)
+        raise ValueError(
+            f"operator: expected one registered for {device} ({', '.join(known)}), got {name!r}"
+        ) from None
+    return factory(*args, **options)
+
+
+def _move(x: Array, device: str) -> Array:
+    if not isinstance(device, str):
+        raise TypeError(f"device: expected a string, got {type(device).__name__}")
+    kind, colon, index = device.partition(":")
+    if kind not in _BACKENDS or (colon and (kind == "cpu" or not index.isdecimal())):
+        raise ValueError(f'device: expected "cpu", "cuda" or "cuda:N", got {device!r}')
+    here = device_of(x)
+    if kind == "cpu":
+        return x if here == "cpu" else cuda.to_host(x)
+    return cuda.to_device(x, int(index) if colon else None)
+
+
+def should_not_do_gradient(name: str) -> None:
+    """Declare that an operator has no gradient, and is not meant to get one.
+
+    Parameters
+    ----------
+    name : str
+        Name of a registered operator.
+
+    Raises
+    ------
+    ValueError
+        If there is no such operator.
+    """
+    _require_registered(name)
+    _without_gradient.add(name)
+
+
+def gradient(name: str) -> Any:
+    """Return an operator's gradient operator; none of rmac's own has one.
+
+    Parameters
+    ----------
+    name : str
+        Name of a registered operator.
+
+    Returns
+    -------
+    None
+        For operators that declare nothing about their gradient.
+
+    Raises
+    ------
+    GradientNotDefinedError
+        If the operator is marked with `should_not_do_gradient`.
+    ValueError
+        If there is no such operator.
+    """
+    _require_registered(name)
+    if name in _without_gradient:
+        raise GradientNotDefinedError(f"{name} has no gradient, by declaration")
+
+
+def _require_registered(name: str) -> None:
+    if not any(name == known for known, _ in _factories):
+        known = sorted({known for known, _ in _factories})
+        raise ValueError(f"name: expected one of {', '.join(known)}, got {name!r}")
+
+
+def public_operator(
+    name: str,
+) -> Callable[
+    [Callable[Concatenate[Backend, Array, Params], Array]],
+    Callable[Concatenate[Array, Params], Array],
+]:
+    """Make a function of (backend, x, ...) an operator, and the public function that runs it."""
+
+    def decorate(
+        function: Callable[Concatenate[Backend, Array, Params], Array],
+    ) -> Callable[Concatenate[Array, Params], Array]:
+        for device, backend in _BACKENDS.items():
+            _register(device, name, _factory(function, backend), replace=False)
+        should_not_do_gradient(name)
+
+        @wraps(function)
+        def public(x: Array, /, *args: Params.args, **options: Params.kwargs) -> Array:
+            return _create(name, x, *args, **options)(x)
+
+        signature = inspect.signature(function)
+        public.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=list(signature.parameters.values())[1:]
+        )
+        return public
+
+    return decorate
+
+
+def _factory(function: Operator, backend: Backend) -> Factory:
+    def factory(*args: Any, **options: Any) -> Operator:
+        return lambda x: function(backend, x, *args, **options)
+
+    return factory
+
+
+class RMACRegionsOp:
+    """Caffe2's RMACRegions as an object: the R-MAC windows of a batch of feature maps, as RoIs.
+
+    Parameters
+    ----------
+    scales : int, default 3
+        Number of levels, at least 1.
+    overlap : float, default 0.4
+        Overlap of neighbouring windows along the longer side, in [0, 1).
+
+    Attributes
+    ----------
+    scales : int
+        Number of levels.
+    overlap : float
+        Overlap of neighbouring windows.
+
+    See Also
+    --------
+    rmac.rmac_regions : The same as a function.
+    """
+
+    def __init__(self, scales: int = 3, overlap: float = 0.4) -> None:
+        self.scales = positive_int("scales", scales)
+        self.overlap = real("overlap", overlap, low=0, high=1)
+
+    def __call__(self, x: Array, /) -> Array:
+        """Return the RoIs of x (N, C, H, W) as float32 (N * R, 5)."""
+        return run_on_device("RMACRegions", x, scales=self.scales, overlap=self.overlap)
+
+    def __repr__(self) -> str:
+        return f"RMACRegionsOp(scales={self.scales}, overlap={self.overlap:g})"

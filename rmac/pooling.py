@@ -1,0 +1,223 @@
+"""Regional pooling: the maximum of each channel in each region of a feature map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rmac._arrays import (
+    Array,
+    deliver,
+    feature_map,
+    output,
+    region_boxes,
+    region_rois,
+    require_cells,
+)
+from rmac._checks import choice, positive_int, real
+from rmac.operators import Backend, public_operator
+from rmac.regions import RegionGrid, region_grid
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["region_pool", "rmac_regions", "roi_pool"]
+
+
+@public_operator("RMACRegions")
+def rmac_regions(backend: Backend, x: Array, /, *, scales: int = 3, overlap: float = 0.4) -> Array:
+    """Return the R-MAC windows of a batch of feature maps as RoIs, as Caffe2's operator does.
+
+    Only the shape of `x` matters. The windows are those of
+    ``region_grid(H, W, levels=scales, overlap=overlap)``, and `roi_pool` takes the result.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, H, W)
+        Feature maps, any dtype.
+    scales : int, default 3
+        Number of window sizes, at least 1.
+    overlap : float, default 0.4
+        Overlap of neighbouring windows to aim for along the longer side, in [0, 1).
+
+    Returns
+    -------
+    array of float32, shape (N * R, 5)
+        ``batch_index, x1, y1, x2, y2`` of each region in cells, inclusive on both ends, one image's
+        after the other's; (0, 5) if `x` has no elements.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not an array or an option is of the wrong type.
+    ValueError
+        If `x` does not have 4 axes or an option is out of range.
+
+    See Also
+    --------
+    region_grid : The windows of one map size, with more to ask of them.
+    """
+    scales = positive_int("scales", scales)
+    overlap = real("overlap", overlap, low=0, high=1)
+    if x.ndim != 4:
+        raise ValueError(f"x: expected 4 axes (N, C, H, W), got shape {x.shape}")
+    if x.size == 0:
+        return backend.empty((0, 5), "float32", x)
+    grid = region_grid(x.shape[2], x.shape[3], levels=scales, overlap=overlap)
+    return backend.rmac_regions(grid.boxes, x.shape[0], x)
+
+
+@public_operator("RegionPool")
+def region_pool(
+    backend: Backend,
+    x: Array,
+    /,
+    regions: RegionGrid | npt.ArrayLike | None = None,
+    *,
+    pool: str = "max",
+    levels: int = 3,
+    overlap: float = 0.4,
+    preset: str = "caffe2",
+    layout: str = "NCHW",
+    workers: int | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Pool each channel of each feature map over regions.
+
+    Every value of `x` is read once, however many regions overlap there.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
+        Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides.
+    regions : RegionGrid or array_like of int, shape (R, 4), optional
+        Boxes ``x1, y1, x2, y2`` inside the map, in cells, inclusive on both ends; on the host. By
+        default the R-MAC grid that `levels`, `overlap` and `preset` describe; those are not used
+        otherwise.
+    pool : {"max"}, default "max"
+        How a region's values become one. The maximum is exact; a region that holds a NaN gives NaN,
+        as in `numpy.max` (Caffe2 and torchvision pass over NaN, by accident of their comparisons).
+    levels, overlap, preset : int, float, str
+        See `region_grid`.
+    layout : {"NCHW", "NHWC"}, default "NCHW"
+        The meaning of the axes of `x`. Speed depends on strides alone: an NCHW view of memory that
+        is NHWC runs as NHWC does.
+    workers : int, optional
+        Threads to use on the CPU. By default ``OMP_NUM_THREADS``, else the CPUs that this process
+        may use. The result does not depend on it.
+    out : array, shape (N, R, C), optional
+        Where to put the result, of the dtype of `x`.
+
+    Returns
+    -------
+    array, shape (N, R, C)
+        The regional maxima in the dtype of `x`; `out` if given.
+
+    Raises
+    ------
+    TypeError
+        If an array or option is of the wrong type, or `x` of a dtype not listed.
+    ValueError
+        If a shape or value is wrong: a map without cells, a box outside it, an unfit `out`.
+
+    See Also
+    --------
+    rmac : The descriptor made of these maxima.
+    roi_pool : Pooling over regions that differ from image to image.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).random((2, 512, 24, 32), dtype=np.float32)
+    >>> rmac.region_pool(x).shape
+    (2, 20, 512)
+    >>> rmac.region_pool(x, [[0, 0, 31, 23]])[0, 0, 7] == x[0, 7].max()
+    np.True_
+    """
+    choice("pool", pool, ["max"])
+    workers = None if workers is None else positive_int("workers", workers)
+    maps = feature_map(x, layout)
+    require_cells(maps)
+    if regions is None:
+        regions = region_grid(*maps.shape[2:], levels=levels, overlap=overlap, preset=preset)
+    boxes = region_boxes(regions, maps.shape)
+    shape = (maps.shape[0], len(boxes), maps.shape[1])
+    result = output(out, x, shape, x.dtype, backend.empty)
+    backend.region_pool(maps, boxes, result, workers=workers)
+    return deliver(result, out)
+
+
+@public_operator("RoIPool")
+def roi_pool(
+    backend: Backend,
+    x: Array,
+    /,
+    rois: Array,
+    *,
+    output_size: int | Sequence[int] = 1,
+    spatial_scale: float = 1.0,
+    layout: str = "NCHW",
+    workers: int | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Max-pool each RoI into a grid of bins, in the arithmetic of Caffe2 and torchvision.
+
+    A RoI's coordinates are scaled and rounded half away from zero, and it is at least one cell
+    high and wide. Bin i of n along a side of length s spans the cells ``floor(i * s / n)`` to
+    ``ceil((i + 1) * s / n)``, exclusive, in float32, clipped to the map; bins may overlap.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
+        Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides.
+    rois : array of real numbers, shape (K, 5)
+        ``batch_index, x1, y1, x2, y2`` of each RoI, corners inclusive, on the device of `x`.
+    output_size : int or (int, int), default 1
+        Bins along the height and along the width of a RoI.
+    spatial_scale : float, default 1.0
+        What to multiply coordinates with to get cells, such as 1/16.
+    layout : {"NCHW", "NHWC"}, default "NCHW"
+        The meaning of the axes of `x`.
+    workers : int, optional
+        Threads to use on the CPU, as in `region_pool`.
+    out : array, shape (K, C, ph, pw), optional
+        Where to put the result, of the dtype of `x`.
+
+    Returns
+    -------
+    array, shape (K, C, ph, pw)
+        The maxima in the dtype of `x`, NaN for a bin that holds one, 0 for a bin without cells;
+        `out` if given.
+
+    Raises
+    ------
+    IndexError
+        If a batch index is not one of `x`.
+    TypeError
+        If an array or option is of the wrong type, or `x` of a dtype not listed.
+    ValueError
+        If a shape or value is wrong, or a RoI is not finite.
+
+    See Also
+    --------
+    rmac_regions : RoIs of the R-MAC grid.
+    """
+    ph, pw = _output_size(output_size)
+    spatial_scale = real("spatial_scale", spatial_scale, low=0, strict=True)
+    workers = None if workers is None else positive_int("workers", workers)
+    maps = feature_map(x, layout)
+    rois = region_rois(rois, x)
+    shape = (rois.shape[0], maps.shape[1], ph, pw)
+    result = output(out, x, shape, x.dtype, backend.empty)
+    backend.roi_pool(
+        maps, rois, result, output_size=(ph, pw), spatial_scale=spatial_scale, workers=workers
+    )
+    return deliver(result, out)
+
+
+def _output_size(size: int | Sequence[int]) -> tuple[int, int]:
+    if isinstance(size, Sequence):
+        if len(size) != 2:
+            raise ValueError(f"output_size: expected one or two integers, got {size!r}")
+        return positive_int("output_size", size[0]), positive_int("output_size", size[1])
+    side = positive_int("output_size", size)
+    return side, side

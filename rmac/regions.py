@@ -1,0 +1,281 @@
+"""The geometry of R-MAC: which windows lie on a feature map.
+
+Plain integers on the host, computed once per shape and shared by every backend.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rmac._checks import choice, positive_int, real
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["PRESETS", "RegionGrid", "region_grid"]
+
+_MAX_EXTRA_WINDOWS = 6
+
+
+class _Preset(NamedTuple):
+    """How one implementation in use computes and orders its windows."""
+
+    dtype: type[np.floating[Any]]  # every intermediate result is rounded to this type
+    centred: bool  # starts are rounded at the window's centre, not at its edge
+    x_outer: bool  # within a level, x varies slowest
+    whole_map: bool  # the whole map comes first, as a region of level 0
+
+
+PRESETS = {
+    "caffe2": _Preset(np.float32, centred=False, x_outer=True, whole_map=False),
+    "matlab": _Preset(np.float64, centred=True, x_outer=False, whole_map=False),
+    "cirtorch": _Preset(np.float32, centred=True, x_outer=False, whole_map=True),
+}
+
+
+class RegionGrid:
+    """The regions of an R-MAC pyramid on a feature map of one size.
+
+    Made by `region_grid`; immutable, so that one object can be cached and shared.
+
+    Attributes
+    ----------
+    boxes : ndarray of int64, shape (R, 4)
+        ``x1, y1, x2, y2`` of each region in cells, inclusive on both ends. Read-only.
+    level : ndarray of int64, shape (R,)
+        The level each region belongs to, 1 to `levels`; 0 is the whole map, which only the
+        preset ``"cirtorch"`` has. Read-only.
+    height, width : int
+        Size of the feature map in cells.
+    levels : int
+        Number of levels asked for.
+    overlap : float
+        Overlap of neighbouring windows asked for along the longer side.
+    preset : str
+        The implementation that the grid reproduces.
+    """
+
+    __slots__ = ("boxes", "height", "level", "levels", "overlap", "preset", "width")
+
+    boxes: npt.NDArray[np.int64]
+    level: npt.NDArray[np.int64]
+    height: int
+    width: int
+    levels: int
+    overlap: float
+    preset: str
+
+    def __init__(self) -> None:
+        raise TypeError("RegionGrid: expected to be made by rmac.region_grid")
+
+    @classmethod
+    def _of(cls, **fields: Any) -> RegionGrid:
+        grid = object.__new__(cls)
+        for name, value in fields.items():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+            object.__setattr__(grid, name, value)
+        return grid
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"RegionGrid is immutable: cannot set {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"RegionGrid is immutable: cannot delete {name!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make_grid, (self.height, self.width, self.levels, self.overlap, self.preset)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __repr__(self) -> str:
+        return (
+            f"<RegionGrid: {len(self)} regions on {self.height}x{self.width} cells, "
+            f"levels={self.levels}, overlap={self.overlap:g}, preset={self.preset!r}>"
+        )
+
+    @property
+    def coverage(self) -> float:
+        """Share of the map's cells that lie inside at least one region, 0 to 1.
+
+        Less than 1 on maps so long that the windows of every level leave gaps.
+        """
+        covered = np.zeros((self.height, self.width), dtype=bool)
+        for x1, y1, x2, y2 in self.boxes:
+            covered[y1 : y2 + 1, x1 : x2 + 1] = True
+        return float(covered.mean())
+
+    def to_image(self, image_height: float, image_width: float) -> npt.NDArray[np.float64]:
+        """Scale the regions to the image that the feature map was computed from.
+
+        Parameters
+        ----------
+        image_height, image_width : float
+            Size of the image in pixels.
+
+        Returns
+        -------
+        ndarray of float64, shape (R, 4)
+            ``x1, y1, x2, y2`` in pixels, as edges: ``x2 - x1`` is a region's width, and a
+            region over the whole map is ``(0, 0, image_width, image_height)``.
+
+        Raises
+        ------
+        TypeError
+            If a size is not a number.
+        ValueError
+            If a size is not positive and finite.
+        """
+        across = real("image_width", image_width, low=0, strict=True) / self.width
+        down = real("image_height", image_height, low=0, strict=True) / self.height
+        edges = self.boxes + np.array([0, 0, 1, 1])
+        scaled: npt.NDArray[np.float64] = edges * np.array([across, down, across, down])
+        return scaled
+
+    def plot(self, image: npt.ArrayLike | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the regions, one colour a level.
+
+        Parameters
+        ----------
+        image : array_like, shape (height, width) or (height, width, 3 or 4), optional
+            Picture to draw over; the regions are scaled to it. By default the map's own cells.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes drawn on.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        from rmac._plot import plot_grid
+
+        return plot_grid(self, image, ax)
+
+
+def region_grid(
+    height: int, width: int, *, levels: int = 3, overlap: float = 0.4, preset: str = "caffe2"
+) -> RegionGrid:
+    """Lay the R-MAC pyramid of windows over a feature map.
+
+    Level ``l`` has square windows of side ``s = floor(2 * min(height, width) / (l + 1))``: ``l``
+    of them along the shorter side and ``l + extra`` along the longer, evenly spread. ``extra`` is
+    0 on square maps, else the number in 1..6 that brings the overlap of level-1 neighbours closest
+    to `overlap`. Levels with ``s = 0`` give no region.
+
+    Parameters
+    ----------
+    height, width : int
+        Size of the feature map in cells, at least 1.
+    levels : int, default 3
+        Number of window sizes, at least 1.
+    overlap : float, default 0.4
+        Overlap of neighbouring windows to aim for along the longer side, in [0, 1).
+    preset : {"caffe2", "matlab", "cirtorch"}, default "caffe2"
+        Whose arithmetic and order to reproduce exactly: Caffe2's RMACRegions; the paper's MATLAB
+        code, and VISSL; or cnnimageretrieval-pytorch, which has the whole map as its first region.
+        They place windows differently on about 4 % of sizes, by a cell.
+
+    Returns
+    -------
+    RegionGrid
+        The regions; the same object for the same arguments while it stays cached.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong type.
+    ValueError
+        If an argument is out of its range.
+
+    References
+    ----------
+    .. [1] G. Tolias, R. Sicre and H. Jégou, "Particular object retrieval with integral
+       max-pooling of CNN activations", ICLR 2016, arXiv:1511.05879, section 3.
+
+    Examples
+    --------
+    >>> grid = rmac.region_grid(24, 32)
+    >>> grid
+    <RegionGrid: 20 regions on 24x32 cells, levels=3, overlap=0.4, preset='caffe2'>
+    >>> grid.boxes[0]
+    array([ 0,  0, 23, 23])
+    """
+    return _make_grid(
+        positive_int("height", height),
+        positive_int("width", width),
+        positive_int("levels", levels),
+        real("overlap", overlap, low=0, high=1),
+        choice("preset", preset, PRESETS),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _make_grid(height: int, width: int, levels: int, overlap: float, preset: str) -> RegionGrid:
+    rules = PRESETS[preset]
+    extra = _extra_windows(height, width, overlap, rules.dtype)
+    down, across = (extra, 0) if height > width else (0, extra)
+    boxes, level = [], []
+    if rules.whole_map:
+        boxes.append(np.array([[0, 0, width - 1, height - 1]]))
+        level.append(0)
+    for number in range(1, levels + 1):
+        side = 2 * min(height, width) // (number + 1)
+        if side == 0:
+            break
+        xs = _starts(width, side, number + across, rules)
+        ys = _starts(height, side, number + down, rules)
+        boxes.append(_windows(xs, ys, side, x_outer=rules.x_outer))
+        level.append(number)
+    return RegionGrid._of(
+        boxes=np.concatenate(boxes).astype(np.int64),
+        level=np.repeat(level, [len(windows) for windows in boxes]).astype(np.int64),
+        height=height,
+        width=width,
+        levels=levels,
+        overlap=overlap,
+        preset=preset,
+    )
+
+
+def _extra_windows(height: int, width: int, overlap: float, dtype: Any) -> int:
+    """Return how many more windows lie along the longer side than along the shorter."""
+    if height == width:
+        return 0
+    short, long = min(height, width), max(height, width)
+    area = dtype(short * short)
+    counts = np.arange(1, _MAX_EXTRA_WINDOWS + 1).astype(dtype)
+    stride = dtype(long - short) / counts
+    error = np.abs((area - dtype(short) * stride) / area - dtype(overlap))
+    return int(np.argmin(error)) + 1
+
+
+def _starts(length: int, side: int, count: int, rules: _Preset) -> npt.NDArray[np.int64]:
+    """Return where `count` windows of one side begin along an axis."""
+    if count == 1:
+        return np.zeros(1, dtype=np.int64)
+    dtype = rules.dtype
+    offset = dtype((side - 2) // 2 if rules.centred else 0)
+    stride = dtype(length - side) / dtype(count - 1)
+    starts = np.floor(offset + np.arange(count).astype(dtype) * stride) - offset
+    inside: npt.NDArray[np.int64] = np.minimum(starts.astype(np.int64), length - side)
+    return inside
+
+
+def _windows(
+    xs: npt.NDArray[np.int64], ys: npt.NDArray[np.int64], side: int, *, x_outer: bool
+) -> npt.NDArray[np.int64]:
+    if x_outer:
+        x, y = (axis.ravel() for axis in np.meshgrid(xs, ys, indexing="ij"))
+    else:
+        y, x = (axis.ravel() for axis in np.meshgrid(ys, xs, indexing="ij"))
+    return np.stack([x, y, x + (side - 1), y + (side - 1)], axis=1)

@@ -1,0 +1,27 @@
+"""Backends under test: ``RMAC_TEST_BACKENDS=numpy,cupy``, by default NumPy alone."""
+
+import importlib
+import os
+
+import hypothesis
+import numpy as np
+import pytest
+
+BACKENDS = os.environ.get("RMAC_TEST_BACKENDS", "numpy").split(",")
+
+hypothesis.settings.register_profile("rmac", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("rmac")
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def xp(request):
+    """The array namespace of a backend; one that was asked for and is missing is an error."""
+    namespace = importlib.import_module(request.param)
+    if request.param == "cupy":
+        namespace.cuda.runtime.getDeviceCount()
+    return namespace
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20161)

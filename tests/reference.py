@@ -1,0 +1,92 @@
+"""What rmac must compute, written for reading: one region after the other, in float64."""
+
+import numpy as np
+
+
+def region_pool(x, boxes):
+    """Maxima (N, R, C) of x (N, C, H, W), NaN if there is one, +0 above -0."""
+    out = np.empty((x.shape[0], len(boxes), x.shape[1]), x.dtype)
+    for r, (x1, y1, x2, y2) in enumerate(boxes):
+        out[:, r] = window_maximum(x[:, :, y1 : y2 + 1, x1 : x2 + 1])
+    return out
+
+
+def window_maximum(window):
+    with np.errstate(invalid="ignore"):  # ml_dtypes warns of NaN
+        highest = window.max(axis=(2, 3))
+    if window.dtype.kind in "iu":
+        return highest
+    has_positive_zero = ((window == 0) & ~np.signbit(window)).any(axis=(2, 3))
+    return np.where((highest == 0) & has_positive_zero, np.zeros_like(highest), highest)
+
+
+def roi_pool(x, rois, output_size, spatial_scale):
+    """Caffe2's RoIPool, but that NaN propagates."""
+    one = np.float32
+    height, width = x.shape[2:]
+    ph, pw = output_size
+    out = np.zeros((len(rois), x.shape[1], ph, pw), x.dtype)
+    for k, (index, *corners) in enumerate(rois.astype(np.float32)):
+        scaled = (float(one(corner) * one(spatial_scale)) for corner in corners)
+        x1, y1, x2, y2 = (int(np.copysign(np.floor(abs(c) + 0.5), c)) for c in scaled)
+        step_y = one(max(y2 - y1 + 1, 1)) / one(ph)
+        step_x = one(max(x2 - x1 + 1, 1)) / one(pw)
+        for i in range(ph):
+            for j in range(pw):
+                top = np.clip(int(np.floor(one(i) * step_y)) + y1, 0, height)
+                bottom = np.clip(int(np.ceil(one(i + 1) * step_y)) + y1, 0, height)
+                left = np.clip(int(np.floor(one(j) * step_x)) + x1, 0, width)
+                right = np.clip(int(np.ceil(one(j + 1) * step_x)) + x1, 0, width)
+                if top < bottom and left < right:
+                    window = x[int(index) : int(index) + 1, :, top:bottom, left:right]
+                    out[k, :, i, j] = window_maximum(window)[0]
+    return out
+
+
+def l2(vectors, eps=0.0):
+    norm = np.sqrt((vectors**2).sum(axis=-1, keepdims=True)) + eps
+    return vectors / np.where(norm == 0, 1, norm)
+
+
+def rmac(x, boxes, *, normalize_regions=True, aggregate="sum", normalize=True, eps=0.0):
+    """Descriptors in float64, and how far a result in `dtype` may be from each element."""
+    vectors = region_pool(x, boxes).astype(np.float64)
+    if normalize_regions:
+        vectors = l2(vectors, eps)
+    if aggregate == "none":
+        return vectors
+    if aggregate == "concat":
+        result = vectors.reshape(len(vectors), -1)
+    else:
+        result = vectors.sum(axis=1)
+        if aggregate == "mean":
+            result = result / len(boxes)
+    return l2(result, eps) if normalize else result
+
+
+def rmac_error(x, boxes, dtype, **options):
+    """Bound on the rounding error of each element of a descriptor computed in `dtype`.
+
+    An element rounds when it is normalised, at each of the R additions, when it is divided by R and
+    when it is normalised again; the error of a sum is relative to its terms' absolute values, and
+    the final norm brings them to scale. Norms are summed in float64 and add one more.
+    """
+    vectors = region_pool(x, boxes).astype(np.float64)
+    if options.get("normalize_regions", True):
+        vectors = l2(vectors, options.get("eps", 0.0))
+    roundings = len(boxes) + 6
+    if options.get("aggregate", "sum") in ("none", "concat"):
+        size, result = np.abs(vectors), vectors
+    else:
+        size, result = np.abs(vectors).sum(axis=1), vectors.sum(axis=1)
+        if options.get("aggregate") == "mean":
+            size, result = size / len(boxes), result / len(boxes)
+    if options.get("aggregate") != "none":
+        size, result = size.reshape(len(size), -1), result.reshape(len(result), -1)
+        if options.get("normalize", True):
+            norm = np.linalg.norm(result, axis=-1, keepdims=True) + options.get("eps", 0.0)
+            norm = np.where(norm == 0, 1, norm)
+            # an error of the whole vector changes its norm, and so every element
+            spread = np.linalg.norm(size, axis=-1, keepdims=True) / norm
+            size = size / norm + np.abs(result) / norm * spread
+    return roundings * np.finfo(dtype).eps * size + np.finfo(dtype).tiny

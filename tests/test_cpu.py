@@ -1,0 +1,187 @@
+"""What is particular to the CPU backend: plans, paths through the kernels, threads."""
+
+import os
+import subprocess
+import sys
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import reference
+from helpers import DTYPES, assert_same_values, random_map
+from hypothesis import given
+
+import rmac
+from rmac import cpu
+from rmac.cpu import kernels, plan, threads
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 30), st.integers(1, 12)), min_size=1, max_size=12, unique=True
+    )
+)
+def test_a_program_computes_every_interval(pairs):
+    intervals = np.array([(start, start + length) for start, length in pairs], np.intp)
+    program = plan._program(intervals)
+    values = np.random.default_rng(0).permutation(50)
+    slots = {i: values[a:b].max() for i, (a, b) in enumerate(program.segments)}
+    for written, left, right in program.steps.tolist():
+        slots[written] = max(slots[left], slots[right])
+    assert program.slots == len(slots)
+    for (start, stop), slot in zip(intervals, program.result, strict=True):
+        assert slots[slot] == values[start:stop].max()
+    covered = {cell for start, stop in intervals for cell in range(start, stop)}
+    read = [cell for start, stop in program.segments for cell in range(start, stop)]
+    assert sorted(read) == sorted(covered)
+
+
+def test_a_program_is_short():
+    """Less than half the steps of one interval at a time, where windows overlap as R-MAC's do."""
+    grid = rmac.region_grid(24, 32)
+    columns = np.unique(grid.boxes[:, [0, 2]] + [0, 1], axis=0).astype(np.intp)
+    program = plan._program(columns)
+    starts = program.segments[:, 0]
+    alone = sum(np.count_nonzero((a <= starts) & (starts < b)) - 1 for a, b in columns)
+    assert len(program.steps) < alone / 2
+
+
+def path_of(x):
+    boxes = rmac.region_grid(*x.shape[2:]).boxes
+    return cpu._path(x, plan.region_plan(boxes.tobytes(), *x.shape[2:]))
+
+
+def test_paths_are_chosen_by_shape_and_strides():
+    large = np.empty((2, 64, 24, 32), np.float32)
+    small = np.empty((2, 64, 7, 7), np.float32)
+    channels_last = np.empty((2, 24, 32, 64), np.float32).transpose(0, 3, 1, 2)
+    assert path_of(large) == kernels.Path.ROWS
+    assert path_of(large[:, :, 3:, 5:]) == kernels.Path.ROWS
+    assert path_of(small) == kernels.Path.PLANES
+    assert path_of(small[..., :6]) == kernels.Path.GATHER
+    assert path_of(channels_last) == kernels.Path.CHANNELS
+    assert path_of(channels_last[:, :, ::2, ::2]) == kernels.Path.CHANNELS
+    assert path_of(large[..., ::2]) == kernels.Path.GATHER
+    assert path_of(np.empty((2, 64, 1, 1), np.float32)) == kernels.Path.CHANNELS
+
+
+@pytest.mark.parametrize("path", list(kernels.Path))
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_every_path_gives_the_maximum(monkeypatch, rng, path, dtype):
+    """Each one that a map's memory allows, whatever would be chosen."""
+    for shape in [(2, 70, 9, 12), (1, 5, 6, 5), (1, 64, 2, 31)]:
+        x = random_map(rng, shape, DTYPES[dtype], 0.05)
+        boxes = rmac.region_grid(*shape[2:], levels=4).boxes
+        expected = reference.region_pool(x, boxes)
+        if path == kernels.Path.CHANNELS:
+            x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        monkeypatch.setattr(cpu, "_path", lambda *_: path)
+        assert_same_values(rmac.region_pool(x, boxes), expected)
+
+
+def test_no_copy_of_the_map(rng):
+    """Peak memory in every path, for a map that is much larger than any scratch."""
+    import tracemalloc
+
+    x = random_map(rng, (64, 256, 16, 32), DTYPES["float32"])
+    for view in (
+        x,
+        x[..., ::2],
+        x.transpose(0, 1, 3, 2),
+        x.reshape(64, 16, 32, 256).transpose(0, 3, 1, 2),
+    ):
+        rmac.rmac(view)
+        tracemalloc.start()
+        rmac.rmac(view)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < x.nbytes / 4
+
+
+def run_python(code, **environment):
+    environment = {**os.environ, **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("value", "expected"), [("3", "3"), ("2,4", "2"), (" 5 ", "5")])
+def test_default_workers_are_those_of_the_environment(value, expected):
+    code = "from rmac.cpu import threads; print(threads.workers_for(None))"
+    assert run_python(code, OMP_NUM_THREADS=value).stdout.strip() == expected
+
+
+def test_default_workers_fit_the_machine():
+    code = "from rmac.cpu import threads; print(threads.workers_for(None))"
+    for value in ("", "0", "many"):
+        count = int(run_python(code, OMP_NUM_THREADS=value).stdout)
+        assert 1 <= count <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_computes_on_one_thread():
+    """It would hang with more: the OpenMP threads stay in the parent."""
+    code = (
+        "import os, numpy as np, rmac\n"
+        "from rmac.cpu import threads\n"
+        "x = np.random.default_rng(0).random((8, 64, 24, 32), dtype='f4')\n"
+        "expected = rmac.rmac(x, workers=4)\n"
+        "if pid := os.fork():\n"
+        "    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+        "same = rmac.rmac(x, workers=4).tobytes() == expected.tobytes()\n"
+        "os._exit(0 if same and threads.workers_for(4) == threads.workers_for(None) == 1 else 3)\n"
+    )
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cgroup": "0::/\n", "cpu.max": "150000 100000\n"}, 1.5),
+        ({"cgroup": "0::/\n", "cpu.max": "max 100000\n"}, None),
+        (
+            {"cgroup": "0::/a/b\n", "a/b/cpu.max": "max 100000\n", "a/cpu.max": "200000 100000\n"},
+            2.0,
+        ),
+        (
+            {
+                "cgroup": "4:memory:/x\n3:cpu,cpuacct:/x\n",
+                "cpu/x/cpu.cfs_quota_us": "50000\n",
+                "cpu/x/cpu.cfs_period_us": "100000\n",
+            },
+            0.5,
+        ),
+        (
+            {
+                "cgroup": "3:cpu,cpuacct:/x\n",
+                "cpu/cpu.cfs_quota_us": "-1\n",
+                "cpu/cpu.cfs_period_us": "100000\n",
+            },
+            None,
+        ),
+        ({"cgroup": ""}, None),
+    ],
+)
+def test_cgroup_quota(tmp_path, files, expected):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert threads.cgroup_quota(str(tmp_path / "cgroup"), str(tmp_path)) == expected
+
+
+def test_cgroup_files_may_be_missing(tmp_path):
+    assert threads.cgroup_quota(str(tmp_path / "none"), str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_read_reads_every_word(rng, workers):
+    words = rng.integers(-(2**62), 2**62, 100_003)
+    assert kernels.read(words, workers) == np.bitwise_xor.reduce(words)

@@ -1,0 +1,120 @@
+"""Descriptors agree with the float64 oracle within the rounding that their arithmetic explains."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import reference
+from helpers import (
+    DTYPES,
+    GRID_OPTIONS,
+    LAYOUTS,
+    MEMORY,
+    check_array,
+    random_map,
+    stored_as,
+    to_host,
+)
+from hypothesis import given, settings
+
+import rmac
+
+DESCRIPTOR_OPTIONS = st.fixed_dictionaries(
+    {
+        "normalize_regions": st.booleans(),
+        "aggregate": st.sampled_from(["sum", "mean", "concat", "none"]),
+        "normalize": st.booleans(),
+        "eps": st.sampled_from([0.0, 1e-6, 0.5]),
+    }
+)
+
+
+@settings(max_examples=1000)
+@given(
+    images=st.integers(1, 3),
+    channels=st.integers(1, 70),
+    size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    dtype=st.sampled_from(sorted(DTYPES)),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    memory=MEMORY,
+    grid_options=GRID_OPTIONS,
+    options=DESCRIPTOR_OPTIONS,
+    workers=st.integers(1, 4),
+    seed=st.integers(0, 2**32),
+)
+def test_rmac_equals_the_oracle(
+    xp, images, channels, size, dtype, layout, memory, grid_options, options, workers, seed
+):
+    rng = np.random.default_rng(seed)
+    x = stored_as(random_map(rng, (images, channels, *size), DTYPES[dtype]), memory, rng)
+    boxes = rmac.region_grid(*size, **grid_options).boxes
+    expected = reference.rmac(x, boxes, **options)
+    result_dtype = np.dtype("float64" if dtype == "float64" else "float32")
+    allowed = reference.rmac_error(x, boxes, result_dtype, **options)
+
+    threads = {"workers": workers} if xp is np else {}
+    stored = xp.asarray(x.transpose(LAYOUTS[layout]))
+    result = rmac.rmac(stored, layout=layout, **grid_options, **options, **threads)
+    result = check_array(result, xp, expected.shape, result_dtype)
+    assert (np.abs(result - expected) <= allowed).all()
+
+
+def test_large_float16_activations_do_not_overflow(xp):
+    x = xp.full((1, 2048, 7, 7), 2000, dtype="float16")
+    result = to_host(rmac.rmac(x))
+    np.testing.assert_allclose(result, 2048**-0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_scale_does_not_matter(xp, rng, scale):
+    x = np.abs(random_map(rng, (1, 64, 9, 9), DTYPES["float32"]))
+    small_or_large = rmac.rmac(xp.asarray(x * np.float32(scale)))
+    np.testing.assert_allclose(
+        to_host(small_or_large), to_host(rmac.rmac(xp.asarray(x))), rtol=2e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_every_value_of_a_small_dtype_widens_exactly(xp, dtype):
+    dtype = DTYPES[dtype]
+    if dtype.itemsize > 2:
+        values = np.array([-1.5, 0, 3e-310, 1e-40, 7], dtype)
+    else:
+        values = np.arange(2 ** (8 * dtype.itemsize)).astype(f"u{dtype.itemsize}").view(dtype)
+    expected = values.astype("float64" if dtype == "float64" else "float32")
+    result = rmac.rmac(
+        xp.asarray(values[None, :, None, None]),
+        levels=1,
+        normalize_regions=False,
+        normalize=False,
+    )
+    np.testing.assert_array_equal(to_host(result)[0], expected)
+
+
+@pytest.mark.parametrize("aggregate", ["sum", "mean", "concat", "none"])
+def test_a_zero_map_stays_zero(xp, aggregate):
+    result = to_host(rmac.rmac(xp.zeros((2, 5, 6, 7)), aggregate=aggregate))
+    assert not result.any()
+
+
+def test_a_nan_spoils_its_own_image_only(xp):
+    x = np.ones((3, 4, 6, 6), "float32")
+    x[1, 2, 3, 3] = np.nan
+    result = to_host(rmac.rmac(xp.asarray(x)))
+    assert np.isnan(result[1]).all()
+    assert np.isfinite(result[[0, 2]]).all()
+
+
+def test_out(xp, rng):
+    x = xp.asarray(random_map(rng, (3, 20, 9, 9), DTYPES["float16"]))
+    expected = to_host(rmac.rmac(x))
+    for out in (xp.zeros((3, 20), dtype="float32"), xp.zeros((20, 3), dtype="float32").T):
+        assert rmac.rmac(x, out=out) is out
+        assert to_host(out).tobytes() == expected.tobytes()
+
+
+def test_groups_of_images_join(rng):
+    """More images than the backend keeps regional maxima of at a time."""
+    x = random_map(rng, (300, 512, 4, 4), DTYPES["float32"])
+    assert len(rmac.region_grid(4, 4)) * x[:, :, 0, 0].nbytes > 1 << 22
+    expected = np.concatenate([rmac.rmac(part) for part in np.split(x, 30)])
+    assert rmac.rmac(x).tobytes() == expected.tobytes()

@@ -1,0 +1,44 @@
+"""The documentation is complete, and what it shows is what happens."""
+
+import doctest
+import inspect
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rmac
+
+ROOT = Path(__file__).parent.parent
+PUBLIC = {f"rmac.{name}": getattr(rmac, name) for name in rmac.__all__}
+PUBLIC |= {
+    f"rmac.operators.{name}": getattr(rmac.operators, name) for name in rmac.operators.__all__
+}
+PUBLIC |= {
+    f"rmac.RegionGrid.{name}": getattr(rmac.RegionGrid, name)
+    for name in ("coverage", "to_image", "plot")
+}
+DOCUMENTED = {
+    name: thing
+    for name, thing in PUBLIC.items()
+    if inspect.isroutine(thing) or inspect.isclass(thing)
+}
+
+
+@pytest.mark.parametrize("name", sorted(DOCUMENTED))
+def test_docstrings_are_numpydoc(name):
+    validate = pytest.importorskip("numpydoc.validate")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    left_out = settings["tool"]["numpydoc_validation"]["checks"]
+    assert left_out[0] == "all"
+    errors = validate.validate(name)["errors"]
+    assert [error for error in errors if error[0] not in left_out] == []
+
+
+@pytest.mark.parametrize("name", sorted(DOCUMENTED))
+def test_examples_in_docstrings(name):
+    names = {"np": np, "rmac": rmac}
+    for example in doctest.DocTestFinder(recurse=False).find(DOCUMENTED[name], name, globs=names):
+        results = doctest.DocTestRunner().run(example)
+        assert results.failed == 0

@@ -1,0 +1,92 @@
+"""What a user sees of the package before calling anything."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rmac
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_python(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+def test_version():
+    assert rmac.__version__ == importlib.metadata.version("rmac")
+    assert re.search(
+        rf"version: '{re.escape(rmac.__version__)}'", (ROOT / "meson.build").read_text()
+    )
+
+
+def test_import_is_light():
+    """Nothing but itself and the standard library, once NumPy is there."""
+    code = (
+        "import numpy, sys; before = set(sys.modules)\n"
+        "import rmac; print(*set(sys.modules) - before)"
+    )
+    new = {name.partition(".")[0] for name in run_python("-c", code, cwd="/").stdout.split()}
+    foreign = {name for name in new - sys.stdlib_module_names if "cython" not in name}
+    assert foreign <= {"rmac", "numpy"}
+    assert "rmac" in new
+
+
+def test_numpy_is_the_one_dependency():
+    required = importlib.metadata.requires("rmac")
+    always = [line for line in required if "extra ==" not in line]
+    assert [re.split(r"[<>=~ ]", line)[0] for line in always] == ["numpy"]
+
+
+def test_the_source_tree_says_how_to_build_it(tmp_path):
+    """Python started at the root of the repository imports the source, which has no kernels."""
+    source = tmp_path / "rmac"
+    for path in (ROOT / "rmac").rglob("*.py"):
+        copy = source / path.relative_to(ROOT / "rmac")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    # -S: without site-packages no editable install of rmac can step in
+    code = f"import sys; sys.path[1:1] = {[p for p in sys.path if p]!r}; import rmac"
+    result = run_python("-S", "-c", code, cwd=tmp_path)
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: this is the source tree of rmac, without its compiled ")
+    assert "pip install ." in last
+    assert "ModuleNotFoundError" not in result.stderr
+
+
+def test_show_config(capsys):
+    config = rmac.show_config("dicts")
+    assert rmac.show_config() is None
+    printed = capsys.readouterr().out
+    for name, value in config.items():
+        assert f"{name}: {value}\n" in printed
+    assert config["rmac"] == rmac.__version__
+    assert config["threads"] >= 1
+    with pytest.raises(ValueError, match="mode: expected one of 'stdout', 'dicts', got 'json'"):
+        rmac.show_config("json")
+
+
+def test_openmp_is_in_the_build():
+    """The wheel is built with it unless -Dopenmp=disabled says otherwise."""
+    if os.environ.get("RMAC_TEST_OPENMP") == "disabled":
+        assert rmac.show_config("dicts")["OpenMP"] == "not in this build"
+    else:
+        assert rmac.show_config("dicts")["OpenMP"] >= 201107
+
+
+def test_public_names():
+    assert set(rmac.__all__) <= set(dir(rmac))
+    for name in rmac.__all__:
+        assert getattr(rmac, name) is not None

@@ -1,0 +1,145 @@
+"""The grid's own properties; its agreement with other implementations is in test_recorded.py."""
+
+import copy
+import pickle
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from helpers import GRID_OPTIONS
+from hypothesis import given
+
+import rmac
+
+SIZE = st.integers(1, 120)
+
+
+@given(height=SIZE, width=SIZE, options=GRID_OPTIONS)
+def test_every_window_is_a_square_inside_the_map(height, width, options):
+    grid = rmac.region_grid(height, width, **options)
+    windows = grid.boxes[grid.level > 0]
+    sides = 2 * min(height, width) // (grid.level[grid.level > 0] + 1)
+    np.testing.assert_array_equal(windows[:, 2] - windows[:, 0] + 1, sides)
+    np.testing.assert_array_equal(windows[:, 3] - windows[:, 1] + 1, sides)
+    assert (grid.boxes[:, :2] >= 0).all()
+    assert (grid.boxes[:, 2:] < (width, height)).all()
+
+
+@given(height=SIZE, width=SIZE, options=GRID_OPTIONS)
+def test_windows_of_a_level_span_the_map_from_edge_to_edge(height, width, options):
+    grid = rmac.region_grid(height, width, **options)
+    for level in range(2, options["levels"] + 1):
+        windows = grid.boxes[grid.level == level]
+        if len(windows):
+            np.testing.assert_array_equal(windows.min(axis=0)[:2], (0, 0))
+            np.testing.assert_array_equal(windows.max(axis=0)[2:], (width - 1, height - 1))
+            extra = len(windows) // level - level
+            assert extra == 0 if height == width else 1 <= extra <= 6
+
+
+def test_the_whole_map_comes_first_with_cirtorch_alone():
+    for preset in ("caffe2", "matlab", "cirtorch"):
+        grid = rmac.region_grid(5, 9, preset=preset)
+        assert (grid.level == 0).sum() == (preset == "cirtorch")
+    assert grid.boxes[0].tolist() == [0, 0, 8, 4]
+    assert grid.level[0] == 0
+
+
+def test_order_within_a_level():
+    caffe2 = rmac.region_grid(24, 32)
+    matlab = rmac.region_grid(24, 32, preset="matlab")
+    assert caffe2.boxes[2:5, :2].tolist() == [[0, 0], [0, 8], [8, 0]]
+    assert matlab.boxes[2:5, :2].tolist() == [[0, 0], [8, 0], [16, 0]]
+
+
+def test_attributes_and_repr():
+    grid = rmac.region_grid(24, 32, levels=2, overlap=0.3)
+    assert (grid.height, grid.width, grid.levels, grid.overlap) == (24, 32, 2, 0.3)
+    assert grid.preset == "caffe2"
+    assert len(grid) == len(grid.boxes) == len(grid.level) == 8
+    assert grid.boxes.dtype == grid.level.dtype == np.int64
+    assert repr(grid) == (
+        "<RegionGrid: 8 regions on 24x32 cells, levels=2, overlap=0.3, preset='caffe2'>"
+    )
+
+
+def test_grids_are_immutable_and_shared():
+    grid = rmac.region_grid(6, 9)
+    assert rmac.region_grid(np.int32(6), np.uint8(9), overlap=np.float64(0.4)) is grid
+    with pytest.raises(AttributeError, match="immutable"):
+        grid.boxes = None
+    with pytest.raises(AttributeError, match="immutable"):
+        del grid.boxes
+    for array in (grid.boxes, grid.level):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+
+
+def test_grids_survive_pickle_and_copy():
+    grid = rmac.region_grid(6, 9, levels=2, preset="matlab")
+    for other in (pickle.loads(pickle.dumps(grid)), copy.deepcopy(grid)):
+        assert repr(other) == repr(grid)
+        np.testing.assert_array_equal(other.boxes, grid.boxes)
+
+
+def test_coverage():
+    assert rmac.region_grid(24, 32).coverage == 1
+    assert rmac.region_grid(2, 32).coverage < 1
+    assert rmac.region_grid(2, 32, preset="cirtorch").coverage == 1
+    grid = rmac.region_grid(1, 20, levels=1)
+    covered = {(x, y) for x1, y1, x2, y2 in grid.boxes for x in range(x1, x2 + 1) for y in [y1]}
+    assert grid.coverage == len(covered) / 20
+
+
+def test_to_image():
+    grid = rmac.region_grid(24, 32, preset="cirtorch")
+    boxes = grid.to_image(384, 512)
+    assert boxes.dtype == np.float64
+    np.testing.assert_array_equal(boxes[0], [0, 0, 512, 384])
+    np.testing.assert_array_equal(boxes[1], [0, 0, 384, 384])
+    np.testing.assert_array_equal(
+        boxes[:, 2] - boxes[:, 0], 16 * (np.diff(grid.boxes[:, ::2])[:, 0] + 1)
+    )
+    for size in (0, -1, np.inf, np.nan):
+        with pytest.raises(ValueError, match="image_width: expected"):
+            grid.to_image(384, size)
+
+
+def test_plot_draws_every_region_and_names_every_level():
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    grid = rmac.region_grid(24, 32, preset="cirtorch")
+    for image, extent in [(None, (32, 24)), (np.zeros((90, 120)), (120, 90))]:
+        ax = grid.plot(image)
+        assert len(ax.patches) == len(grid)
+        assert len(ax.get_legend().get_texts()) == 4
+        assert (ax.get_xlim()[1], ax.get_ylim()[0]) == extent
+        assert grid.plot(ax=ax) is ax
+        plt.close(ax.figure)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"height": 0}, ValueError, "height: expected an integer of at least 1, got 0"),
+        ({"width": -3}, ValueError, "width: expected an integer of at least 1, got -3"),
+        ({"width": 3.0}, TypeError, "width: expected an integer, got float"),
+        ({"levels": 0}, ValueError, "levels: expected an integer of at least 1, got 0"),
+        ({"levels": "3"}, TypeError, "levels: expected an integer, got str"),
+        ({"levels": True}, TypeError, "levels: expected an integer, got True"),
+        ({"overlap": 2}, ValueError, "overlap: expected a number with 0 <= overlap < 1, got 2"),
+        ({"overlap": -0.1}, ValueError, "overlap: expected a number with 0 <= overlap < 1"),
+        ({"overlap": float("nan")}, ValueError, "overlap: expected a number with 0 <="),
+        ({"overlap": "0.4"}, TypeError, "overlap: expected a number, got '0.4'"),
+        ({"overlap": None}, TypeError, "overlap: expected a number, got NoneType"),
+        ({"preset": "vissl"}, ValueError, "preset: expected one of 'caffe2', 'matlab', 'cirtorch'"),
+        ({"preset": 3}, TypeError, "preset: expected a string, got int"),
+    ],
+)
+def test_errors(change, error, message):
+    with pytest.raises(error) as raised:
+        rmac.region_grid(**{"height": 7, "width": 7, **change})
+    assert message in str(raised.value)
