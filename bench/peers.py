@@ -26,7 +26,7 @@ def peers_for(x, layout, levels, workers):
         return peers
     if tensor.dtype in (torch.float32, torch.float64):
         rois = torch.from_numpy(rmac.rmac_regions(nchw, scales=levels)).to(tensor.dtype)
-        peers["torchvision roi_pool"] = lambda: torchvision_pool(torch, roi_pool, tensor, rois)
+        peers["torchvision roi_pool"] = lambda: torchvision_pool(roi_pool, tensor, rois)
     return peers
 
 
@@ -46,7 +46,7 @@ def torch_loop(torch, x, boxes):
     return total / total.norm(dim=1, keepdim=True)
 
 
-def torchvision_pool(torch, roi_pool, x, rois):
+def torchvision_pool(roi_pool, x, rois):
     pooled = roi_pool(x, rois, output_size=1).reshape(x.shape[0], -1, x.shape[1])
     total = (pooled / pooled.norm(dim=2, keepdim=True)).sum(dim=1)
     return total / total.norm(dim=1, keepdim=True)

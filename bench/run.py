@@ -31,7 +31,8 @@ def main():
     options = parse()
     results = []
     print(
-        f"{'shape':>18} {'layout':>6} {'dtype':>8} {'candidate':<22} {'ms':>9} {'x read':>7} {'x rmac':>7}"
+        f"{'shape':>18} {'layout':>6} {'dtype':>8} {'candidate':<22} "
+        f"{'ms':>9} {'x read':>7} {'x rmac':>7}"
     )
     for shape in options.shapes:
         for layout in options.layouts:
