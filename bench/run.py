@@ -14,7 +14,7 @@ import numpy as np
 from peers import peers_for
 
 import rmac
-from rmac.cpu import kernels
+from rmac.cpu.isa import kernels
 
 SHAPES = [
     (8, 2048, 24, 32),

@@ -6,7 +6,8 @@ import platform
 from typing import Any
 
 from rmac._checks import choice
-from rmac.cpu import kernels, threads
+from rmac.cpu import threads
+from rmac.cpu.isa import available_isas, kernels
 
 __version__: str = kernels.build_info()["version"]
 
@@ -36,6 +37,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "rmac": __version__,
         "compiler": build["compiler"],
         "machine": platform.machine(),
+        "ISA": build["isa"],
+        "ISAs": ", ".join(available_isas()),
         "OpenMP": build["openmp"] or "not in this build",
         "threads": threads.workers_for(None),
         "CUDA": "not in this build",

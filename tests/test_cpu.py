@@ -13,7 +13,8 @@ from hypothesis import given
 
 import rmac
 from rmac import cpu
-from rmac.cpu import kernels, plan, threads
+from rmac.cpu import isa, plan, threads
+from rmac.cpu.isa import kernels
 
 
 @given(
@@ -59,6 +60,7 @@ def test_paths_are_chosen_by_shape_and_strides():
     assert path_of(large[:, :, 3:, 5:]) == kernels.Path.ROWS
     assert path_of(small) == kernels.Path.PLANES
     assert path_of(small[..., :6]) == kernels.Path.GATHER
+    assert path_of(small[:, :15]) == kernels.Path.GATHER
     assert path_of(channels_last) == kernels.Path.CHANNELS
     assert path_of(channels_last[:, :, ::2, ::2]) == kernels.Path.CHANNELS
     assert path_of(large[..., ::2]) == kernels.Path.GATHER
@@ -185,3 +187,40 @@ def test_cgroup_files_may_be_missing(tmp_path):
 def test_read_reads_every_word(rng, workers):
     words = rng.integers(-(2**62), 2**62, 100_003)
     assert kernels.read(words, workers) == np.bitwise_xor.reduce(words)
+
+
+@pytest.mark.parametrize("isa", isa.available_isas())
+def test_every_isa_can_be_asked_for(isa):
+    code = "import rmac; print(rmac.show_config('dicts')['ISA'])"
+    assert run_python(code, RMAC_ISA=isa).stdout.strip() == isa
+
+
+def test_an_isa_that_is_not_there_is_an_error():
+    result = run_python("import rmac", RMAC_ISA="avx1024")
+    assert "ImportError: RMAC_ISA: expected one of baseline" in result.stderr
+
+
+def test_isas_agree(rng):
+    """Maxima bit for bit; descriptors too, since sums have one order whatever the vectors."""
+    x = random_map(rng, (2, 100, 24, 33), DTYPES["float32"], 0.001)
+    code = (
+        "import sys, numpy as np, rmac\n"
+        "x = np.frombuffer(sys.stdin.buffer.read(), 'f4').reshape(2, 100, 24, 33)\n"
+        "for layout in ('NCHW', 'NHWC'):\n"
+        "    y = x.transpose(0, 2, 3, 1).copy() if layout == 'NHWC' else x\n"
+        "    sys.stdout.buffer.write(rmac.region_pool(y, layout=layout).tobytes())\n"
+        "    sys.stdout.buffer.write(rmac.rmac(np.nan_to_num(y), layout=layout).tobytes())\n"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            input=x.tobytes(),
+            env={**os.environ, "RMAC_ISA": name},
+            capture_output=True,
+            cwd="/",
+            check=True,
+        ).stdout
+        for name in isa.available_isas()
+    }
+    assert len(outputs) == 1
+    assert len(outputs.pop()) > 0

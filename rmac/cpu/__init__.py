@@ -11,17 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-try:
-    from rmac.cpu.kernels import Aggregate, Kind, Path
-except ModuleNotFoundError as error:
-    if error.name != "rmac.cpu.kernels":
-        raise
-    raise ImportError(
-        "this is the source tree of rmac, without its compiled kernels: run `pip install .`, then "
-        "start Python elsewhere or as `python -P`, or install it editable (see CONTRIBUTING.md)"
-    ) from None
-
-from rmac.cpu import kernels
+from rmac.cpu.isa import kernels
 from rmac.cpu.plan import make_plan, region_plan
 from rmac.cpu.rois import check_rois, roi_bins
 from rmac.cpu.threads import workers_for
@@ -29,9 +19,14 @@ from rmac.cpu.threads import workers_for
 Array = npt.NDArray[Any]
 
 _LINE = 64  # bytes of one vector of keys
+_SMALL_PLANE = 256  # cells of a plane that is better transposed than reduced along its rows
 _CACHE = 1 << 18  # bytes of scratch that a thread's second-level cache holds with room to spare
 _SMALL_TASK = 1 << 16  # bytes of input that are not worth a thread of their own
-_GROUP = 1 << 22  # bytes of regional maxima between the two halves of `rmac`
+
+
+Aggregate, Kind, Path = kernels.Aggregate, kernels.Kind, kernels.Path
+
+_AGGREGATES = {"sum": Aggregate.SUM, "mean": Aggregate.MEAN}
 
 
 class _Dtype(NamedTuple):
@@ -75,7 +70,7 @@ def rmac_regions(boxes: npt.NDArray[np.int64], images: int, like: Array) -> Arra
 def region_pool(x: Array, boxes: npt.NDArray[np.int64], out: Array, *, workers: int | None) -> None:
     """Write the maximum of each region: (N, R, C), dtype of x."""
     plan = region_plan(boxes.tobytes(), x.shape[2], x.shape[3])
-    _pool(x, plan, out, workers_for(workers))
+    _pool(x, plan, out, workers)
 
 
 def roi_pool(
@@ -91,7 +86,6 @@ def roi_pool(
     images, _, height, width = x.shape
     _ph, _pw = output_size
     bins = roi_bins(check_rois(rois, images), height, width, output_size, spatial_scale)
-    threads = workers_for(workers)
     out.fill(0)
     for image in np.unique(bins.image):
         of_image = bins.image == image
@@ -102,7 +96,7 @@ def roi_pool(
             bins.target[of_image],
             output_size[0] * output_size[1],
         )
-        _pool(x[image : image + 1], plan, out, threads)
+        _pool(x[image : image + 1], plan, out, workers)
 
 
 def rmac(
@@ -119,44 +113,42 @@ def rmac(
     """Write the descriptor of each image: (N, D), or (N, R, D) unaggregated."""
     images, channels, height, width = x.shape
     plan = region_plan(boxes.tobytes(), height, width)
-    threads = workers_for(workers)
     bits, _, _, kind = _dtype_of(x.dtype)
-    how = {"sum": Aggregate.SUM, "mean": Aggregate.MEAN}.get(aggregate, Aggregate.CONCAT)
-    group = max(threads, _GROUP // (len(boxes) * channels * x.itemsize), 1)
-    group = min(group, images)
-    maxima = np.empty((group, len(boxes), channels), x.dtype)
-    rows = np.empty((threads, channels), out.dtype)
-    descriptors = out.reshape(images, -1)
-    describe = kernels.describe[f"{bits.name}_t", "double" if kind == Kind.FLOAT64 else "float"]
-    for first in range(0, images, group):
-        part = x[first : first + group]
-        _pool(part, plan, maxima[: len(part)], threads)
-        describe(
-            maxima[: len(part)].view(bits),
-            kind,
-            normalize_regions,
-            how,
-            normalize and aggregate != "none",
-            eps,
-            rows,
-            descriptors[first : first + group],
-            min(threads, len(part)),
-        )
+    how = _AGGREGATES.get(aggregate, Aggregate.CONCAT)
+    arguments, threads = _arguments(x, plan, workers)
+    describe = kernels.rmac[f"{bits.name}_t", "double" if kind == Kind.FLOAT64 else "float"]
+    describe(
+        *arguments,
+        kind,
+        normalize_regions,
+        how,
+        normalize and aggregate != "none",
+        eps,
+        np.empty((threads, len(boxes) * channels), bits),
+        np.empty((threads, channels), out.dtype),
+        out.reshape(images, -1),
+        threads,
+    )
 
 
-def _pool(x: Array, plan: kernels.Plan, out: Array, threads: int) -> None:
+def _pool(x: Array, plan: kernels.Plan, out: Array, workers: int | None) -> None:
     if x.size == 0 or plan.n_regions == 0:
         return
+    bits = _dtype_of(x.dtype).bits
+    arguments, threads = _arguments(x, plan, workers)
+    kernels.pool[f"{bits.name}_t"](*arguments, out.view(bits).reshape(-1), threads)
+
+
+def _arguments(x: Array, plan: kernels.Plan, workers: int | None) -> tuple[tuple[Any, ...], int]:
+    """Return the arguments that every kernel begins with, and the threads to run it on."""
     bits, flip, shift, _ = _dtype_of(x.dtype)
-    threads = max(1, min(threads, x.nbytes // _SMALL_TASK))
     path = _path(x, plan)
-    block = _block(x, plan, path, threads)
-    threads = min(threads, x.shape[0] * -(-x.shape[1] // block))
-    scratch = np.empty(
-        kernels.scratch_bytes(plan, path, block, x.itemsize, threads), dtype=np.uint8
-    )
-    pool = kernels.pool[f"{bits.name}_t"]
-    pool(x.view(bits), plan, path, block, flip, shift, scratch, out.view(bits).ravel(), threads)
+    threads = max(1, min(workers_for(workers), x.nbytes // _SMALL_TASK))
+    lanes = _lanes(x, plan, path, threads)
+    threads = min(threads, x.shape[0] * -(-x.shape[1] // lanes))
+    size = kernels.scratch_bytes(plan, path, lanes, x.itemsize)
+    scratch = np.empty(threads * size + _LINE, np.uint8)
+    return (x.view(bits), plan, path, lanes, flip, shift, scratch), threads
 
 
 def _path(x: Array, plan: kernels.Plan) -> int:
@@ -171,23 +163,24 @@ def _path(x: Array, plan: kernels.Plan) -> int:
     _, channel_stride, row_stride, pixel_stride = x.strides
     if channel_stride == x.itemsize and channels > 1:
         return Path.CHANNELS
-    if pixel_stride == x.itemsize and width > 1:
-        if 4 * plan.n_row_intervals <= 3 * height:
-            return Path.ROWS
-        plane = height * width * x.itemsize
-        packed = row_stride == width * x.itemsize and channel_stride == plane
-        if packed and plane * _LINE // x.itemsize <= _CACHE:
-            return Path.PLANES
+    if pixel_stride == x.itemsize:
+        line = _LINE // x.itemsize
+        packed = row_stride == width * x.itemsize and channel_stride == height * row_stride
+        small = height * width <= _SMALL_PLANE or width < line
+        path = Path.PLANES if packed and small and channels >= line else Path.ROWS
+        fits = kernels.scratch_bytes(plan, path, line, x.itemsize) <= _CACHE
+        if fits and (path == Path.PLANES or width >= line):
+            return path
     return Path.GATHER
 
 
-def _block(x: Array, plan: kernels.Plan, path: int, threads: int) -> int:
+def _lanes(x: Array, plan: kernels.Plan, path: int, threads: int) -> int:
     """Choose how many channels a task takes: a line, or what the cache holds of whole pixels."""
     line = _LINE // x.itemsize
     if path != Path.CHANNELS:
         return line
     images, channels = x.shape[:2]
-    fits: int = _CACHE // kernels.scratch_bytes(plan, path, line, x.itemsize, 1) * line
+    fits: int = _CACHE // kernels.scratch_bytes(plan, path, line, x.itemsize) * line
     fair: int = -(-channels * images // (2 * threads))
-    block: int = max(line, min(channels, fits, fair + -fair % line))
-    return block
+    lanes: int = max(line, min(channels, fits, fair + -fair % line))
+    return lanes

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rmac.cpu import kernels
+from rmac.cpu.isa import kernels
 
 Index = npt.NDArray[np.intp]
 
@@ -32,20 +32,12 @@ class Program(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Regions on a map whose pixels are vectors of channels."""
+    """Which regions cross each elementary band of rows."""
 
     bands: Index  # (B, 2) start and stop row of each band
-    columns: Program  # the intervals of columns, one program run per band
     band_end: Index  # (B,) end of each band's run in the two lists that follow
     region: Index  # the regions that cross the band
-    slot: Index  # the slot of `columns` that holds the region's columns
-
-
-class Rows(NamedTuple):
-    """First stage on maps stored row by row: all rows into the regions' intervals of rows."""
-
-    program: Program
-    cells: Cells  # the regions on the map of those intervals, one row each
+    slot: Index  # the slot that holds the region's interval of columns
 
 
 @lru_cache(maxsize=256)
@@ -66,14 +58,16 @@ def make_plan(
     stops = boxes[:, 2:] + 1
     columns, column_of = _unique_intervals(boxes[:, 0], stops[:, 0])
     rows, row_of = _unique_intervals(boxes[:, 1], stops[:, 1])
-    across = _program(columns)
-    down = _program(rows)
-    every_row = np.stack([np.arange(len(rows)), np.arange(1, len(rows) + 1)], axis=1)
+    across, down = _program(columns), _program(rows)
+    column_slot = across.result[column_of]
     return kernels.Plan(
         height,
         width,
-        _cells(down.segments, across, boxes[:, 1], stops[:, 1], column_of),
-        Rows(down, _cells(every_row, across, row_of, row_of + 1, column_of)),
+        down,
+        across,
+        row_of,
+        column_slot,
+        _cells(down.segments, boxes[:, 1], stops[:, 1], column_slot),
         target,
         bins,
     )
@@ -85,23 +79,12 @@ def _unique_intervals(start: Index, stop: Index) -> tuple[Index, Index]:
     return unique, inverse.reshape(-1)
 
 
-def _cells(bands: Index, columns: Program, start: Index, stop: Index, column_of: Index) -> Cells:
+def _cells(bands: Index, start: Index, stop: Index, column_slot: Index) -> Cells:
     """Return which regions, with rows start..stop, cross which band."""
-    ends, regions = [], []
-    end = 0
-    for top, bottom in bands:
-        crossing = np.flatnonzero((start <= top) & (bottom <= stop))
-        regions.append(crossing)
-        end += len(crossing)
-        ends.append(end)
-    region = np.concatenate([*regions, np.empty(0, np.intp)]).astype(np.intp)
-    return Cells(
-        np.ascontiguousarray(bands, dtype=np.intp),
-        columns,
-        np.array(ends, dtype=np.intp),
-        region,
-        columns.result[column_of[region]],
-    )
+    crossing = [np.flatnonzero((start <= top) & (bottom <= stop)) for top, bottom in bands]
+    region = np.concatenate([np.empty(0, np.intp), *crossing])
+    ends = np.cumsum([len(regions) for regions in crossing], dtype=np.intp)
+    return Cells(bands, ends, region, column_slot[region])
 
 
 def _program(intervals: Index) -> Program:

@@ -7,7 +7,7 @@ from functools import cache
 from math import ceil
 from pathlib import PurePosixPath
 
-from rmac.cpu import kernels
+from rmac.cpu.isa import kernels
 
 _forked = False
 

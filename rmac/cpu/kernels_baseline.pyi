@@ -24,19 +24,28 @@ class Plan:
     height: int
     width: int
     n_regions: int
-    n_row_intervals: int
+    row_intervals: int
     bins: int
     def __init__(
-        self, height: int, width: int, map_cells: Any, rows: Any, target: Any, bins: int
+        self,
+        height: int,
+        width: int,
+        rows: Any,
+        columns: Any,
+        row_interval: Any,
+        column_slot: Any,
+        cells: Any,
+        target: Any,
+        bins: int,
     ) -> None: ...
 
 class _Fused:
     def __getitem__(self, types: str | tuple[str, ...]) -> Any: ...
 
 pool: _Fused
-describe: _Fused
+rmac: _Fused
 
-def scratch_bytes(plan: Plan, path: int, n: int, itemsize: int, workers: int) -> int: ...
+def scratch_bytes(plan: Plan, path: int, lanes: int, itemsize: int) -> int: ...
 def read(words: Any, workers: int) -> int: ...
 def build_info() -> dict[str, Any]: ...
 def max_threads() -> int: ...

@@ -1,0 +1,51 @@
+"""The kernels for this machine: one source, compiled for several vector instruction sets."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["available_isas", "kernels"]
+
+ISAS = ("baseline", "x86-64-v3", "x86-64-v4")  # each has all that those before it have
+
+
+def available_isas() -> list[str]:
+    """Return the instruction sets that this build and this machine both have."""
+    level = _load("baseline").vector_level()
+    return [isa for isa in ISAS[: 1 + level] if find_spec(_module_name(isa))]
+
+
+def _choose() -> Any:
+    """Return the kernels that RMAC_ISA names, or the best that run here."""
+    available = available_isas()
+    isa = os.environ.get("RMAC_ISA") or available[-1]
+    if isa not in available:
+        raise ImportError(f"RMAC_ISA: expected one of {', '.join(available)}, got {isa!r}")
+    return _load(isa)
+
+
+def _module_name(isa: str) -> str:
+    return f"rmac.cpu.kernels_{isa.replace('-', '_')}"
+
+
+def _load(isa: str) -> Any:
+    name = _module_name(isa)
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if isa != "baseline" or error.name != name:
+            raise
+        raise ImportError(
+            "this is the source tree of rmac, without its compiled kernels: run `pip install .`, "
+            "then start Python elsewhere or as `python -P`, or install it editable "
+            "(see CONTRIBUTING.md)"
+        ) from None
+
+
+if TYPE_CHECKING:
+    from rmac.cpu import kernels_baseline as kernels
+else:
+    kernels = _choose()

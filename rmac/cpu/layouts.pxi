@@ -1,0 +1,58 @@
+# From the map's layout in memory to pixels that are lines of channels.
+
+cdef void gather_row(
+    const Map* x, const char* row, Py_ssize_t lanes, key_t* out, Py_ssize_t n
+) noexcept nogil:
+    """Collect one row of `lanes` channels into pixels of n."""
+    cdef Py_ssize_t lane, i
+    cdef const char* channel
+    for lane in range(lanes):
+        channel = row + lane * x.channel_stride
+        for i in range(x.width):
+            out[i * n + lane] = (<const key_t*>(channel + i * x.pixel_stride))[0]
+
+
+cdef inline void interleave(
+    const key_t* src, key_t* out, Py_ssize_t ways, Py_ssize_t part
+) noexcept nogil:
+    """Deal the 2 or 4 parts of `src` out like a deck of cards."""
+    cdef Py_ssize_t i
+    if ways == 2:
+        for i in range(part):
+            out[2 * i] = src[i]
+            out[2 * i + 1] = src[part + i]
+    else:
+        for i in range(part):
+            out[4 * i] = src[i]
+            out[4 * i + 1] = src[part + i]
+            out[4 * i + 2] = src[2 * part + i]
+            out[4 * i + 3] = src[3 * part + i]
+
+
+cdef key_t* transpose(
+    const key_t* src, key_t* out, key_t* spare, Py_ssize_t columns
+) noexcept nogil:
+    """Transpose (lanes, columns) into (columns, lanes); return which of the two buffers has it.
+
+    Element (lane, column) stands at i = lane * columns + column. Dealing out w parts takes i to
+    w * i modulo the number of elements less one, so that rounds with a product of `lanes` take it
+    to column * lanes + lane.
+    """
+    cdef Py_ssize_t lanes = lanes_of(src[0]), size = lanes * columns
+    cdef Py_ssize_t ways = 4 if lanes % 3 == 1 else 2  # what makes the rest a power of 4
+    interleave(src, out, ways, size // ways)
+    lanes //= ways
+    while lanes > 1:
+        interleave(out, spare, 4, size // 4)
+        out, spare = spare, out
+        lanes //= 4
+    return out
+
+
+cdef inline void spread(
+    const key_t* pixels, key_t* out, Py_ssize_t width, Py_ssize_t stride
+) noexcept nogil:
+    """Copy a row of pixels, each one line of lanes, to places `stride` apart."""
+    cdef Py_ssize_t i
+    for i in range(width):
+        memcpy(out + i * stride, <const char*>pixels + i * LINE, LINE)

@@ -1,0 +1,173 @@
+# One block of channels of one image: from the map to the maxima of every region.
+
+cdef void run_program(const Program* program, key_t* slots, Py_ssize_t n) noexcept nogil:
+    """Combine the segments' slots, each of n keys, into those of the intervals."""
+    cdef Py_ssize_t i
+    cdef const Py_ssize_t* step
+    for i in range(program.n_steps):
+        step = program.steps + 3 * i
+        maximum(slots + step[0] * n, slots + step[1] * n, slots + step[2] * n, n)
+
+
+cdef void pool_axis(
+    const Program* program, const char* data, Py_ssize_t stride,
+    key_t flip, key_t shift, key_t* slots, Py_ssize_t n,
+) noexcept nogil:
+    """Maxima over all intervals of one axis, along which vectors of n values lie `stride` apart."""
+    cdef Py_ssize_t segment, start
+    for segment in range(program.n_segments):
+        start = program.segments[2 * segment]
+        pool_run(
+            slots + segment * n, data + start * stride, stride,
+            program.segments[2 * segment + 1] - start, flip, shift, n, True,
+        )
+    run_program(program, slots, n)
+
+
+cdef void pool_row(
+    const Program* columns, const char* row, Py_ssize_t pixel_stride,
+    key_t flip, key_t shift, key_t* slots, Py_ssize_t n, bint fresh,
+) noexcept nogil:
+    """Take one row of pixels into a band's maxima, one per segment of columns."""
+    cdef Py_ssize_t segment, start
+    for segment in range(columns.n_segments):
+        start = columns.segments[2 * segment]
+        pool_run(
+            slots + segment * n, row + start * pixel_stride, pixel_stride,
+            columns.segments[2 * segment + 1] - start, flip, shift, n, fresh,
+        )
+
+
+cdef void close_band(
+    const Cells* cells, Py_ssize_t band, key_t* slots, key_t* regions, Py_ssize_t n
+) noexcept nogil:
+    """Combine a band's segments of columns, and take them into the regions that cross it."""
+    cdef Py_ssize_t i, begin = cells.band_end[band - 1] if band else 0
+    cdef key_t* region
+    run_program(&cells.columns, slots, n)
+    for i in range(begin, cells.band_end[band]):
+        region = regions + cells.region[i] * n
+        maximum(region, region, slots + cells.slot[i] * n, n)
+
+
+cdef void pool_bands(
+    const Map* x, Plan plan, int path, const char* block, Py_ssize_t lanes,
+    key_t flip, key_t shift, key_t* scratch, Py_ssize_t n,
+) noexcept nogil:
+    """Maxima of every region, a band of rows after the other: (region, n).
+
+    A band has one running maximum per segment of columns, of pixels that are vectors of channels:
+    in place, or each row collected first.
+    """
+    cdef const Cells* cells = &plan.cells
+    cdef key_t* slots = scratch + plan.n_regions * n
+    cdef key_t* gathered = slots + cells.columns.n_slots * n
+    cdef Py_ssize_t band, y, top, pixel_stride = x.pixel_stride
+    cdef const char* row
+    fill(scratch, least_key(flip), plan.n_regions * n)
+    if path == Path.GATHER:
+        pixel_stride = n * sizeof(key_t)
+    for band in range(cells.n_bands):
+        top = cells.bands[2 * band]
+        for y in range(top, cells.bands[2 * band + 1]):
+            row = block + y * x.row_stride
+            if path == Path.GATHER:
+                gather_row(x, row, lanes, gathered, n)
+                row = <const char*>gathered
+            pool_row(&cells.columns, row, pixel_stride, flip, shift, slots, n, y == top)
+        close_band(cells, band, slots, scratch, n)
+
+
+cdef void pool_rows(
+    const Map* x, Plan plan, const char* block, Py_ssize_t lanes,
+    key_t flip, key_t shift, key_t* columns, key_t* spare, Py_ssize_t n,
+) noexcept nogil:
+    """Maxima of planes stored row by row over intervals of rows: (column, interval, n).
+
+    Plane after plane in vectors along the row, then transposed.
+    """
+    cdef Py_ssize_t width = x.width, size = n * width
+    cdef Py_ssize_t lane, segment, top, interval
+    cdef key_t* slots = spare + 2 * size
+    cdef const char* plane
+    for lane in range(lanes):
+        plane = block + lane * x.channel_stride
+        for segment in range(plan.rows.n_segments):
+            top = plan.rows.segments[2 * segment]
+            pool_run(
+                slots + segment * size + lane * width, plane + top * x.row_stride, x.row_stride,
+                plan.rows.segments[2 * segment + 1] - top, flip, shift, width, True,
+            )
+    run_program(&plan.rows, slots, size)
+    for interval in range(plan.rows.n_results):
+        spread(
+            transpose(slots + plan.rows.result[interval] * size, spare, spare + size, width),
+            columns + interval * n, width, plan.rows.n_results * n,
+        )
+
+
+cdef void pool_planes(
+    const Map* x, Plan plan, const char* block, key_t flip, key_t shift,
+    key_t* columns, key_t* spare, Py_ssize_t n,
+) noexcept nogil:
+    """As `pool_rows`, but n whole planes are transposed first: for planes that are small."""
+    cdef Py_ssize_t width = x.width, size = n * width
+    cdef Py_ssize_t interval
+    cdef key_t* slots = spare + 2 * size * x.height
+    cdef key_t* pixels = transpose(
+        <const key_t*>block, spare, spare + size * x.height, width * x.height
+    )
+    pool_axis(
+        &plan.rows, <const char*>pixels, size * sizeof(key_t), flip, shift, slots, size
+    )
+    for interval in range(plan.rows.n_results):
+        spread(
+            slots + plan.rows.result[interval] * size, columns + interval * n, width,
+            plan.rows.n_results * n,
+        )
+
+
+cdef void pool_block(
+    const Map* x, Plan plan, int path, Py_ssize_t image, Py_ssize_t first, Py_ssize_t lanes,
+    key_t flip, key_t shift, key_t* scratch, key_t* out, Py_ssize_t n,
+) noexcept nogil:
+    """Write the maxima of `lanes` channels of one image in every region."""
+    cdef const char* block = x.data + image * x.image_stride + first * x.channel_stride
+    cdef Py_ssize_t region, target, step = plan.bins, intervals = plan.rows.n_results
+    cdef key_t* slots = scratch + intervals * x.width * n
+    cdef const key_t* keys
+    if path == Path.ROWS:
+        pool_rows(x, plan, block, lanes, flip, shift, scratch, slots, n)
+    elif path == Path.PLANES:
+        pool_planes(x, plan, block, flip, shift, scratch, slots, n)
+    else:
+        pool_bands(x, plan, path, block, lanes, flip, shift, scratch, n)
+    if path == Path.ROWS or path == Path.PLANES:
+        pool_axis(
+            &plan.columns, <const char*>scratch, intervals * n * sizeof(key_t),
+            <key_t>0, <key_t>0, slots, intervals * n,
+        )
+    for region in range(plan.n_regions):
+        target = plan.target[region]
+        if path == Path.ROWS or path == Path.PLANES:
+            keys = slots + (plan.column_slot[region] * intervals + plan.row_interval[region]) * n
+        else:
+            keys = scratch + region * n
+        store(
+            keys, flip, shift,
+            out + (target // step * x.channels + first) * step + target % step, step, lanes,
+        )
+
+
+cdef Py_ssize_t scratch_keys(Plan plan, int path, Py_ssize_t n) noexcept nogil:
+    """Keys of scratch memory that `pool_block` needs for n channels."""
+    cdef Py_ssize_t bands = plan.n_regions + plan.cells.columns.n_slots + plan.width
+    cdef Py_ssize_t down = 2 + plan.rows.n_slots, across = plan.columns.n_slots
+    if path == Path.CHANNELS or path == Path.GATHER:
+        return bands * n
+    if path == Path.PLANES:
+        down += 2 * plan.height
+    return n * (
+        plan.rows.n_results * plan.width
+        + max(down * plan.width, across * plan.rows.n_results)
+    )
