@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 
     from rmac.regions import RegionGrid
 
-_INSET = 0.012  # of the map's shorter side, a region: edges that coincide stay apart
+_INSET = 0.012  # of the map's shorter side, per level: edges that coincide stay apart
+_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def plot_grid(grid: RegionGrid, image: npt.ArrayLike | None, ax: Axes | None) -> Axes:
     """Draw `grid` over an image or over its own cells; see `RegionGrid.plot`."""
     try:
         import matplotlib.pyplot as plt
+        from matplotlib.colors import to_rgb
         from matplotlib.patches import Rectangle
     except ImportError as error:
         raise ImportError("RegionGrid.plot needs matplotlib: pip install 'rmac[plot]'") from error
@@ -41,24 +43,24 @@ def plot_grid(grid: RegionGrid, image: npt.ArrayLike | None, ax: Axes | None) ->
 
     boxes = grid.to_image(height, width)
     step = _INSET * min(height, width)
-    colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, int(grid.level.max(initial=0)) + 1))
     for level in np.unique(grid.level):
-        members = boxes[grid.level == level]
-        for order, (x1, y1, x2, y2) in enumerate(members):
-            inset = step * (0.5 + order % 4)
-            side = members[0, 2] - members[0, 0]
-            label = f"level {level}: {len(members)} of {side:.0f}" if level else "whole map"
+        colour = _COLOURS[level % len(_COLOURS)]
+        members = boxes[grid.level == level] + step * level * np.array([1, 1, -1, -1])
+        cells = np.diff(grid.boxes[grid.level == level][0, ::2])[0] + 1
+        label = f"level {level}: {len(members)} of {cells}×{cells}" if level else "whole map"
+        for x1, y1, x2, y2 in members:
             ax.add_patch(
                 Rectangle(
-                    (x1 + inset, y1 + inset),
-                    x2 - x1 - 2 * inset,
-                    y2 - y1 - 2 * inset,
-                    edgecolor=colours[level],
-                    facecolor="none",
-                    linewidth=1.8,
-                    label=None if order else label,
+                    (x1, y1),
+                    x2 - x1,
+                    y2 - y1,
+                    edgecolor=colour,
+                    facecolor=(*to_rgb(colour), 0.05),
+                    linewidth=2,
+                    label=label,
                 )
             )
+            label = ""  # one entry a level in the legend
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False)
     ax.set_title(f"{len(grid)} regions on {grid.height}×{grid.width} cells, {grid.preset}")

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
         f"{grid.height}x{grid.width} cells"
     )
     if options.plot:
-        _plot(grid, query, options.plot)
+        _plot(grid, options.plot)
         print(f"region grid of {options.query} drawn to {options.plot}")
 
 
@@ -59,14 +59,13 @@ def _print_ranking(query: str, similarity: dict[str, Any]) -> None:
         print(f"{rank:4}  {similarity[name]:10.4f}  {name}")
 
 
-def _plot(grid: rmac.RegionGrid, query: npt.NDArray[np.uint8], path: str) -> None:
+def _plot(grid: rmac.RegionGrid, path: str) -> None:
     if "matplotlib" not in sys.modules:
         try:
             import matplotlib as mpl
         except ImportError:
             raise ImportError("--plot needs matplotlib: pip install 'rmac[plot]'") from None
         mpl.use("Agg")
-    ax = grid.plot(query.mean(axis=0))
-    figure = ax.get_figure(root=True)
+    figure = grid.plot().get_figure(root=True)
     assert figure is not None
     figure.savefig(path, dpi=150)

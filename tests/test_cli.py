@@ -191,3 +191,13 @@ def test_version(capsys):
         main(["--version"])
     assert exit_.value.code == 0
     assert capsys.readouterr().out == f"rmac {rmac.__version__}\n"
+
+
+def test_a_closed_pipe_is_no_error():
+    code = "import sys; from rmac.cli import main; sys.exit(main(['demo']))"
+    command = [sys.executable, "-c", code]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, cwd="/") as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
