@@ -6,6 +6,7 @@ below, `boxes` (R, 4) int64 lie on the map, `out` is C-ordered and apart from `x
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,22 +37,29 @@ class _Dtype(NamedTuple):
     flip: int
     shift: int
     kind: int
+    pool: Any  # the kernels for these bits
+    rmac: Any
 
 
-def _dtype_of(dtype: np.dtype[Any]) -> _Dtype:
-    return _DTYPES[dtype if dtype in _DTYPES else "bfloat16"]
+def _dtype(bits: type[np.integer[Any]], flip: int, shift: int, kind: int) -> _Dtype:
+    key = f"{bits.__name__}_t"
+    real = "double" if kind == Kind.FLOAT64 else "float"
+    return _Dtype(np.dtype(bits), flip, shift, kind, kernels.pool[key], kernels.rmac[key, real])
 
 
-_DTYPES: dict[Any, _Dtype] = {
-    np.dtype(np.uint8): _Dtype(np.dtype(np.int8), 0, -0x80, Kind.UINT8),
-    np.dtype(np.int8): _Dtype(np.dtype(np.int8), 0, 0, Kind.INT8),
-    np.dtype(np.float16): _Dtype(np.dtype(np.int16), 0x7FFF, 0x3FF, Kind.FLOAT16),
-    "bfloat16": _Dtype(np.dtype(np.int16), 0x7FFF, 0x7F, Kind.BFLOAT16),
-    np.dtype(np.float32): _Dtype(np.dtype(np.int32), 0x7FFF_FFFF, 0x7F_FFFF, Kind.FLOAT32),
-    np.dtype(np.float64): _Dtype(
-        np.dtype(np.int64), 0x7FFF_FFFF_FFFF_FFFF, 0xF_FFFF_FFFF_FFFF, Kind.FLOAT64
-    ),
+_DTYPES = {
+    "uint8": _dtype(np.int8, 0, -0x80, Kind.UINT8),
+    "int8": _dtype(np.int8, 0, 0, Kind.INT8),
+    "float16": _dtype(np.int16, 0x7FFF, 0x3FF, Kind.FLOAT16),
+    "bfloat16": _dtype(np.int16, 0x7FFF, 0x7F, Kind.BFLOAT16),
+    "float32": _dtype(np.int32, 0x7FFF_FFFF, 0x7F_FFFF, Kind.FLOAT32),
+    "float64": _dtype(np.int64, 0x7FFF_FFFF_FFFF_FFFF, 0xF_FFFF_FFFF_FFFF, Kind.FLOAT64),
 }
+
+
+@cache
+def _dtype_of(dtype: np.dtype[Any]) -> _Dtype:
+    return _DTYPES[dtype.name]
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any], like: Array) -> Array:  # noqa: ARG001
@@ -113,19 +121,15 @@ def rmac(
     """Write the descriptor of each image: (N, D), or (N, R, D) unaggregated."""
     images, channels, height, width = x.shape
     plan = region_plan(boxes.tobytes(), height, width)
-    bits, _, _, kind = _dtype_of(x.dtype)
-    how = _AGGREGATES.get(aggregate, Aggregate.CONCAT)
-    arguments, threads = _arguments(x, plan, workers)
-    describe = kernels.rmac[f"{bits.name}_t", "double" if kind == Kind.FLOAT64 else "float"]
-    describe(
+    dtype = _dtype_of(x.dtype)
+    arguments, threads = _arguments(x, dtype, plan, workers, channels)
+    dtype.rmac(
         *arguments,
-        kind,
+        dtype.kind,
         normalize_regions,
-        how,
+        _AGGREGATES.get(aggregate, Aggregate.CONCAT),
         normalize and aggregate != "none",
         eps,
-        np.empty((threads, len(boxes) * channels), bits),
-        np.empty((threads, channels), out.dtype),
         out.reshape(images, -1),
         threads,
     )
@@ -134,21 +138,22 @@ def rmac(
 def _pool(x: Array, plan: kernels.Plan, out: Array, workers: int | None) -> None:
     if x.size == 0 or plan.n_regions == 0:
         return
-    bits = _dtype_of(x.dtype).bits
-    arguments, threads = _arguments(x, plan, workers)
-    kernels.pool[f"{bits.name}_t"](*arguments, out.view(bits).reshape(-1), threads)
+    dtype = _dtype_of(x.dtype)
+    arguments, threads = _arguments(x, dtype, plan, workers)
+    dtype.pool(*arguments, out.view(dtype.bits).reshape(-1), threads)
 
 
-def _arguments(x: Array, plan: kernels.Plan, workers: int | None) -> tuple[tuple[Any, ...], int]:
+def _arguments(
+    x: Array, dtype: _Dtype, plan: kernels.Plan, workers: int | None, channels: int = 0
+) -> tuple[tuple[Any, ...], int]:
     """Return the arguments that every kernel begins with, and the threads to run it on."""
-    bits, flip, shift, _ = _dtype_of(x.dtype)
     path = _path(x, plan)
     threads = max(1, min(workers_for(workers), x.nbytes // _SMALL_TASK))
     lanes = _lanes(x, plan, path, threads)
     threads = min(threads, x.shape[0] * -(-x.shape[1] // lanes))
-    size = kernels.scratch_bytes(plan, path, lanes, x.itemsize)
+    size = kernels.scratch_bytes(plan, path, lanes, x.itemsize, channels)
     scratch = np.empty(threads * size + _LINE, np.uint8)
-    return (x.view(bits), plan, path, lanes, flip, shift, scratch), threads
+    return (x.view(dtype.bits), plan, path, lanes, dtype.flip, dtype.shift, scratch), threads
 
 
 def _path(x: Array, plan: kernels.Plan) -> int:

@@ -145,15 +145,15 @@ cdef class Plan:
     """The tables of `rmac.cpu.plan`, as the kernels read them."""
 
     cdef readonly Py_ssize_t height, width, n_regions, bins
-    cdef Program rows, columns
+    cdef Program rows
     cdef const Py_ssize_t* row_interval
-    cdef const Py_ssize_t* column_slot
+    cdef const Py_ssize_t* columns
     cdef const Py_ssize_t* target
     cdef Cells cells
     cdef list _tables
 
     def __init__(
-        self, height, width, rows, columns, row_interval, column_slot, cells, target, bins
+        self, height, width, rows, row_interval, columns, cells, target, bins
     ):
         self._tables = []
         self.height = height
@@ -161,13 +161,12 @@ cdef class Plan:
         self.bins = bins
         self.n_regions = len(target)
         self.rows = self._program(rows)
-        self.columns = self._program(columns)
         self.row_interval = self._table(row_interval)
-        self.column_slot = self._table(column_slot)
+        self.columns = self._table(columns)
         self.target = self._table(target)
         self.cells.n_bands = len(cells.bands)
         self.cells.bands = self._table(cells.bands)
-        self.cells.columns = self.columns
+        self.cells.columns = self._program(cells.columns)
         self.cells.band_end = self._table(cells.band_end)
         self.cells.region = self._table(cells.region)
         self.cells.slot = self._table(cells.slot)
@@ -199,10 +198,21 @@ include "paths.pxi"
 include "describe.pxi"
 
 
-def scratch_bytes(Plan plan, int path, Py_ssize_t lanes, Py_ssize_t itemsize):
-    """Return the size of the memory that a thread needs to pool a block of channels, in bytes."""
-    cdef Py_ssize_t size = scratch_keys(plan, path, lanes) * itemsize
+cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
     return (size + LINE - 1) // LINE * LINE
+
+
+def scratch_bytes(
+    Plan plan, int path, Py_ssize_t lanes, Py_ssize_t itemsize, Py_ssize_t channels=0
+):
+    """Return the size of the memory that a thread needs, in bytes.
+
+    That is what `pool` needs for a block of channels and, if `channels` is given, what `rmac` needs
+    besides: an image's regional maxima, and one vector of the descriptor's dtype.
+    """
+    cdef Py_ssize_t size = whole_lines(scratch_keys(plan, path, lanes) * itemsize)
+    size += whole_lines(plan.n_regions * channels * itemsize)
+    return size + whole_lines(channels * sizeof(double))
 
 
 cdef Job job_of(
@@ -274,20 +284,41 @@ def pool(
             )
 
 
+cdef inline key_t* maxima_of(
+    const Job* job, Plan plan, int thread, key_t like
+) noexcept nogil:
+    """Where a thread keeps an image's regional maxima: after what pooling needs."""
+    return <key_t*>(
+        job.scratch + thread * job.scratch_size
+        + whole_lines(scratch_keys(plan, job.path, job.lanes) * sizeof(key_t))
+    )
+
+
+cdef inline floating* row_of(const Job* job, int thread, floating like) noexcept nogil:
+    """Where a thread keeps one regional vector: at the end of its scratch memory."""
+    return <floating*>(
+        job.scratch + (thread + 1) * job.scratch_size
+        - whole_lines(job.x.channels * sizeof(double))
+    )
+
+
 cdef void rmac_image(
     const Job* job, Plan plan, Py_ssize_t image, int thread, key_t flip, key_t shift,
-    const Recipe* recipe, key_t* maxima, floating* row, floating* out,
+    const Recipe* recipe, floating* out,
 ) noexcept nogil:
     cdef Py_ssize_t block
+    cdef key_t* maxima = maxima_of(job, plan, thread, flip)
     for block in range(job.blocks):
         pool_task(job, plan, image, block, thread, flip, shift, maxima)
-    describe_image(maxima, recipe, plan.n_regions, job.x.channels, row, out)
+    describe_image(
+        maxima, recipe, plan.n_regions, job.x.channels, row_of(job, thread, out[0]), out
+    )
 
 
 def rmac(
     const key_t[:, :, :, :] x, Plan plan, int path, Py_ssize_t lanes, key_t flip, key_t shift,
     unsigned char[::1] scratch, int kind, bint normalize_regions, int aggregate, bint normalize,
-    double eps, key_t[:, ::1] maxima, floating[:, ::1] rows, floating[:, ::1] out, int workers,
+    double eps, floating[:, ::1] out, int workers,
 ):
     """Write the descriptor of every image of x (N, C, H, W).
 
@@ -298,35 +329,29 @@ def rmac(
     ----------
     x, plan, path, lanes, flip, shift, scratch : as in `pool`
     kind, normalize_regions, aggregate, normalize, eps : IN, see `Kind`, `Aggregate`, `rmac.rmac`
-    maxima : TEMP, (workers, R * C)
-    rows : TEMP, (workers, C)
     out : OUT, (N, D)
     workers : IN, threads
     """
     cdef Job job = job_of(x, plan, path, lanes, scratch, workers)
     cdef Recipe recipe
     cdef Py_ssize_t image, block
+    cdef key_t* maxima = maxima_of(&job, plan, 0, flip)
     recipe.kind, recipe.aggregate, recipe.eps = kind, aggregate, eps
     recipe.normalize_regions, recipe.normalize = normalize_regions, normalize
     if workers == 1:
         with nogil:
             for image in range(x.shape[0]):
-                rmac_image(
-                    &job, plan, image, 0, flip, shift, &recipe, &maxima[0, 0], &rows[0, 0],
-                    &out[image, 0],
-                )
+                rmac_image(&job, plan, image, 0, flip, shift, &recipe, &out[image, 0])
     elif x.shape[0] >= workers:
         for image in prange(x.shape[0], nogil=True, schedule="dynamic", num_threads=workers):
-            rmac_image(
-                &job, plan, image, threadid(), flip, shift, &recipe, &maxima[threadid(), 0],
-                &rows[threadid(), 0], &out[image, 0],
-            )
+            rmac_image(&job, plan, image, threadid(), flip, shift, &recipe, &out[image, 0])
     else:
         for image in range(x.shape[0]):
             for block in prange(job.blocks, nogil=True, schedule="static", num_threads=workers):
-                pool_task(&job, plan, image, block, threadid(), flip, shift, &maxima[0, 0])
+                pool_task(&job, plan, image, block, threadid(), flip, shift, maxima)
             describe_image(
-                &maxima[0, 0], &recipe, plan.n_regions, x.shape[1], &rows[0, 0], &out[image, 0]
+                maxima, &recipe, plan.n_regions, x.shape[1], row_of(&job, 0, out[0, 0]),
+                &out[image, 0],
             )
 
 

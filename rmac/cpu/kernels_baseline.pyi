@@ -31,9 +31,8 @@ class Plan:
         height: int,
         width: int,
         rows: Any,
-        columns: Any,
         row_interval: Any,
-        column_slot: Any,
+        columns: Any,
         cells: Any,
         target: Any,
         bins: int,
@@ -45,7 +44,7 @@ class _Fused:
 pool: _Fused
 rmac: _Fused
 
-def scratch_bytes(plan: Plan, path: int, lanes: int, itemsize: int) -> int: ...
+def scratch_bytes(plan: Plan, path: int, lanes: int, itemsize: int, channels: int = 0) -> int: ...
 def read(words: Any, workers: int) -> int: ...
 def build_info() -> dict[str, Any]: ...
 def max_threads() -> int: ...

@@ -29,10 +29,10 @@ cdef inline void interleave(
             out[4 * i + 3] = src[3 * part + i]
 
 
-cdef key_t* transpose(
+cdef void transpose(
     const key_t* src, key_t* out, key_t* spare, Py_ssize_t columns
 ) noexcept nogil:
-    """Transpose (lanes, columns) into (columns, lanes); return which of the two buffers has it.
+    """Transpose (lanes, columns) into (columns, lanes).
 
     Element (lane, column) stands at i = lane * columns + column. Dealing out w parts takes i to
     w * i modulo the number of elements less one, so that rounds with a product of `lanes` take it
@@ -40,19 +40,9 @@ cdef key_t* transpose(
     """
     cdef Py_ssize_t lanes = lanes_of(src[0]), size = lanes * columns
     cdef Py_ssize_t ways = 4 if lanes % 3 == 1 else 2  # what makes the rest a power of 4
-    interleave(src, out, ways, size // ways)
-    lanes //= ways
-    while lanes > 1:
+    if lanes > 16:
+        interleave(src, out, ways, size // ways)
         interleave(out, spare, 4, size // 4)
-        out, spare = spare, out
-        lanes //= 4
-    return out
-
-
-cdef inline void spread(
-    const key_t* pixels, key_t* out, Py_ssize_t width, Py_ssize_t stride
-) noexcept nogil:
-    """Copy a row of pixels, each one line of lanes, to places `stride` apart."""
-    cdef Py_ssize_t i
-    for i in range(width):
-        memcpy(out + i * stride, <const char*>pixels + i * LINE, LINE)
+    else:
+        interleave(src, spare, ways, size // ways)
+    interleave(spare, out, 4, size // 4)

@@ -9,21 +9,6 @@ cdef void run_program(const Program* program, key_t* slots, Py_ssize_t n) noexce
         maximum(slots + step[0] * n, slots + step[1] * n, slots + step[2] * n, n)
 
 
-cdef void pool_axis(
-    const Program* program, const char* data, Py_ssize_t stride,
-    key_t flip, key_t shift, key_t* slots, Py_ssize_t n,
-) noexcept nogil:
-    """Maxima over all intervals of one axis, along which vectors of n values lie `stride` apart."""
-    cdef Py_ssize_t segment, start
-    for segment in range(program.n_segments):
-        start = program.segments[2 * segment]
-        pool_run(
-            slots + segment * n, data + start * stride, stride,
-            program.segments[2 * segment + 1] - start, flip, shift, n, True,
-        )
-    run_program(program, slots, n)
-
-
 cdef void pool_row(
     const Program* columns, const char* row, Py_ssize_t pixel_stride,
     key_t flip, key_t shift, key_t* slots, Py_ssize_t n, bint fresh,
@@ -80,15 +65,15 @@ cdef void pool_bands(
 
 cdef void pool_rows(
     const Map* x, Plan plan, const char* block, Py_ssize_t lanes,
-    key_t flip, key_t shift, key_t* columns, key_t* spare, Py_ssize_t n,
+    key_t flip, key_t shift, key_t* out, key_t* scratch,
 ) noexcept nogil:
-    """Maxima of planes stored row by row over intervals of rows: (column, interval, n).
+    """Maxima of planes stored row by row over the intervals of rows: (interval, column, lane).
 
     Plane after plane in vectors along the row, then transposed.
     """
-    cdef Py_ssize_t width = x.width, size = n * width
+    cdef Py_ssize_t width = x.width, size = lanes_of(flip) * width
     cdef Py_ssize_t lane, segment, top, interval
-    cdef key_t* slots = spare + 2 * size
+    cdef key_t* slots = scratch + size
     cdef const char* plane
     for lane in range(lanes):
         plane = block + lane * x.channel_stride
@@ -100,31 +85,29 @@ cdef void pool_rows(
             )
     run_program(&plan.rows, slots, size)
     for interval in range(plan.rows.n_results):
-        spread(
-            transpose(slots + plan.rows.result[interval] * size, spare, spare + size, width),
-            columns + interval * n, width, plan.rows.n_results * n,
+        transpose(
+            slots + plan.rows.result[interval] * size, out + interval * size, scratch, width
         )
 
 
 cdef void pool_planes(
     const Map* x, Plan plan, const char* block, key_t flip, key_t shift,
-    key_t* columns, key_t* spare, Py_ssize_t n,
+    key_t* out, key_t* scratch,
 ) noexcept nogil:
-    """As `pool_rows`, but n whole planes are transposed first: for planes that are small."""
-    cdef Py_ssize_t width = x.width, size = n * width
-    cdef Py_ssize_t interval
-    cdef key_t* slots = spare + 2 * size * x.height
-    cdef key_t* pixels = transpose(
-        <const key_t*>block, spare, spare + size * x.height, width * x.height
-    )
-    pool_axis(
-        &plan.rows, <const char*>pixels, size * sizeof(key_t), flip, shift, slots, size
-    )
-    for interval in range(plan.rows.n_results):
-        spread(
-            slots + plan.rows.result[interval] * size, columns + interval * n, width,
-            plan.rows.n_results * n,
+    """Maxima of small planes over all slots of the program of rows: (slot, column, lane).
+
+    A line of whole planes is transposed, then reduced in vectors along the row of pixels.
+    """
+    cdef Py_ssize_t segment, top, size = lanes_of(flip) * x.width
+    cdef key_t* pixels = scratch
+    transpose(<const key_t*>block, pixels, pixels + size * x.height, x.width * x.height)
+    for segment in range(plan.rows.n_segments):
+        top = plan.rows.segments[2 * segment]
+        pool_run(
+            out + segment * size, <const char*>(pixels + top * size), size * sizeof(key_t),
+            plan.rows.segments[2 * segment + 1] - top, flip, shift, size, True,
         )
+    run_program(&plan.rows, out, size)
 
 
 cdef void pool_block(
@@ -133,41 +116,38 @@ cdef void pool_block(
 ) noexcept nogil:
     """Write the maxima of `lanes` channels of one image in every region."""
     cdef const char* block = x.data + image * x.image_stride + first * x.channel_stride
-    cdef Py_ssize_t region, target, step = plan.bins, intervals = plan.rows.n_results
-    cdef key_t* slots = scratch + intervals * x.width * n
-    cdef const key_t* keys
+    cdef Py_ssize_t region, target, interval, size = n * x.width, step = plan.bins
+    cdef key_t* place
     if path == Path.ROWS:
-        pool_rows(x, plan, block, lanes, flip, shift, scratch, slots, n)
+        pool_rows(
+            x, plan, block, lanes, flip, shift, scratch, scratch + plan.rows.n_results * size
+        )
     elif path == Path.PLANES:
-        pool_planes(x, plan, block, flip, shift, scratch, slots, n)
+        pool_planes(
+            x, plan, block, flip, shift, scratch, scratch + plan.rows.n_slots * size
+        )
     else:
         pool_bands(x, plan, path, block, lanes, flip, shift, scratch, n)
-    if path == Path.ROWS or path == Path.PLANES:
-        pool_axis(
-            &plan.columns, <const char*>scratch, intervals * n * sizeof(key_t),
-            <key_t>0, <key_t>0, slots, intervals * n,
-        )
     for region in range(plan.n_regions):
         target = plan.target[region]
-        if path == Path.ROWS or path == Path.PLANES:
-            keys = slots + (plan.column_slot[region] * intervals + plan.row_interval[region]) * n
-        else:
-            keys = scratch + region * n
-        store(
-            keys, flip, shift,
-            out + (target // step * x.channels + first) * step + target % step, step, lanes,
+        place = out + (target // step * x.channels + first) * step + target % step
+        if path == Path.CHANNELS or path == Path.GATHER:
+            store(scratch + region * n, flip, shift, place, step, lanes)
+            continue
+        interval = plan.row_interval[region]
+        if path == Path.PLANES:
+            interval = plan.rows.result[interval]
+        store_run(
+            scratch + interval * size + plan.columns[2 * region] * n,
+            plan.columns[2 * region + 1] - plan.columns[2 * region],
+            flip, shift, place, step, lanes,
         )
 
 
 cdef Py_ssize_t scratch_keys(Plan plan, int path, Py_ssize_t n) noexcept nogil:
     """Keys of scratch memory that `pool_block` needs for n channels."""
-    cdef Py_ssize_t bands = plan.n_regions + plan.cells.columns.n_slots + plan.width
-    cdef Py_ssize_t down = 2 + plan.rows.n_slots, across = plan.columns.n_slots
-    if path == Path.CHANNELS or path == Path.GATHER:
-        return bands * n
+    if path == Path.ROWS:
+        return n * plan.width * (plan.rows.n_results + 1 + plan.rows.n_slots)
     if path == Path.PLANES:
-        down += 2 * plan.height
-    return n * (
-        plan.rows.n_results * plan.width
-        + max(down * plan.width, across * plan.rows.n_results)
-    )
+        return n * plan.width * (plan.rows.n_slots + 2 * plan.height)
+    return n * (plan.n_regions + plan.cells.columns.n_slots + plan.width)

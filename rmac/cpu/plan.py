@@ -35,6 +35,7 @@ class Cells(NamedTuple):
     """Which regions cross each elementary band of rows."""
 
     bands: Index  # (B, 2) start and stop row of each band
+    columns: Program  # the intervals of columns, for one band at a time
     band_end: Index  # (B,) end of each band's run in the two lists that follow
     region: Index  # the regions that cross the band
     slot: Index  # the slot that holds the region's interval of columns
@@ -59,15 +60,13 @@ def make_plan(
     columns, column_of = _unique_intervals(boxes[:, 0], stops[:, 0])
     rows, row_of = _unique_intervals(boxes[:, 1], stops[:, 1])
     across, down = _program(columns), _program(rows)
-    column_slot = across.result[column_of]
     return kernels.Plan(
         height,
         width,
         down,
-        across,
         row_of,
-        column_slot,
-        _cells(down.segments, boxes[:, 1], stops[:, 1], column_slot),
+        np.stack([boxes[:, 0], stops[:, 0]], axis=1).astype(np.intp),
+        _cells(down.segments, boxes[:, 1], stops[:, 1], across, across.result[column_of]),
         target,
         bins,
     )
@@ -79,12 +78,12 @@ def _unique_intervals(start: Index, stop: Index) -> tuple[Index, Index]:
     return unique, inverse.reshape(-1)
 
 
-def _cells(bands: Index, start: Index, stop: Index, column_slot: Index) -> Cells:
+def _cells(bands: Index, start: Index, stop: Index, columns: Program, column_slot: Index) -> Cells:
     """Return which regions, with rows start..stop, cross which band."""
     crossing = [np.flatnonzero((start <= top) & (bottom <= stop)) for top, bottom in bands]
     region = np.concatenate([np.empty(0, np.intp), *crossing])
     ends = np.cumsum([len(regions) for regions in crossing], dtype=np.intp)
-    return Cells(bands, ends, region, column_slot[region])
+    return Cells(bands, columns, ends, region, column_slot[region])
 
 
 def _program(intervals: Index) -> Program:
