@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import operator
+from functools import lru_cache, wraps
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+
+Result = TypeVar("Result")
+Params = ParamSpec("Params")
+
+
+def remembered(check: Callable[Params, Result]) -> Callable[Params, Result]:
+    """Cache a function of options, so that the same ones are not checked on every call.
+
+    Options of different types are different, such as 1 and True. Those that cannot be cached are
+    checked each time.
+    """
+    cached = lru_cache(maxsize=1024, typed=True)(check)
+
+    @wraps(check)
+    def call(*args: Params.args, **options: Params.kwargs) -> Result:
+        try:
+            return cached(*args, **options)  # type: ignore[arg-type]
+        except TypeError:
+            return check(*args, **options)
+
+    return call
 
 
 def positive_int(name: str, value: int) -> int:
@@ -49,7 +72,8 @@ def choice(name: str, value: str, choices: Iterable[str]) -> str:
     return value
 
 
-def flag(name: str, value: bool) -> None:
-    """Raise unless `value` is a bool."""
+def flag(name: str, value: bool) -> bool:
+    """Return `value` as a bool if it is one, or raise."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from rmac._arrays import Array, deliver, descriptor_dtype, feature_map, output, require_cells
-from rmac._checks import choice, flag, positive_int, real
+from rmac._checks import choice, flag, positive_int, real, remembered
 from rmac.operators import Backend, public_operator
 from rmac.regions import region_grid
 
@@ -96,12 +98,7 @@ def rmac(
     (8, 512)
     >>> similarity = descriptors @ descriptors.T
     """
-    choice("pool", pool, ["max"])
-    choice("aggregate", aggregate, AGGREGATES)
-    flag("normalize_regions", normalize_regions)
-    flag("normalize", normalize)
-    eps = real("eps", eps, low=0)
-    workers = None if workers is None else positive_int("workers", workers)
+    options = _checked_options(pool, normalize_regions, aggregate, normalize, eps, workers)
     maps = feature_map(x, layout)
     require_cells(maps)
     grid = region_grid(*maps.shape[2:], levels=levels, overlap=overlap, preset=preset)
@@ -110,14 +107,32 @@ def rmac(
     shape = shapes.get(aggregate, (images, channels))
     result = output(out, x, shape, descriptor_dtype(x.dtype), backend.empty)
     if result.size:
-        backend.rmac(
-            maps,
-            grid.boxes,
-            result,
-            normalize_regions=normalize_regions,
-            aggregate=aggregate,
-            normalize=normalize,
-            eps=eps,
-            workers=workers,
-        )
+        backend.rmac(maps, grid.boxes, result, **options)
     return deliver(result, out)
+
+
+class _Options(TypedDict):
+    normalize_regions: bool
+    aggregate: str
+    normalize: bool
+    eps: float
+    workers: int | None
+
+
+@remembered
+def _checked_options(
+    pool: str,
+    normalize_regions: bool,
+    aggregate: str,
+    normalize: bool,
+    eps: float,
+    workers: int | None,
+) -> _Options:
+    choice("pool", pool, ["max"])
+    return {
+        "normalize_regions": flag("normalize_regions", normalize_regions),
+        "aggregate": choice("aggregate", aggregate, AGGREGATES),
+        "normalize": flag("normalize", normalize),
+        "eps": real("eps", eps, low=0),
+        "workers": None if workers is None else positive_int("workers", workers),
+    }

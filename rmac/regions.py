@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rmac._checks import choice, positive_int, real
+from rmac._checks import choice, positive_int, real, remembered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -210,6 +210,11 @@ def region_grid(
     >>> grid.boxes[0]
     array([ 0,  0, 23, 23])
     """
+    return _checked_grid(height, width, levels, overlap, preset)
+
+
+@remembered
+def _checked_grid(height: int, width: int, levels: int, overlap: float, preset: str) -> RegionGrid:
     return _make_grid(
         positive_int("height", height),
         positive_int("width", width),
