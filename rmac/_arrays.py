@@ -48,25 +48,62 @@ def device_of(x: Array, name: str = "x") -> str:
     raise TypeError(f"{name}: expected a numpy.ndarray or cupy.ndarray, got {_type_name(x)}")
 
 
-def feature_map(x: Array, layout: str) -> Array:
+def device_of_input(x: Array | Sequence[Array]) -> str:
+    """As `device_of`, of an operator's input: an array, or a list of feature maps."""
+    if not isinstance(x, list | tuple):
+        return device_of(x)
+    devices = {device_of(one, f"x[{i}]") for i, one in enumerate(x)}
+    if not devices:
+        raise ValueError("x: expected at least one feature map, got none")
+    if len(devices) > 1:
+        raise TypeError(f"x: expected maps on one device, got {' and '.join(sorted(devices))}")
+    return devices.pop()
+
+
+def feature_map(x: Array, layout: str, name: str = "x") -> Array:
     """Return `x` as a view with axes (N, C, H, W), or raise."""
     axes = LAYOUTS[choice("layout", layout, LAYOUTS)]
+    if isinstance(x, list | tuple):
+        raise TypeError(f"{name}: expected one array, got a {type(x).__name__} of them")
     if x.ndim != 4:
-        raise ValueError(f"x: expected 4 axes ({', '.join(layout)}), got shape {x.shape}")
-    descriptor_dtype(x.dtype)
-    if isinstance(x, np.ndarray) and not (x.dtype.isnative and x.flags.aligned):
-        what = "misaligned" if x.dtype.isnative else "byte-swapped"
-        raise TypeError(f"x: expected aligned {_DTYPES} in native byte order, got {what} {x.dtype}")
+        raise ValueError(f"{name}: expected 4 axes ({', '.join(layout)}), got shape {x.shape}")
+    descriptor_dtype(x.dtype, name)
+    if isinstance(x, np.ndarray) and not x.flags.aligned:
+        raise TypeError(f"{name}: expected an aligned array, got misaligned {x.dtype.name}")
     return x if layout == "NCHW" else x.transpose(axes)
 
 
-def require_cells(x: Array) -> None:
-    """Raise unless a map (N, C, H, W) has a cell that a region could hold."""
-    if x.shape[2] == 0 or x.shape[3] == 0:
-        raise ValueError(f"x: expected a height and width of at least 1, got {x.shape[2:]}")
+def feature_batches(x: Array | Sequence[Array], layout: str) -> list[Array]:
+    """Return `x` as batches (N, C, H, W) with cells, or raise.
+
+    They are one batch, or one of a single image for each map (C, H, W) in a sequence.
+    """
+    if not isinstance(x, list | tuple):
+        maps = feature_map(x, layout)
+        if 0 in maps.shape[2:]:
+            raise ValueError(f"x: expected at least one cell, got shape {tuple(maps.shape)}")
+        return [maps]
+    batches = [_single(one, layout, f"x[{i}]") for i, one in enumerate(x)]
+    for i, batch in enumerate(batches):
+        if batch.dtype != batches[0].dtype:
+            names = batches[0].dtype.name, batch.dtype.name
+            raise TypeError("x[{}]: expected dtype {} as x[0] has, got {}".format(i, *names))
+        if batch.shape[1] != batches[0].shape[1]:
+            counts = batches[0].shape[1], batch.shape[1]
+            raise ValueError("x[{}]: expected {} channels as x[0] has, got {}".format(i, *counts))
+    return batches
 
 
-def descriptor_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def _single(x: Array, layout: str, name: str) -> Array:
+    if x.ndim != 3:
+        raise ValueError(f"{name}: expected 3 axes ({', '.join(layout[1:])}), got shape {x.shape}")
+    maps = feature_map(x[None], layout, name)
+    if 0 in maps.shape[2:]:
+        raise ValueError(f"{name}: expected at least one cell, got shape {x.shape}")
+    return maps
+
+
+def descriptor_dtype(dtype: np.dtype[Any], name: str = "x") -> np.dtype[Any]:
     """Return the dtype of descriptors of maps of `dtype`, or raise if there are none."""
     try:
         return _descriptor_dtypes[dtype]
@@ -76,8 +113,8 @@ def descriptor_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
         # Known once some array has it: ml_dtypes is not imported for its sake.
         return _descriptor_dtypes.setdefault(dtype, _FLOAT32)
     if not dtype.isnative and dtype.newbyteorder("=") in _descriptor_dtypes:
-        raise TypeError(f"x: expected native byte order, got byte-swapped {dtype.name}")
-    raise TypeError(f"x: expected {_DTYPES}, got {dtype.name}")
+        raise TypeError(f"{name}: expected native byte order, got byte-swapped {dtype.name}")
+    raise TypeError(f"{name}: expected {_DTYPES}, got {dtype.name}")
 
 
 def region_boxes(regions: RegionGrid | npt.ArrayLike, shape: Sequence[int]) -> np.ndarray:
@@ -126,7 +163,11 @@ def region_rois(rois: Array, x: Array) -> Array:
 
 
 def output(
-    out: Array | None, x: Array, shape: tuple[int, ...], dtype: np.dtype[Any], empty: Any
+    out: Array | None,
+    x: Array | Sequence[Array],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    empty: Any,
 ) -> Array:
     """Return the C-ordered array to compute into: `out` where that is possible, else a new one.
 
@@ -134,7 +175,7 @@ def output(
     """
     if out is None:
         return empty(shape, dtype, x)
-    if device_of(out, "out") != device_of(x):
+    if device_of(out, "out") != device_of_input(x):
         raise TypeError(f"out: expected an array where x is, got {_type_name(out)}")
     if out.dtype != dtype:
         raise TypeError(f"out: expected dtype {dtype.name}, got {out.dtype.name}")
@@ -143,7 +184,8 @@ def output(
     if isinstance(out, np.ndarray):
         if not out.flags.writeable:
             raise ValueError("out: expected a writeable array, got a read-only one")
-        if np.may_share_memory(out, x) or not out.flags.aligned:
+        inputs = x if isinstance(x, list | tuple) else [x]
+        if any(np.may_share_memory(out, one) for one in inputs) or not out.flags.aligned:
             return empty(shape, dtype, x)
     return out if out.flags.c_contiguous else empty(shape, dtype, x)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-from rmac._arrays import Array, deliver, descriptor_dtype, feature_map, output, require_cells
+from rmac._arrays import Array, deliver, descriptor_dtype, feature_batches, output
 from rmac._checks import choice, flag, positive_int, real, remembered
 from rmac.operators import Backend, public_operator
-from rmac.regions import region_grid
+from rmac.regions import RegionGrid, region_grid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["rmac"]
 
@@ -41,7 +44,8 @@ def rmac(
     Parameters
     ----------
     x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
-        Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides.
+        Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides. Or a list
+        of N maps of their own sizes, (C, H, W) or (H, W, C) each, of one dtype.
     pool : {"max"}, default "max"
         How a region's values become one, as in `region_pool`.
     levels, overlap, preset : int, float, str
@@ -99,16 +103,32 @@ def rmac(
     >>> similarity = descriptors @ descriptors.T
     """
     options = _checked_options(pool, normalize_regions, aggregate, normalize, eps, workers)
-    maps = feature_map(x, layout)
-    require_cells(maps)
-    grid = region_grid(*maps.shape[2:], levels=levels, overlap=overlap, preset=preset)
-    images, channels = maps.shape[:2]
-    shapes = {"concat": (images, len(grid) * channels), "none": (images, len(grid), channels)}
-    shape = shapes.get(aggregate, (images, channels))
-    result = output(out, x, shape, descriptor_dtype(x.dtype), backend.empty)
+    batches = feature_batches(x, layout)
+    grids = [
+        region_grid(*maps.shape[2:], levels=levels, overlap=overlap, preset=preset)
+        for maps in batches
+    ]
+    shape = _shape(batches, grids, aggregate)
+    result = output(out, x, shape, descriptor_dtype(batches[0].dtype), backend.empty)
     if result.size:
-        backend.rmac(maps, grid.boxes, result, **options)
+        backend.rmac(batches, [grid.boxes for grid in grids], result, **options)
     return deliver(result, out)
+
+
+def _shape(
+    batches: Sequence[Array], grids: Sequence[RegionGrid], aggregate: str
+) -> tuple[int, ...]:
+    images, channels = sum(maps.shape[0] for maps in batches), batches[0].shape[1]
+    if aggregate in ("sum", "mean"):
+        return images, channels
+    regions = {len(grid) for grid in grids}
+    if len(regions) > 1:
+        raise ValueError(
+            f'x: expected maps with equally many regions, as aggregate="{aggregate}" needs, '
+            f"got {min(regions)} to {max(regions)}"
+        )
+    count = regions.pop()
+    return (images, count * channels) if aggregate == "concat" else (images, count, channels)
 
 
 class _Options(TypedDict):

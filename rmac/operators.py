@@ -7,12 +7,12 @@ The public functions of rmac look their code up here too, so that an operator re
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol
 
 from rmac import cpu, cuda
-from rmac._arrays import Array, device_of
+from rmac._arrays import Array, device_of, device_of_input
 from rmac._checks import positive_int, real
 
 __all__ = [
@@ -49,8 +49,8 @@ class Backend(Protocol):
     ) -> None: ...
     def rmac(
         self,
-        x: Array,
-        boxes: Any,
+        batches: Sequence[Array],
+        boxes: Sequence[Any],
         out: Array,
         /,
         *,
@@ -169,7 +169,7 @@ def run_on_device(
 
 def _create(name: str, x: Array, /, *args: Any, **options: Any) -> Operator:
     """Return a new instance of a named operator for the device that `x` lives on."""
-    device = device_of(x)
+    device = device_of_input(x)
     try:
         factory = _factories[name, device]
     except KeyError:
@@ -186,6 +186,8 @@ def _move(x: Array, device: str) -> Array:
     kind, colon, index = device.partition(":")
     if kind not in _BACKENDS or (colon and (kind == "cpu" or not index.isdecimal())):
         raise ValueError(f'device: expected "cpu", "cuda" or "cuda:N", got {device!r}')
+    if isinstance(x, list | tuple):
+        return [_move(one, device) for one in x]
     here = device_of(x)
     if kind == "cpu":
         return x if here == "cpu" else cuda.to_host(x)

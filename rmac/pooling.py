@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from rmac._arrays import (
     Array,
     deliver,
+    feature_batches,
     feature_map,
     output,
     region_boxes,
     region_rois,
-    require_cells,
 )
 from rmac._checks import choice, positive_int, real
 from rmac.operators import Backend, public_operator
@@ -59,6 +59,8 @@ def rmac_regions(backend: Backend, x: Array, /, *, scales: int = 3, overlap: flo
     """
     scales = positive_int("scales", scales)
     overlap = real("overlap", overlap, low=0, high=1)
+    if isinstance(x, list | tuple):
+        raise TypeError(f"x: expected one array, got a {type(x).__name__} of them")
     if x.ndim != 4:
         raise ValueError(f"x: expected 4 axes (N, C, H, W), got shape {x.shape}")
     if x.size == 0:
@@ -89,7 +91,8 @@ def region_pool(
     Parameters
     ----------
     x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
-        Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides.
+        Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides. Or a list
+        of maps of their own sizes, (C, H, W) or (H, W, C) each.
     regions : RegionGrid or array_like of int, shape (R, 4), optional
         Boxes ``x1, y1, x2, y2`` inside the map, in cells, inclusive on both ends; on the host. By
         default the R-MAC grid that `levels`, `overlap` and `preset` describe; those are not used
@@ -111,7 +114,7 @@ def region_pool(
     Returns
     -------
     array, shape (N, R, C)
-        The regional maxima in the dtype of `x`; `out` if given.
+        The regional maxima in the dtype of `x`; `out` if given. A list of (R, C) for a list.
 
     Raises
     ------
@@ -135,15 +138,20 @@ def region_pool(
     """
     choice("pool", pool, ["max"])
     workers = None if workers is None else positive_int("workers", workers)
-    maps = feature_map(x, layout)
-    require_cells(maps)
-    if regions is None:
-        regions = region_grid(*maps.shape[2:], levels=levels, overlap=overlap, preset=preset)
-    boxes = region_boxes(regions, maps.shape)
-    shape = (maps.shape[0], len(boxes), maps.shape[1])
-    result = output(out, x, shape, x.dtype, backend.empty)
-    backend.region_pool(maps, boxes, result, workers=workers)
-    return deliver(result, out)
+    ragged = isinstance(x, list | tuple)
+    if ragged and out is not None:
+        raise TypeError("out: expected None with a list of maps, whose results are a list")
+    pooled = []
+    for maps in feature_batches(x, layout):
+        grid = regions
+        if grid is None:
+            grid = region_grid(*maps.shape[2:], levels=levels, overlap=overlap, preset=preset)
+        boxes = region_boxes(grid, maps.shape)
+        shape = (maps.shape[0], len(boxes), maps.shape[1])
+        result = output(out, maps, shape, maps.dtype, backend.empty)
+        backend.region_pool(maps, boxes, result, workers=workers)
+        pooled.append(deliver(result, out))
+    return [result[0] for result in pooled] if ragged else pooled[0]
 
 
 @public_operator("RoIPool")

@@ -102,7 +102,7 @@ BAD_FILES = {
     "complex": (lambda path: write(path, np.ones((1, 3, 5, 5), complex)), "got complex128"),
     "objects": (lambda path: write(path, np.full((1, 1, 1, 1), None)), "expected numbers"),
     "byte-swapped": (lambda path: write(path, np.ones((1, 3, 5, 5), ">f4")), "byte-swapped"),
-    "no cells": (lambda path: write(path, np.ones((2, 3, 0, 5))), "height and width of at least 1"),
+    "no cells": (lambda path: write(path, np.ones((2, 3, 0, 5))), "expected at least one cell"),
 }
 
 

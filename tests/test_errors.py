@@ -15,7 +15,7 @@ class FakeTensor:
 
 
 MAPS = [
-    ([[1.0]], TypeError, "x: expected a numpy.ndarray or cupy.ndarray, got list"),
+    ([[1.0]], TypeError, "x[0]: expected a numpy.ndarray or cupy.ndarray, got list"),
     (None, TypeError, "x: expected a numpy.ndarray or cupy.ndarray, got NoneType"),
     (FakeTensor(False), TypeError, "FakeTensor"),
     (
@@ -58,7 +58,7 @@ def test_feature_maps(function, x, error, message):
 @pytest.mark.parametrize("shape", [(1, 2, 0, 3), (1, 2, 3, 0), (0, 2, 0, 0)])
 @pytest.mark.parametrize("function", [rmac.region_pool, rmac.rmac])
 def test_maps_without_cells(function, shape):
-    with pytest.raises(ValueError, match="x: expected a height and width of at least 1"):
+    with pytest.raises(ValueError, match="x: expected at least one cell, got shape"):
         function(np.ones(shape, np.float32))
 
 

@@ -104,7 +104,7 @@ def test_errors_of_the_registry():
         operators.run_on_device(3, X)
     with pytest.raises(TypeError, match="args: an operator instance has its own, got levels"):
         operators.run_on_device(operators.RMACRegionsOp(), X, levels=2)
-    with pytest.raises(TypeError, match=r"x: expected a numpy\.ndarray"):
+    with pytest.raises(TypeError, match=r"x\[0\]: expected a numpy\.ndarray"):
         operators.run_on_device("RMAC", [1])
     for device in ("gpu", "cpu:0", "cuda:", "cuda:x", ""):
         with pytest.raises(ValueError, match="device: expected"):

@@ -7,7 +7,7 @@ below, `boxes` (R, 4) int64 lie on the map, `out` is C-ordered and apart from `x
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from rmac.cpu.isa import kernels
 from rmac.cpu.plan import make_plan, region_plan
 from rmac.cpu.rois import check_rois, roi_bins
 from rmac.cpu.threads import workers_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Array = npt.NDArray[Any]
 
@@ -108,8 +111,8 @@ def roi_pool(
 
 
 def rmac(
-    x: Array,
-    boxes: npt.NDArray[np.int64],
+    batches: Sequence[Array],
+    boxes: Sequence[npt.NDArray[np.int64]],
     out: Array,
     *,
     normalize_regions: bool,
@@ -118,42 +121,95 @@ def rmac(
     eps: float,
     workers: int | None,
 ) -> None:
-    """Write the descriptor of each image: (N, D), or (N, R, D) unaggregated."""
-    images, channels, height, width = x.shape
-    plan = region_plan(boxes.tobytes(), height, width)
-    dtype = _dtype_of(x.dtype)
-    arguments, threads = _arguments(x, dtype, plan, workers, channels)
+    """Write the descriptor of each image, (N, D), or (N, R, D) unaggregated.
+
+    The images are one batch, or several batches of one image each.
+    """
+    dtype = _dtype_of(batches[0].dtype)
+    threads = _threads(workers, sum(x.nbytes for x in batches))
+    jobs = [
+        _job(x, region_plan(grid.tobytes(), *x.shape[2:]), threads)
+        for x, grid in zip(batches, boxes, strict=True)
+    ]
+    threads = min(threads, sum(job.tasks for job in jobs))
     dtype.rmac(
-        *arguments,
+        [x.view(dtype.bits) for x in batches],
+        [job.plan for job in jobs],
+        [job.path for job in jobs],
+        [job.lanes for job in jobs],
+        dtype.flip,
+        dtype.shift,
+        _scratch(threads, max(job.rmac_scratch for job in jobs)),
         dtype.kind,
         normalize_regions,
         _AGGREGATES.get(aggregate, Aggregate.CONCAT),
         normalize and aggregate != "none",
         eps,
-        out.reshape(images, -1),
+        _largest_first(batches),
+        out.reshape(len(out), -1),
         threads,
     )
+
+
+def _largest_first(batches: Sequence[Array]) -> npt.NDArray[np.intp]:
+    """Return the order in which threads take images, so that none is left with a large one."""
+    if len(batches) == 1:
+        return np.arange(len(batches[0]))
+    return np.argsort([-x.size for x in batches], kind="stable")
+
+
+class _Job(NamedTuple):
+    """How to go through a batch, and what that needs."""
+
+    plan: kernels.Plan
+    path: int
+    lanes: int  # channels that one task takes
+    tasks: int
+    scratch: int  # bytes that a thread needs to pool, and to describe
+    rmac_scratch: int
+
+
+def _job(x: Array, plan: kernels.Plan, threads: int) -> _Job:
+    path = _path(x, plan)
+    lanes = _lanes(x, plan, path, threads)
+    images, channels = x.shape[:2]
+    return _Job(
+        plan,
+        path,
+        lanes,
+        images * -(-channels // lanes),
+        kernels.scratch_bytes(plan, path, lanes, x.itemsize),
+        kernels.scratch_bytes(plan, path, lanes, x.itemsize, channels),
+    )
+
+
+def _threads(workers: int | None, size: int) -> int:
+    """Return how many threads `size` bytes of maps are worth."""
+    return max(1, min(workers_for(workers), size // _SMALL_TASK))
+
+
+def _scratch(threads: int, size: int) -> npt.NDArray[np.uint8]:
+    return np.empty(threads * size + _LINE, np.uint8)
 
 
 def _pool(x: Array, plan: kernels.Plan, out: Array, workers: int | None) -> None:
     if x.size == 0 or plan.n_regions == 0:
         return
     dtype = _dtype_of(x.dtype)
-    arguments, threads = _arguments(x, dtype, plan, workers)
-    dtype.pool(*arguments, out.view(dtype.bits).reshape(-1), threads)
-
-
-def _arguments(
-    x: Array, dtype: _Dtype, plan: kernels.Plan, workers: int | None, channels: int = 0
-) -> tuple[tuple[Any, ...], int]:
-    """Return the arguments that every kernel begins with, and the threads to run it on."""
-    path = _path(x, plan)
-    threads = max(1, min(workers_for(workers), x.nbytes // _SMALL_TASK))
-    lanes = _lanes(x, plan, path, threads)
-    threads = min(threads, x.shape[0] * -(-x.shape[1] // lanes))
-    size = kernels.scratch_bytes(plan, path, lanes, x.itemsize, channels)
-    scratch = np.empty(threads * size + _LINE, np.uint8)
-    return (x.view(dtype.bits), plan, path, lanes, dtype.flip, dtype.shift, scratch), threads
+    threads = _threads(workers, x.nbytes)
+    job = _job(x, plan, threads)
+    threads = min(threads, job.tasks)
+    dtype.pool(
+        x.view(dtype.bits),
+        plan,
+        job.path,
+        job.lanes,
+        dtype.flip,
+        dtype.shift,
+        _scratch(threads, job.scratch),
+        out.view(dtype.bits).reshape(-1),
+        threads,
+    )
 
 
 def _path(x: Array, plan: kernels.Plan) -> int:

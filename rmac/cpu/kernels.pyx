@@ -124,9 +124,19 @@ cdef struct Map:
     Py_ssize_t channels, height, width
     Py_ssize_t image_stride, channel_stride, row_stride, pixel_stride
 
+cdef struct Tables:
+    # A plan: how to reach every region of maps of one size, see `rmac.cpu.plan`.
+    Py_ssize_t width, height, n_regions, bins
+    Program rows
+    Cells cells
+    const Py_ssize_t* row_interval
+    const Py_ssize_t* columns
+    const Py_ssize_t* target
+
 cdef struct Job:
-    # How one call reads its maps; what every task of it shares.
+    # How a call reads a batch of maps; what every task of it shares.
     Map x
+    const Tables* plan
     int path
     Py_ssize_t lanes, blocks
     uintptr_t scratch
@@ -144,40 +154,34 @@ cdef struct Recipe:
 cdef class Plan:
     """The tables of `rmac.cpu.plan`, as the kernels read them."""
 
-    cdef readonly Py_ssize_t height, width, n_regions, bins
-    cdef Program rows
-    cdef const Py_ssize_t* row_interval
-    cdef const Py_ssize_t* columns
-    cdef const Py_ssize_t* target
-    cdef Cells cells
-    cdef list _tables
+    cdef Tables tables
+    cdef list _arrays
 
     def __init__(
         self, height, width, rows, row_interval, columns, cells, target, bins
     ):
-        self._tables = []
-        self.height = height
-        self.width = width
-        self.bins = bins
-        self.n_regions = len(target)
-        self.rows = self._program(rows)
-        self.row_interval = self._table(row_interval)
-        self.columns = self._table(columns)
-        self.target = self._table(target)
-        self.cells.n_bands = len(cells.bands)
-        self.cells.bands = self._table(cells.bands)
-        self.cells.columns = self._program(cells.columns)
-        self.cells.band_end = self._table(cells.band_end)
-        self.cells.region = self._table(cells.region)
-        self.cells.slot = self._table(cells.slot)
+        cdef Tables* tables = &self.tables
+        self._arrays = []
+        tables.height, tables.width = height, width
+        tables.n_regions, tables.bins = len(target), bins
+        tables.rows = self._program(rows)
+        tables.row_interval = self._table(row_interval)
+        tables.columns = self._table(columns)
+        tables.target = self._table(target)
+        tables.cells.n_bands = len(cells.bands)
+        tables.cells.bands = self._table(cells.bands)
+        tables.cells.columns = self._program(cells.columns)
+        tables.cells.band_end = self._table(cells.band_end)
+        tables.cells.region = self._table(cells.region)
+        tables.cells.slot = self._table(cells.slot)
 
     @property
-    def row_intervals(self):
-        return self.rows.n_results
+    def n_regions(self):
+        return self.tables.n_regions
 
     cdef const Py_ssize_t* _table(self, table) except? NULL:
         cdef const Py_ssize_t[::1] flat = table.ravel()
-        self._tables.append(flat)
+        self._arrays.append(flat)
         return &flat[0] if flat.shape[0] else NULL
 
     cdef Program _program(self, program) except *:
@@ -210,8 +214,8 @@ def scratch_bytes(
     That is what `pool` needs for a block of channels and, if `channels` is given, what `rmac` needs
     besides: an image's regional maxima, and one vector of the descriptor's dtype.
     """
-    cdef Py_ssize_t size = whole_lines(scratch_keys(plan, path, lanes) * itemsize)
-    size += whole_lines(plan.n_regions * channels * itemsize)
+    cdef Py_ssize_t size = whole_lines(scratch_keys(&plan.tables, path, lanes) * itemsize)
+    size += whole_lines(plan.tables.n_regions * channels * itemsize)
     return size + whole_lines(channels * sizeof(double))
 
 
@@ -224,16 +228,17 @@ cdef Job job_of(
     job.x.channels, job.x.width, job.x.height = x.shape[1], x.shape[3], x.shape[2]
     job.x.image_stride, job.x.channel_stride = x.strides[0], x.strides[1]
     job.x.row_stride, job.x.pixel_stride = x.strides[2], x.strides[3]
+    job.plan = &plan.tables
     job.path = path
     job.lanes = lanes
     job.blocks = (x.shape[1] + lanes - 1) // lanes
-    job.scratch = (<uintptr_t>&scratch[0] + LINE - 1) & ~<uintptr_t>(LINE - 1)
+    job.scratch = <uintptr_t>whole_lines(<uintptr_t>&scratch[0])
     job.scratch_size = (scratch.shape[0] - LINE) // workers // LINE * LINE
     return job
 
 
 cdef inline void pool_task(
-    const Job* job, Plan plan, Py_ssize_t image, Py_ssize_t block, int thread,
+    const Job* job, Py_ssize_t image, Py_ssize_t block, int thread,
     key_t flip, key_t shift, key_t* out,
 ) noexcept nogil:
     """Write the regional maxima of one image and one block of channels to `out`, that image's."""
@@ -242,7 +247,7 @@ cdef inline void pool_task(
     # for which both write the same.
     cdef Py_ssize_t first = min(block * lanes, job.x.channels - lanes)
     pool_block(
-        &job.x, plan, job.path, image, first, lanes, flip, shift,
+        &job.x, job.plan, job.path, image, first, lanes, flip, shift,
         <key_t*>(job.scratch + thread * job.scratch_size), out,
         lanes if job.path == Path.CHANNELS else job.lanes,
     )
@@ -267,30 +272,28 @@ def pool(
     """
     cdef Job job = job_of(x, plan, path, lanes, scratch, workers)
     cdef Py_ssize_t task, tasks = x.shape[0] * job.blocks
-    cdef Py_ssize_t image_size = plan.n_regions * x.shape[1]
+    cdef Py_ssize_t image_size = job.plan.n_regions * x.shape[1]
     cdef key_t* target = &out[0]
     if workers == 1:
         with nogil:
             for task in range(tasks):
                 pool_task(
-                    &job, plan, task // job.blocks, task % job.blocks, 0, flip, shift,
+                    &job, task // job.blocks, task % job.blocks, 0, flip, shift,
                     target + task // job.blocks * image_size,
                 )
     else:
         for task in prange(tasks, nogil=True, schedule="static", num_threads=workers):
             pool_task(
-                &job, plan, task // job.blocks, task % job.blocks, threadid(), flip, shift,
+                &job, task // job.blocks, task % job.blocks, threadid(), flip, shift,
                 target + task // job.blocks * image_size,
             )
 
 
-cdef inline key_t* maxima_of(
-    const Job* job, Plan plan, int thread, key_t like
-) noexcept nogil:
+cdef inline key_t* maxima_of(const Job* job, int thread, key_t like) noexcept nogil:
     """Where a thread keeps an image's regional maxima: after what pooling needs."""
     return <key_t*>(
         job.scratch + thread * job.scratch_size
-        + whole_lines(scratch_keys(plan, job.path, job.lanes) * sizeof(key_t))
+        + whole_lines(scratch_keys(job.plan, job.path, job.lanes) * sizeof(key_t))
     )
 
 
@@ -303,54 +306,71 @@ cdef inline floating* row_of(const Job* job, int thread, floating like) noexcept
 
 
 cdef void rmac_image(
-    const Job* job, Plan plan, Py_ssize_t image, int thread, key_t flip, key_t shift,
+    const Job* job, Py_ssize_t image, int thread, key_t flip, key_t shift,
     const Recipe* recipe, floating* out,
 ) noexcept nogil:
     cdef Py_ssize_t block
-    cdef key_t* maxima = maxima_of(job, plan, thread, flip)
+    cdef key_t* maxima = maxima_of(job, thread, flip)
     for block in range(job.blocks):
-        pool_task(job, plan, image, block, thread, flip, shift, maxima)
+        pool_task(job, image, block, thread, flip, shift, maxima)
     describe_image(
-        maxima, recipe, plan.n_regions, job.x.channels, row_of(job, thread, out[0]), out
+        maxima, recipe, job.plan.n_regions, job.x.channels, row_of(job, thread, out[0]), out
     )
 
 
 def rmac(
-    const key_t[:, :, :, :] x, Plan plan, int path, Py_ssize_t lanes, key_t flip, key_t shift,
+    list maps, list plans, list paths, list lanes, key_t flip, key_t shift,
     unsigned char[::1] scratch, int kind, bint normalize_regions, int aggregate, bint normalize,
-    double eps, floating[:, ::1] out, int workers,
+    double eps, const Py_ssize_t[::1] order, floating[:, ::1] out, int workers,
 ):
-    """Write the descriptor of every image of x (N, C, H, W).
+    """Write the descriptor of every image, of one batch or of several batches of one image each.
 
     An image's maxima stay with the thread that pools them until they are its descriptor. With
     fewer images than workers, all workers pool each image together.
 
     Parameters
     ----------
-    x, plan, path, lanes, flip, shift, scratch : as in `pool`
+    maps, plans, paths, lanes : IN, of each batch, as in `pool`
+    flip, shift : IN, the dtype's key
+    scratch : TEMP, as in `pool`
     kind, normalize_regions, aggregate, normalize, eps : IN, see `Kind`, `Aggregate`, `rmac.rmac`
+    order : IN, (N,) which images to begin with
     out : OUT, (N, D)
     workers : IN, threads
     """
-    cdef Job job = job_of(x, plan, path, lanes, scratch, workers)
     cdef Recipe recipe
-    cdef Py_ssize_t image, block
-    cdef key_t* maxima = maxima_of(&job, plan, 0, flip)
+    cdef Py_ssize_t i, image, block, images = out.shape[0]
+    cdef bint ragged = len(maps) > 1
+    cdef bytearray memory = bytearray(len(maps) * sizeof(Job))
+    cdef Job* jobs = <Job*><char*>memory
+    cdef Job* job
+    cdef key_t* maxima
+    for i in range(len(maps)):
+        jobs[i] = job_of[key_t](maps[i], plans[i], paths[i], lanes[i], scratch, workers)
     recipe.kind, recipe.aggregate, recipe.eps = kind, aggregate, eps
     recipe.normalize_regions, recipe.normalize = normalize_regions, normalize
     if workers == 1:
         with nogil:
-            for image in range(x.shape[0]):
-                rmac_image(&job, plan, image, 0, flip, shift, &recipe, &out[image, 0])
-    elif x.shape[0] >= workers:
-        for image in prange(x.shape[0], nogil=True, schedule="dynamic", num_threads=workers):
-            rmac_image(&job, plan, image, threadid(), flip, shift, &recipe, &out[image, 0])
+            for image in range(images):
+                rmac_image(
+                    &jobs[image if ragged else 0], 0 if ragged else image, 0, flip, shift,
+                    &recipe, &out[image, 0],
+                )
+    elif images >= workers:
+        for i in prange(images, nogil=True, schedule="dynamic", num_threads=workers):
+            image = order[i]
+            rmac_image(
+                &jobs[image if ragged else 0], 0 if ragged else image, threadid(), flip, shift,
+                &recipe, &out[image, 0],
+            )
     else:
-        for image in range(x.shape[0]):
+        for image in range(images):
+            job = &jobs[image if ragged else 0]
+            maxima = maxima_of(job, 0, flip)
             for block in prange(job.blocks, nogil=True, schedule="static", num_threads=workers):
-                pool_task(&job, plan, image, block, threadid(), flip, shift, maxima)
+                pool_task(job, 0 if ragged else image, block, threadid(), flip, shift, maxima)
             describe_image(
-                maxima, &recipe, plan.n_regions, x.shape[1], row_of(&job, 0, out[0, 0]),
+                maxima, &recipe, job.plan.n_regions, job.x.channels, row_of(job, 0, out[0, 0]),
                 &out[image, 0],
             )
 

@@ -21,11 +21,7 @@ class Kind(IntEnum):
     FLOAT64 = 5
 
 class Plan:
-    height: int
-    width: int
     n_regions: int
-    row_intervals: int
-    bins: int
     def __init__(
         self,
         height: int,

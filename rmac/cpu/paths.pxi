@@ -36,7 +36,7 @@ cdef void close_band(
 
 
 cdef void pool_bands(
-    const Map* x, Plan plan, int path, const char* block, Py_ssize_t lanes,
+    const Map* x, const Tables* plan, int path, const char* block, Py_ssize_t lanes,
     key_t flip, key_t shift, key_t* scratch, Py_ssize_t n,
 ) noexcept nogil:
     """Maxima of every region, a band of rows after the other: (region, n).
@@ -64,7 +64,7 @@ cdef void pool_bands(
 
 
 cdef void pool_rows(
-    const Map* x, Plan plan, const char* block, Py_ssize_t lanes,
+    const Map* x, const Tables* plan, const char* block, Py_ssize_t lanes,
     key_t flip, key_t shift, key_t* out, key_t* scratch,
 ) noexcept nogil:
     """Maxima of planes stored row by row over the intervals of rows: (interval, column, lane).
@@ -91,7 +91,7 @@ cdef void pool_rows(
 
 
 cdef void pool_planes(
-    const Map* x, Plan plan, const char* block, key_t flip, key_t shift,
+    const Map* x, const Tables* plan, const char* block, key_t flip, key_t shift,
     key_t* out, key_t* scratch,
 ) noexcept nogil:
     """Maxima of small planes over all slots of the program of rows: (slot, column, lane).
@@ -111,7 +111,8 @@ cdef void pool_planes(
 
 
 cdef void pool_block(
-    const Map* x, Plan plan, int path, Py_ssize_t image, Py_ssize_t first, Py_ssize_t lanes,
+    const Map* x, const Tables* plan, int path, Py_ssize_t image, Py_ssize_t first,
+    Py_ssize_t lanes,
     key_t flip, key_t shift, key_t* scratch, key_t* out, Py_ssize_t n,
 ) noexcept nogil:
     """Write the maxima of `lanes` channels of one image in every region."""
@@ -144,7 +145,7 @@ cdef void pool_block(
         )
 
 
-cdef Py_ssize_t scratch_keys(Plan plan, int path, Py_ssize_t n) noexcept nogil:
+cdef Py_ssize_t scratch_keys(const Tables* plan, int path, Py_ssize_t n) noexcept nogil:
     """Keys of scratch memory that `pool_block` needs for n channels."""
     if path == Path.ROWS:
         return n * plan.width * (plan.rows.n_results + 1 + plan.rows.n_slots)
