@@ -109,7 +109,7 @@ def descriptor_dtype(dtype: np.dtype[Any], name: str = "x") -> np.dtype[Any]:
         return _descriptor_dtypes[dtype]
     except KeyError:
         pass
-    if dtype.name == "bfloat16":
+    if dtype.name == "bfloat16" and dtype.isnative:
         # Known once some array has it: ml_dtypes is not imported for its sake.
         return _descriptor_dtypes.setdefault(dtype, _FLOAT32)
     if not dtype.isnative and dtype.newbyteorder("=") in _descriptor_dtypes:
@@ -178,7 +178,7 @@ def output(
     if device_of(out, "out") != device_of_input(x):
         raise TypeError(f"out: expected an array where x is, got {_type_name(out)}")
     if out.dtype != dtype:
-        raise TypeError(f"out: expected dtype {dtype.name}, got {out.dtype.name}")
+        raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
     if out.shape != shape:
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")
     if isinstance(out, np.ndarray):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
+_INT_LIMIT = 1 << 31
+
 Result = TypeVar("Result")
 Params = ParamSpec("Params")
 
@@ -35,8 +37,13 @@ def remembered(check: Callable[Params, Result]) -> Callable[Params, Result]:
     return call
 
 
+def optional_workers(workers: int | None) -> int | None:
+    """Return `workers` as an int of at least 1 or None, or raise."""
+    return None if workers is None else positive_int("workers", workers)
+
+
 def positive_int(name: str, value: int) -> int:
-    """Return `value` as an int of at least 1, or raise."""
+    """Return `value` as an int of at least 1 that fits an index, or raise."""
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     try:
@@ -45,6 +52,8 @@ def positive_int(name: str, value: int) -> int:
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
     if number < 1:
         raise ValueError(f"{name}: expected an integer of at least 1, got {number}")
+    if number >= _INT_LIMIT:
+        raise ValueError(f"{name}: expected an integer less than 2**31, got {number}")
     return number
 
 
@@ -56,6 +65,8 @@ def real(name: str, value: float, *, low: float, high: float = inf, strict: bool
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}") from None
+    except OverflowError:
+        number = inf
     if not low <= number < high or (strict and number == low):
         bound = f"{low:g} {'<' if strict else '<='} {name}"
         bound += f" < {high:g}" if high < inf else ", finite"

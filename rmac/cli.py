@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 from rmac import __version__, demo, describe
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status, 2 after a one-line error."""
     options = _parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         options.run(options)
     except BrokenPipeError:  # the reader of the output has what it wants
@@ -29,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rmac {options.command}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    """End as on Ctrl-C, so that nothing half-written stays behind."""
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ def run(options: argparse.Namespace) -> None:
     maps = feature_maps()
     if options.query not in maps:
         raise ValueError(f"--query: expected one of {', '.join(maps)}, got {options.query!r}")
+    if options.plot and os.path.isdir(options.plot):
+        raise IsADirectoryError(f"--plot: expected a file, got the folder {options.plot}")
 
     started = time.perf_counter()
     for _ in range(_REPEATS):
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     _print_ranking(options.query, similarity)
     print(
         f"\n{len(maps)} feature maps, {query.shape[0]} channels: "
-        f"{seconds * 1e6:.0f} µs per image; {options.query} has {len(grid)} regions on "
+        f"{seconds * 1e3:.3f} ms per image; {options.query} has {len(grid)} regions on "
         f"{grid.height}x{grid.width} cells"
     )
     if options.plot:
@@ -60,12 +62,10 @@ def _print_ranking(query: str, similarity: dict[str, Any]) -> None:
 
 
 def _plot(grid: rmac.RegionGrid, path: str) -> None:
-    if "matplotlib" not in sys.modules:
-        try:
-            import matplotlib as mpl
-        except ImportError:
-            raise ImportError("--plot needs matplotlib: pip install 'rmac[plot]'") from None
-        mpl.use("Agg")
-    figure = grid.plot().get_figure(root=True)
-    assert figure is not None
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("--plot needs matplotlib: pip install 'rmac[plot]'") from None
+    figure = Figure(layout="constrained")
+    grid.plot(ax=figure.add_subplot())
     figure.savefig(path, dpi=150)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import contextmanager
 from math import prod
+from secrets import token_hex
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,8 +32,9 @@ def run(options: argparse.Namespace) -> None:
     }
     # An empty batch checks every option and shape before a file is touched.
     nothing = rmac.rmac(maps[:0], **settings)
+    output = _writable(options.output, options.features)
     batch = max(1, _BATCH // max(1, maps[:1].nbytes))
-    with _whole_file(options.output) as file, _progress(len(maps)) as advance:
+    with _whole_file(output) as file, _progress(len(maps)) as advance:
         header = {
             "descr": npy.dtype_to_descr(nothing.dtype),
             "fortran_order": False,
@@ -51,12 +52,14 @@ def _open(path: str) -> npt.NDArray[Any]:
     with open(path, "rb") as file:
         try:
             shape, fortran_order, dtype = _read_header(file)
-        except ValueError as error:
+        except Exception as error:  # a header is Python source, and fails to parse in many ways
             raise ValueError(f"{path}: not a .npy file that can be read: {error}") from None
         offset = file.tell()
         there = os.fstat(file.fileno()).st_size - offset
     if dtype.hasobject:
         raise TypeError(f"{path}: expected numbers, got {dtype} objects")
+    if dtype.kind == "V":
+        raise TypeError(f"{path}: expected numbers, got {dtype} (bfloat16, perhaps: save float32)")
     size = prod(shape) * dtype.itemsize
     if there < size:
         raise ValueError(f"{path}: truncated: {size} bytes of data expected, {there} there")
@@ -67,33 +70,44 @@ def _open(path: str) -> npt.NDArray[Any]:
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    if npy.read_magic(file) == (1, 0):
-        return npy.read_array_header_1_0(file)
-    return npy.read_array_header_2_0(file)
+    version = npy.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"its format has version {version}")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran_order, dtype = read(file)
+    if not all(type(size) is int and 0 <= size < 1 << 62 for size in shape):
+        raise ValueError(f"its shape is {shape}")
+    return shape, fortran_order, dtype
+
+
+def _writable(path: str, source: str) -> str:
+    """Return the real path of a file that may be written, or raise."""
+    target = os.path.realpath(path)
+    if not path or not os.path.isdir(os.path.dirname(target)):
+        raise FileNotFoundError(f"{path!r}: no such folder to write to")
+    if os.path.exists(target):
+        if not os.path.isfile(target):
+            raise FileExistsError(f"{path}: expected a file to write, got something else")
+        if os.path.samefile(target, source):
+            raise FileExistsError(f"{path}: the output would replace the input")
+    return target
 
 
 @contextmanager
 def _whole_file(path: str) -> Iterator[IO[bytes]]:
     """Open a file that appears under `path` only once it is complete."""
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"{path}: expected a file to write, got a folder")
-    folder, name = os.path.split(os.path.abspath(path))
-    handle, partial = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".part")
+    partial = os.path.join(os.path.dirname(path), f".rmac-{token_hex(8)}.part")
     try:
-        with open(handle, "wb") as file:
+        file = open(partial, "xb")  # noqa: SIM115
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        with file:
             yield file
-        _share(partial)
         os.replace(partial, path)
     except BaseException:
         os.unlink(partial)
         raise
-
-
-def _share(path: str) -> None:
-    """Give a temporary file, private by default, the mode of an ordinary new one."""
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(path, 0o666 & ~mask)
 
 
 @contextmanager

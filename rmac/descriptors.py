@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 from rmac._arrays import Array, deliver, descriptor_dtype, feature_batches, output
-from rmac._checks import choice, flag, positive_int, real, remembered
+from rmac._checks import choice, flag, optional_workers, real, remembered
 from rmac.operators import Backend, public_operator
 from rmac.regions import RegionGrid, region_grid
 
@@ -86,8 +86,8 @@ def rmac(
 
     Notes
     -----
-    A NaN in a feature map makes that image's descriptor NaN. The descriptor of an image does not
-    depend, bit for bit, on the batch it came in or on `workers`.
+    A NaN in a region makes its vector, and so a normalised descriptor, NaN. The descriptor of an
+    image does not depend, bit for bit, on the batch it came in or on `workers`.
 
     References
     ----------
@@ -154,5 +154,5 @@ def _checked_options(
         "aggregate": choice("aggregate", aggregate, AGGREGATES),
         "normalize": flag("normalize", normalize),
         "eps": real("eps", eps, low=0),
-        "workers": None if workers is None else positive_int("workers", workers),
+        "workers": optional_workers(workers),
     }

@@ -152,7 +152,7 @@ def run_on_device(
     Raises
     ------
     TypeError
-        If `x` is not an array, or `args` are given for an instance.
+        If `x` is not an array where one is needed, or `args` are given for an instance.
     ValueError
         If the operator has no code for the device, or the device's name is not one.
     """
@@ -167,7 +167,7 @@ def run_on_device(
     return operator(x)
 
 
-def _create(name: str, x: Array, /, *args: Any, **options: Any) -> Operator:
+def _create(name: str, x: Array, /, **options: Any) -> Operator:
     """Return a new instance of a named operator for the device that `x` lives on."""
     device = device_of_input(x)
     try:
@@ -177,7 +177,7 @@ def _create(name: str, x: Array, /, *args: Any, **options: Any) -> Operator:
         raise ValueError(
             f"operator: expected one registered for {device} ({', '.join(known)}), got {name!r}"
         ) from None
-    return factory(*args, **options)
+    return factory(**options)
 
 
 def _move(x: Array, device: str) -> Array:
@@ -257,22 +257,25 @@ def public_operator(
             _register(device, name, _factory(function, backend), replace=False)
         should_not_do_gradient(name)
 
+        signature = inspect.signature(function)
+        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+
         @wraps(function)
         def public(x: Array, /, *args: Params.args, **options: Params.kwargs) -> Array:
-            return _create(name, x, *args, **options)(x)
+            if args:  # a factory takes names only
+                _, *named = signature.bind(x, *args, **options).arguments.items()
+                return _create(name, x, **dict(named))(x)
+            return _create(name, x, **options)(x)
 
-        signature = inspect.signature(function)
-        public.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=list(signature.parameters.values())[1:]
-        )
+        public.__signature__ = signature  # type: ignore[attr-defined]
         return public
 
     return decorate
 
 
 def _factory(function: Operator, backend: Backend) -> Factory:
-    def factory(*args: Any, **options: Any) -> Operator:
-        return lambda x: function(backend, x, *args, **options)
+    def factory(**options: Any) -> Operator:
+        return lambda x: function(backend, x, **options)
 
     return factory
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from rmac._arrays import (
     Array,
     deliver,
@@ -14,14 +16,16 @@ from rmac._arrays import (
     region_boxes,
     region_rois,
 )
-from rmac._checks import choice, positive_int, real
+from rmac._checks import choice, optional_workers, positive_int, real
 from rmac.operators import Backend, public_operator
-from rmac.regions import RegionGrid, region_grid
+from rmac.regions import RegionGrid, check_grid_options, region_grid
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = ["region_pool", "rmac_regions", "roi_pool"]
+
+_FLOAT32_MAX = 3.4e38
 
 
 @public_operator("RMACRegions")
@@ -133,11 +137,12 @@ def region_pool(
     >>> x = np.random.default_rng(0).random((2, 512, 24, 32), dtype=np.float32)
     >>> rmac.region_pool(x).shape
     (2, 20, 512)
-    >>> rmac.region_pool(x, [[0, 0, 31, 23]])[0, 0, 7] == x[0, 7].max()
-    np.True_
+    >>> bool(rmac.region_pool(x, [[0, 0, 31, 23]])[0, 0, 7] == x[0, 7].max())
+    True
     """
     choice("pool", pool, ["max"])
-    workers = None if workers is None else positive_int("workers", workers)
+    check_grid_options(levels, overlap, preset)
+    workers = optional_workers(workers)
     ragged = isinstance(x, list | tuple)
     if ragged and out is not None:
         raise TypeError("out: expected None with a list of maps, whose results are a list")
@@ -179,6 +184,7 @@ def roi_pool(
         Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides.
     rois : array of real numbers, shape (K, 5)
         ``batch_index, x1, y1, x2, y2`` of each RoI, corners inclusive, on the device of `x`.
+        Corners are rounded to float32.
     output_size : int or (int, int), default 1
         Bins along the height and along the width of a RoI.
     spatial_scale : float, default 1.0
@@ -210,8 +216,8 @@ def roi_pool(
     rmac_regions : RoIs of the R-MAC grid.
     """
     ph, pw = _output_size(output_size)
-    spatial_scale = real("spatial_scale", spatial_scale, low=0, strict=True)
-    workers = None if workers is None else positive_int("workers", workers)
+    spatial_scale = real("spatial_scale", spatial_scale, low=0, high=_FLOAT32_MAX, strict=True)
+    workers = optional_workers(workers)
     maps = feature_map(x, layout)
     rois = region_rois(rois, x)
     shape = (rois.shape[0], maps.shape[1], ph, pw)
@@ -223,7 +229,7 @@ def roi_pool(
 
 
 def _output_size(size: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(size, Sequence):
+    if isinstance(size, Sequence | np.ndarray) and not isinstance(size, str):
         if len(size) != 2:
             raise ValueError(f"output_size: expected one or two integers, got {size!r}")
         return positive_int("output_size", size[0]), positive_int("output_size", size[1])

@@ -76,10 +76,14 @@ class RegionGrid:
     def _of(cls, **fields: Any) -> RegionGrid:
         grid = object.__new__(cls)
         for name, value in fields.items():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
             object.__setattr__(grid, name, value)
         return grid
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RegionGrid) and self.__reduce__() == other.__reduce__()
+
+    def __hash__(self) -> int:
+        return hash(self.__reduce__())
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"RegionGrid is immutable: cannot set {name!r}")
@@ -218,6 +222,14 @@ def _checked_grid(height: int, width: int, levels: int, overlap: float, preset: 
     return _make_grid(
         positive_int("height", height),
         positive_int("width", width),
+        *check_grid_options(levels, overlap, preset),
+    )
+
+
+@remembered
+def check_grid_options(levels: int, overlap: float, preset: str) -> tuple[int, float, str]:
+    """Return the options of `region_grid` in plain types, or raise."""
+    return (
         positive_int("levels", levels),
         real("overlap", overlap, low=0, high=1),
         choice("preset", preset, PRESETS),
@@ -242,8 +254,8 @@ def _make_grid(height: int, width: int, levels: int, overlap: float, preset: str
         boxes.append(_windows(xs, ys, side, x_outer=rules.x_outer))
         level.append(number)
     return RegionGrid._of(
-        boxes=np.concatenate(boxes).astype(np.int64),
-        level=np.repeat(level, [len(windows) for windows in boxes]).astype(np.int64),
+        boxes=_frozen(np.concatenate(boxes)),
+        level=_frozen(np.repeat(level, [len(windows) for windows in boxes])),
         height=height,
         width=width,
         levels=levels,
@@ -284,3 +296,9 @@ def _windows(
     else:
         y, x = (axis.ravel() for axis in np.meshgrid(ys, xs, indexing="ij"))
     return np.stack([x, y, x + (side - 1), y + (side - 1)], axis=1)
+
+
+def _frozen(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return a copy that nobody can make writeable again, since its memory is bytes."""
+    integers = values.astype(np.int64)
+    return np.frombuffer(integers.tobytes(), np.int64).reshape(integers.shape)

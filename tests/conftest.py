@@ -7,7 +7,12 @@ import hypothesis
 import numpy as np
 import pytest
 
+import rmac.cpu
+
 BACKENDS = os.environ.get("RMAC_TEST_BACKENDS", "numpy").split(",")
+
+# So that the small maps of most tests are shared out to as many workers as they ask for.
+rmac.cpu._SMALL_TASK = 1
 
 hypothesis.settings.register_profile("rmac", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("rmac")

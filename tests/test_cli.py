@@ -35,7 +35,7 @@ def test_demo_ranks_the_same_scene_first(capsys, query, first):
     assert lines[3].split()[0] == "1"
     assert lines[3].split()[2] == first
     assert len([line for line in lines if line[:4].strip().isdecimal()]) == 19
-    assert "µs per image" in lines[-1]
+    assert "ms per image" in lines[-1]
 
 
 def test_demo_names_the_photographs_it_knows(capsys):
@@ -91,7 +91,33 @@ def truncated(path):
     return path
 
 
+def with_header(text, data=b""):
+    """A file of format 1.0 whose header is any text."""
+
+    def write_it(path):
+        header = text.encode()
+        path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data)
+        return path
+
+    return write_it
+
+
+def npy_header(descr="'<f4'", shape="(1, 2, 3, 4)"):
+    return with_header(f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}\n")
+
+
 BAD_FILES = {
+    "header cut short": (with_header("{'descr': ("), "not a .npy file"),
+    "header of brackets": (with_header("[" * 200), "not a .npy file"),
+    "header with a list as key": (with_header("{[]: 1}"), "not a .npy file"),
+    "dtype in a tuple": (npy_header(descr="('<f4',)"), "not a .npy file"),
+    "negative shape": (npy_header(shape="(-1, 2, 3, 4)"), "its shape is (-1, 2, 3, 4)"),
+    "huge shape": (npy_header(shape=f"(0, {2**64}, 3, 4)"), "not a .npy file"),
+    "bfloat16": (npy_header(descr="'|V2'"), "bfloat16, perhaps"),
+    "unknown version": (
+        lambda path: path.write_bytes(b"\x93NUMPY\x07\x00" + bytes(200)) and path,
+        "its format has version (7, 0)",
+    ),
     "truncated": (truncated, "truncated: 1200 bytes of data expected, 1190 there"),
     "headless": (lambda path: path.write_bytes(b"\x93NUMPY\x01\x00v") and path, "not a .npy file"),
     "text": (lambda path: path.write_text("hello") and path, "not a .npy file"),
@@ -132,13 +158,29 @@ def test_describe_with_a_bad_option(features, tmp_path, capsys, arguments, messa
     assert os.listdir(tmp_path) == ["features.npy"]
 
 
-@pytest.mark.parametrize("output", ["nowhere/d.npy", "."])
+@pytest.mark.parametrize("output", ["nowhere/d.npy", ".", "features.npy", "pipe", "x" * 300])
 def test_describe_to_an_unwritable_path(features, tmp_path, capsys, output):
+    os.mkfifo(tmp_path / "pipe")
+    before = features.read_bytes()
     assert main(["describe", str(features), "-o", str(tmp_path / output)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("rmac describe: error: ")
+    assert str(tmp_path / output) in error
     assert error.count("\n") == 1
-    assert os.listdir(tmp_path) == ["features.npy"]
+    assert sorted(os.listdir(tmp_path)) == ["features.npy", "pipe"]
+    assert features.read_bytes() == before
+
+
+def test_describe_without_a_name_to_write_to(features, capsys):
+    assert main(["describe", str(features), "-o", ""]) == 2
+    assert "no such folder to write to" in capsys.readouterr().err
+
+
+def test_describe_follows_a_link(features, tmp_path):
+    (tmp_path / "link.npy").symlink_to(tmp_path / "d.npy")
+    assert main(["describe", str(features), "-o", str(tmp_path / "link.npy")]) == 0
+    assert (tmp_path / "link.npy").is_symlink()
+    assert np.load(tmp_path / "d.npy").shape == (5, 8)
 
 
 def test_describe_leaves_nothing_behind_when_it_fails_half_way(features, tmp_path, monkeypatch):
@@ -159,18 +201,39 @@ def test_describe_leaves_nothing_behind_when_it_fails_half_way(features, tmp_pat
     assert sorted(os.listdir(tmp_path)) == ["d.npy", "features.npy"]
 
 
-def test_describe_killed_has_no_output_and_runs_again(tmp_path):
+def start_describe(tmp_path):
+    """Begin to describe a large file; return once its output is under way."""
     np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "float32", (400, 256, 48, 48))
     command = [sys.executable, "-P", "-m", "rmac", "describe", "x.npy", "-o", "d.npy"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 30
-    while not list(tmp_path.glob(".d.npy.*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".rmac-*.part")) and time.monotonic() < deadline:
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.send_signal(signal.SIGSTOP)
+    return command, process
+
+
+def end(process, kind):
+    process.send_signal(kind)
+    process.send_signal(signal.SIGCONT)
+    with process:
+        process.stderr.read()
+        return process.wait()
+
+
+def test_describe_killed_has_no_output_and_runs_again(tmp_path):
+    command, process = start_describe(tmp_path)
+    assert end(process, signal.SIGKILL) == -signal.SIGKILL
     assert not (tmp_path / "d.npy").exists()
-    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
+    assert subprocess.run(command, cwd=tmp_path, check=False, capture_output=True).returncode == 0
     assert np.load(tmp_path / "d.npy").shape == (400, 256)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_describe_ended_leaves_nothing_behind(tmp_path, kind):
+    _, process = start_describe(tmp_path)
+    assert end(process, kind) == 130
+    assert os.listdir(tmp_path) == ["x.npy"]
 
 
 def test_usage_errors_have_status_2(capsys):

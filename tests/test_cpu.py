@@ -49,7 +49,8 @@ def test_a_program_is_short():
 
 def path_of(x):
     boxes = rmac.region_grid(*x.shape[2:]).boxes
-    return cpu._path(x, plan.region_plan(boxes.tobytes(), *x.shape[2:]))
+    regions = plan.region_plan(boxes.tobytes(), *x.shape[2:])
+    return cpu._path(regions, x.shape, x.strides, x.itemsize)
 
 
 def test_paths_are_chosen_by_shape_and_strides():
@@ -59,8 +60,9 @@ def test_paths_are_chosen_by_shape_and_strides():
     assert path_of(large) == kernels.Path.ROWS
     assert path_of(large[:, :, 3:, 5:]) == kernels.Path.ROWS
     assert path_of(small) == kernels.Path.PLANES
-    assert path_of(small[..., :6]) == kernels.Path.GATHER
-    assert path_of(small[:, :15]) == kernels.Path.GATHER
+    assert path_of(small[..., :6]) == kernels.Path.ROWS
+    assert path_of(small[..., :3]) == kernels.Path.GATHER
+    assert path_of(small[:, :15]) == kernels.Path.ROWS
     assert path_of(channels_last) == kernels.Path.CHANNELS
     assert path_of(channels_last[:, :, ::2, ::2]) == kernels.Path.CHANNELS
     assert path_of(large[..., ::2]) == kernels.Path.GATHER
@@ -75,10 +77,14 @@ def test_every_path_gives_the_maximum(monkeypatch, rng, path, dtype):
         x = random_map(rng, shape, DTYPES[dtype], 0.05)
         boxes = rmac.region_grid(*shape[2:], levels=4).boxes
         expected = reference.region_pool(x, boxes)
+        if path == kernels.Path.PLANES and shape[1] * x.itemsize < 64:
+            continue  # it takes whole lines of channels
         if path == kernels.Path.CHANNELS:
             x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         monkeypatch.setattr(cpu, "_path", lambda *_: path)
+        cpu._region_job.cache_clear()
         assert_same_values(rmac.region_pool(x, boxes), expected)
+    cpu._region_job.cache_clear()
 
 
 def test_no_copy_of_the_map(rng):
@@ -224,3 +230,58 @@ def test_isas_agree(rng):
     }
     assert len(outputs) == 1
     assert len(outputs.pop()) > 0
+
+
+def test_threads_are_used():
+    """As many as are asked for, where there is work for them."""
+    assert cpu._threads(3, 1 << 30) == 3
+    used = []
+    x = np.zeros((8, 64, 24, 32), np.float32)
+    job = cpu._region_job(rmac.region_grid(24, 32).boxes.tobytes(), x.shape, x.strides, 4, 3)
+    dtype = cpu._dtype_of(x.dtype)._replace(pool=lambda *args: used.append(args[-1]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "_dtype_of", lambda _: dtype)
+        cpu._pool(x, job, np.empty((8, 20, 64), np.float32), 3)
+    assert used == [3]
+
+
+def test_more_workers_than_the_system_can_start():
+    assert threads.workers_for(10**9) <= 8 * os.cpu_count()
+    result = run_python(
+        "from rmac.cpu import threads as t; print(t.workers_for(None))", OMP_NUM_THREADS="10" * 9
+    )
+    assert int(result.stdout) <= 8 * os.cpu_count()
+
+
+def test_default_workers_heed_the_quota(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "_affinity", lambda: 64)
+    monkeypatch.setattr(kernels, "max_threads", lambda: 64, raising=False)
+    threads.default_workers.cache_clear()
+    monkeypatch.setattr(threads, "cgroup_quota", lambda: 1.5)
+    assert threads.default_workers() == 2
+    threads.default_workers.cache_clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells a fork by Linux's process flags")
+def test_a_child_forked_before_the_import_computes_on_one_thread():
+    code = (
+        "import os\n"
+        "if pid := os.fork():\n"
+        "    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+        "from rmac.cpu import threads\n"
+        "os._exit(0 if threads.workers_for(4) == 1 else 3)\n"
+    )
+    assert run_python(code).returncode == 0
+    assert threads.workers_for(2) == 2
+
+
+@pytest.mark.parametrize("shape", [(8, 2048, 24, 32), (1, 5000, 60, 90), (4, 3, 7, 7)])
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float64"])
+def test_scratch_memory_fits_the_cache(shape, dtype):
+    grid = rmac.region_grid(*shape[2:])
+    for order in ((0, 1, 2, 3), (0, 2, 3, 1)):
+        x = np.empty([shape[axis] for axis in order], dtype).transpose(np.argsort(order))
+        job = cpu._region_job(grid.boxes.tobytes(), x.shape, x.strides, x.itemsize, 2)
+        assert job.scratch <= cpu._CACHE
+        assert job.lanes * x.itemsize >= 64

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import reference
 from helpers import (
+    CHANNELS,
     DTYPES,
     GRID_OPTIONS,
     LAYOUTS,
@@ -31,7 +32,7 @@ DESCRIPTOR_OPTIONS = st.fixed_dictionaries(
 @settings(max_examples=1000)
 @given(
     images=st.integers(1, 3),
-    channels=st.integers(1, 70),
+    channels=CHANNELS,
     size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
     dtype=st.sampled_from(sorted(DTYPES)),
     layout=st.sampled_from(sorted(LAYOUTS)),
@@ -64,7 +65,7 @@ def test_large_float16_activations_do_not_overflow(xp):
     np.testing.assert_allclose(result, 2048**-0.5, rtol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e30, 1e37])
 def test_scale_does_not_matter(xp, rng, scale):
     x = np.abs(random_map(rng, (1, 64, 9, 9), DTYPES["float32"]))
     small_or_large = rmac.rmac(xp.asarray(x * np.float32(scale)))
@@ -112,9 +113,27 @@ def test_out(xp, rng):
         assert to_host(out).tobytes() == expected.tobytes()
 
 
-def test_groups_of_images_join(rng):
-    """More images than the backend keeps regional maxima of at a time."""
-    x = random_map(rng, (300, 512, 4, 4), DTYPES["float32"])
-    assert len(rmac.region_grid(4, 4)) * x[:, :, 0, 0].nbytes > 1 << 22
-    expected = np.concatenate([rmac.rmac(part) for part in np.split(x, 30)])
-    assert rmac.rmac(x).tobytes() == expected.tobytes()
+@pytest.mark.parametrize("images", [1, 3, 4, 9])
+def test_images_share_workers_and_workers_share_images(rng, images):
+    """Both ways to divide the work, with 4 workers."""
+    x = random_map(rng, (images, 300, 9, 9), DTYPES["float32"])
+    expected = rmac.rmac(x, workers=1)
+    assert rmac.rmac(x, workers=4).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        ("float32", 3e38),
+        ("float32", 1e-44),
+        ("float64", 1e200),
+        ("float64", 1e-170),
+        ("bfloat16", 3e38),
+    ],
+)
+@pytest.mark.parametrize("aggregate", ["sum", "concat"])
+def test_extreme_finite_values_give_unit_vectors(xp, dtype, value, aggregate):
+    x = np.full((1, 2048, 3, 3), value).astype(DTYPES[dtype])
+    result = to_host(rmac.rmac(xp.asarray(x), aggregate=aggregate)).astype("float64")
+    assert abs(np.linalg.norm(result) - 1) < 1e-6
+    np.testing.assert_allclose(result, result[0, 0])

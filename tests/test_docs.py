@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+import re
 import tomllib
 from pathlib import Path
 
@@ -42,3 +43,15 @@ def test_examples_in_docstrings(name):
     for example in doctest.DocTestFinder(recurse=False).find(DOCUMENTED[name], name, globs=names):
         results = doctest.DocTestRunner().run(example)
         assert results.failed == 0
+
+
+def test_python_in_the_readme_runs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 2
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["descriptors"].shape == (8, 512)
+    assert names["regions"].shape == (8, 20, 512)
+    assert names["grid"].coverage == 1

@@ -6,7 +6,7 @@ import pytest
 import rmac
 
 X = np.ones((2, 3, 5, 6), np.float32)
-ROIS = np.array([[0, 0, 0, 3, 3]], np.float32)
+ROIS = np.array([[0, 0, 0, 3, 3]], np.float64)
 
 
 class FakeTensor:
@@ -87,6 +87,22 @@ OPTIONS = [
     (rmac.rmac, {"out": np.empty((2, 3))}, TypeError, "out: expected dtype float32, got float64"),
     (rmac.rmac, {"out": READ_ONLY}, ValueError, "out: expected a writeable array"),
     (rmac.rmac, {"out": [0]}, TypeError, "out: expected a numpy.ndarray or cupy.ndarray, got list"),
+    (
+        rmac.rmac,
+        {"out": np.empty((2, 3), ">f4")},
+        TypeError,
+        "out: expected dtype float32, got >f4",
+    ),
+    (
+        rmac.rmac,
+        {"overlap": 10**400},
+        ValueError,
+        "overlap: expected a number with 0 <= overlap < 1",
+    ),
+    (rmac.rmac, {"levels": 2**31}, ValueError, "levels: expected an integer less than 2**31"),
+    (rmac.region_pool, {"regions": [[0, 0, 1, 1]], "levels": 0}, ValueError, "levels: expected"),
+    (rmac.roi_pool, {"rois": ROIS * 1e300}, ValueError, "rois: expected finite float32 numbers"),
+    (rmac.roi_pool, {"rois": ROIS, "spatial_scale": 1e300}, ValueError, "spatial_scale: expected"),
     (rmac.region_pool, {"pool": 3}, TypeError, "pool: expected a string, got int"),
     (rmac.region_pool, {"levels": 0}, ValueError, "levels: expected"),
     (rmac.region_pool, {"layout": None}, TypeError, "layout: expected a string, got NoneType"),
@@ -124,7 +140,12 @@ OPTIONS = [
     (rmac.roi_pool, {"rois": ROIS[:, :4]}, ValueError, "rois: expected shape (K, 5), got (1, 4)"),
     (rmac.roi_pool, {"rois": [[0, 0, 0, 1, 1]]}, TypeError, "rois: expected a numpy.ndarray"),
     (rmac.roi_pool, {"rois": ROIS.astype(complex)}, TypeError, "rois: expected real numbers, got"),
-    (rmac.roi_pool, {"rois": ROIS * np.nan}, ValueError, "rois: expected finite numbers, got"),
+    (
+        rmac.roi_pool,
+        {"rois": ROIS * np.nan},
+        ValueError,
+        "rois: expected finite float32 numbers, got",
+    ),
     (
         rmac.roi_pool,
         {"rois": ROIS + 2},
@@ -167,6 +188,11 @@ def test_an_error_leaves_out_untouched():
     for bad in ({"levels": 0}, {"eps": -1}, {"workers": 0}):
         with pytest.raises(ValueError, match="expected"):
             rmac.rmac(X, out=out, **bad)
+    regions = np.full((2, 1, 3), 7, np.float32)
+    for bad in ({"regions": [[0, 0, 6, 4]]}, {"regions": [[0, 0, 5, 4]], "workers": 0}):
+        with pytest.raises(ValueError, match="expected"):
+            rmac.region_pool(X, out=regions, **bad)
+    assert (regions == 7).all()
     pooled = np.full((1, 3, 1, 1), 7, np.float32)
     with pytest.raises(IndexError):
         rmac.roi_pool(X, ROIS + 9, out=pooled)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 from helpers import (
+    CHANNELS,
     DTYPES,
     GRID_OPTIONS,
     LAYOUTS,
@@ -26,7 +27,7 @@ import rmac
 @settings(max_examples=2500)
 @given(
     images=st.integers(1, 3),
-    channels=st.integers(1, 70),
+    channels=CHANNELS,
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     dtype=st.sampled_from(sorted(DTYPES)),
     layout=st.sampled_from(sorted(LAYOUTS)),
@@ -42,9 +43,8 @@ def test_region_pool_equals_the_oracle(
     rng = np.random.default_rng(seed)
     x = random_map(rng, (images, channels, *size), DTYPES[dtype], special)
     grid = rmac.region_grid(*size, **options)
-    expected = reference.region_pool(x, grid.boxes)
-
     stored = stored_as(x, memory, rng).transpose(LAYOUTS[layout])
+    expected = reference.region_pool(x, grid.boxes)
     stored.flags.writeable = False
     threads = {"workers": workers} if xp is np else {}
     result = rmac.region_pool(xp.asarray(stored), layout=layout, **options, **threads)
@@ -74,6 +74,7 @@ def test_region_pool_takes_any_boxes(xp, size, count, memory, dtype, seed):
 
 @settings(max_examples=400)
 @given(
+    channels=CHANNELS,
     size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     output_size=st.tuples(st.integers(1, 8), st.integers(1, 8)),
     scale=st.sampled_from([1.0, 0.5, 1 / 16, 0.3]),
@@ -82,9 +83,11 @@ def test_region_pool_takes_any_boxes(xp, size, count, memory, dtype, seed):
     dtype=st.sampled_from(sorted(DTYPES)),
     seed=st.integers(0, 2**32),
 )
-def test_roi_pool_equals_the_oracle(xp, size, output_size, scale, count, layout, dtype, seed):
+def test_roi_pool_equals_the_oracle(
+    xp, channels, size, output_size, scale, count, layout, dtype, seed
+):
     rng = np.random.default_rng(seed)
-    x = random_map(rng, (3, 5, *size), DTYPES[dtype], 0.02)
+    x = random_map(rng, (3, channels, *size), DTYPES[dtype], 0.02)
     reach = max(size) / scale
     corners = rng.uniform(-0.3 * reach, 1.3 * reach, (count, 4))
     if rng.random() < 0.5:
@@ -92,7 +95,7 @@ def test_roi_pool_equals_the_oracle(xp, size, output_size, scale, count, layout,
     rois = np.column_stack([rng.integers(0, 3, count), corners]).astype("float32")
     expected = reference.roi_pool(x, rois, output_size, scale)
     result = rmac.roi_pool(
-        xp.asarray(x.transpose(LAYOUTS[layout])),
+        xp.asarray(np.ascontiguousarray(x.transpose(LAYOUTS[layout]))),
         xp.asarray(rois),
         output_size=output_size,
         spatial_scale=scale,
@@ -168,6 +171,31 @@ def test_out(xp, rng, dtype):
     ):
         assert rmac.region_pool(x, out=out) is out
         assert_same_values(to_host(out), expected)
+
+
+def test_roi_pool_out(xp, rng):
+    x = xp.asarray(random_map(rng, (2, 19, 7, 9), DTYPES["float32"]))
+    rois = rmac.rmac_regions(x)
+    expected = to_host(rmac.roi_pool(x, rois, output_size=2))
+    room = xp.ones((2, *expected.shape), dtype="float32")
+    for out in (room[0], room.transpose(1, 2, 3, 4, 0)[..., 1]):
+        assert rmac.roi_pool(x, rois, output_size=2, out=out) is out
+        assert_same_values(to_host(out), expected)
+
+
+def test_roi_pool_batch_index_of_more_digits_than_float32_has():
+    x = np.zeros((2**24 + 3, 1, 1, 1), np.uint8)
+    x[2**24 + 1] = 7
+    assert rmac.roi_pool(x, np.array([[2**24 + 1, 0, 0, 0, 0]])).item() == 7
+
+
+def test_misaligned_out(rng):
+    x = random_map(rng, (1, 19, 7, 9), DTYPES["float32"])
+    expected = rmac.region_pool(x)
+    out = np.zeros(expected.nbytes + 1, np.uint8)[1:].view("f4").reshape(expected.shape)
+    assert not out.flags.aligned
+    assert rmac.region_pool(x, out=out) is out
+    assert_same_values(out.copy(), expected)
 
 
 def test_out_may_share_memory_with_x(rng):

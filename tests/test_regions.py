@@ -74,6 +74,19 @@ def test_grids_are_immutable_and_shared():
     for array in (grid.boxes, grid.level):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
+        with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+            array.flags.writeable = True
+    with pytest.raises(TypeError, match=r"made by rmac\.region_grid"):
+        rmac.RegionGrid()
+
+
+def test_grids_are_equal_if_made_alike():
+    grid = rmac.region_grid(6, 9)
+    again = pickle.loads(pickle.dumps(grid))
+    assert grid == again
+    assert hash(grid) == hash(again)
+    assert grid != rmac.region_grid(6, 9, levels=2)
+    assert grid != grid.boxes.tolist()
 
 
 def test_grids_survive_pickle_and_copy():
@@ -127,6 +140,7 @@ def test_plot_draws_every_region_and_names_every_level():
     [
         ({"height": 0}, ValueError, "height: expected an integer of at least 1, got 0"),
         ({"width": -3}, ValueError, "width: expected an integer of at least 1, got -3"),
+        ({"width": 2**70}, ValueError, "width: expected an integer less than 2**31"),
         ({"width": 3.0}, TypeError, "width: expected an integer, got float"),
         ({"levels": 0}, ValueError, "levels: expected an integer of at least 1, got 0"),
         ({"levels": "3"}, TypeError, "levels: expected an integer, got str"),

@@ -6,7 +6,7 @@ below, `boxes` (R, 4) int64 lie on the map, `out` is C-ordered and apart from `x
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,12 @@ _SMALL_TASK = 1 << 16  # bytes of input that are not worth a thread of their own
 
 Aggregate, Kind, Path = kernels.Aggregate, kernels.Kind, kernels.Path
 
-_AGGREGATES = {"sum": Aggregate.SUM, "mean": Aggregate.MEAN}
+_AGGREGATES = {
+    "sum": Aggregate.SUM,
+    "mean": Aggregate.MEAN,
+    "concat": Aggregate.CONCAT,
+    "none": Aggregate.CONCAT,
+}
 
 
 class _Dtype(NamedTuple):
@@ -80,8 +85,8 @@ def rmac_regions(boxes: npt.NDArray[np.int64], images: int, like: Array) -> Arra
 
 def region_pool(x: Array, boxes: npt.NDArray[np.int64], out: Array, *, workers: int | None) -> None:
     """Write the maximum of each region: (N, R, C), dtype of x."""
-    plan = region_plan(boxes.tobytes(), x.shape[2], x.shape[3])
-    _pool(x, plan, out, workers)
+    threads = _threads(workers, x.nbytes)
+    _pool(x, _region_job(boxes.tobytes(), x.shape, x.strides, x.itemsize, threads), out, threads)
 
 
 def roi_pool(
@@ -95,19 +100,15 @@ def roi_pool(
 ) -> None:
     """Write the maximum of each RoI's bins: (K, C, ph, pw), dtype of x."""
     images, _, height, width = x.shape
-    _ph, _pw = output_size
-    bins = roi_bins(check_rois(rois, images), height, width, output_size, spatial_scale)
+    ph, pw = output_size
+    threads = _threads(workers, x.nbytes // max(images, 1))
+    bins = roi_bins(*check_rois(rois, images), height, width, output_size, spatial_scale)
     out.fill(0)
     for image in np.unique(bins.image):
         of_image = bins.image == image
-        plan = make_plan(
-            bins.boxes[of_image],
-            height,
-            width,
-            bins.target[of_image],
-            output_size[0] * output_size[1],
-        )
-        _pool(x[image : image + 1], plan, out, workers)
+        plan = make_plan(bins.boxes[of_image], height, width, bins.target[of_image], ph * pw)
+        one = x[image : image + 1]
+        _pool(one, _job(plan, one.shape, one.strides, one.itemsize, threads), out, threads)
 
 
 def rmac(
@@ -126,12 +127,12 @@ def rmac(
     The images are one batch, or several batches of one image each.
     """
     dtype = _dtype_of(batches[0].dtype)
-    threads = _threads(workers, sum(x.nbytes for x in batches))
+    threads = _threads(workers, sum([x.nbytes for x in batches]))
     jobs = [
-        _job(x, region_plan(grid.tobytes(), *x.shape[2:]), threads)
+        _region_job(grid.tobytes(), x.shape, x.strides, x.itemsize, threads)
         for x, grid in zip(batches, boxes, strict=True)
     ]
-    threads = min(threads, sum(job.tasks for job in jobs))
+    threads = min(threads, sum([job.tasks for job in jobs]))
     dtype.rmac(
         [x.view(dtype.bits) for x in batches],
         [job.plan for job in jobs],
@@ -139,22 +140,20 @@ def rmac(
         [job.lanes for job in jobs],
         dtype.flip,
         dtype.shift,
-        _scratch(threads, max(job.rmac_scratch for job in jobs)),
+        _scratch(threads, max([job.rmac_scratch for job in jobs])),
         dtype.kind,
         normalize_regions,
-        _AGGREGATES.get(aggregate, Aggregate.CONCAT),
+        _AGGREGATES[aggregate],
         normalize and aggregate != "none",
         eps,
-        _largest_first(batches),
-        out.reshape(len(out), -1),
+        _largest_first(batches) if len(batches) > 1 else None,
+        out if out.ndim == 2 else out.reshape(len(out), -1),
         threads,
     )
 
 
 def _largest_first(batches: Sequence[Array]) -> npt.NDArray[np.intp]:
     """Return the order in which threads take images, so that none is left with a large one."""
-    if len(batches) == 1:
-        return np.arange(len(batches[0]))
     return np.argsort([-x.size for x in batches], kind="stable")
 
 
@@ -165,21 +164,34 @@ class _Job(NamedTuple):
     path: int
     lanes: int  # channels that one task takes
     tasks: int
-    scratch: int  # bytes that a thread needs to pool, and to describe
-    rmac_scratch: int
+    scratch: int  # bytes that a thread needs to pool
+    rmac_scratch: int  # bytes that a thread needs to pool and describe
 
 
-def _job(x: Array, plan: kernels.Plan, threads: int) -> _Job:
-    path = _path(x, plan)
-    lanes = _lanes(x, plan, path, threads)
-    images, channels = x.shape[:2]
+@lru_cache(maxsize=1024)
+def _region_job(
+    boxes: bytes, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, threads: int
+) -> _Job:
+    return _job(region_plan(boxes, *shape[2:]), shape, strides, itemsize, threads)
+
+
+def _job(
+    plan: kernels.Plan,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    itemsize: int,
+    threads: int,
+) -> _Job:
+    path = _path(plan, shape, strides, itemsize)
+    lanes = _lanes(plan, shape, itemsize, path, threads)
+    images, channels = shape[:2]
     return _Job(
         plan,
         path,
         lanes,
         images * -(-channels // lanes),
-        kernels.scratch_bytes(plan, path, lanes, x.itemsize),
-        kernels.scratch_bytes(plan, path, lanes, x.itemsize, channels),
+        kernels.scratch_bytes(plan, path, lanes, itemsize),
+        kernels.scratch_bytes(plan, path, lanes, itemsize, channels),
     )
 
 
@@ -192,16 +204,14 @@ def _scratch(threads: int, size: int) -> npt.NDArray[np.uint8]:
     return np.empty(threads * size + _LINE, np.uint8)
 
 
-def _pool(x: Array, plan: kernels.Plan, out: Array, workers: int | None) -> None:
-    if x.size == 0 or plan.n_regions == 0:
+def _pool(x: Array, job: _Job, out: Array, threads: int) -> None:
+    if x.size == 0 or job.plan.n_regions == 0:
         return
     dtype = _dtype_of(x.dtype)
-    threads = _threads(workers, x.nbytes)
-    job = _job(x, plan, threads)
     threads = min(threads, job.tasks)
     dtype.pool(
         x.view(dtype.bits),
-        plan,
+        job.plan,
         job.path,
         job.lanes,
         dtype.flip,
@@ -212,36 +222,43 @@ def _pool(x: Array, plan: kernels.Plan, out: Array, workers: int | None) -> None
     )
 
 
-def _path(x: Array, plan: kernels.Plan) -> int:
+def _path(
+    plan: kernels.Plan, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int
+) -> int:
     """Choose how the kernels get at pixels; the one place where that is decided.
 
     Vectors of channels in memory are what they want. Where rows are contiguous instead, reducing
-    them first leaves little to transpose, unless the regions have nearly as many intervals of rows
-    as the map has rows; small planes are then transposed whole. What remains is collected row by
-    row, at any strides, slowly.
+    them first leaves little to transpose, unless there is little to reduce: small planes, and those
+    with rows shorter than a line, are transposed whole. Both need an image's intervals of rows in
+    the cache, of which boxes of the user's may have very many. What remains is collected row by
+    row, at any strides, slowly; so are rows too short to be worth a vector operation each.
     """
-    _, channels, height, width = x.shape
-    _, channel_stride, row_stride, pixel_stride = x.strides
-    if channel_stride == x.itemsize and channels > 1:
+    _, channels, height, width = shape
+    _, channel_stride, row_stride, pixel_stride = strides
+    line = _LINE // itemsize
+    if channel_stride == itemsize and channels > 1:
         return Path.CHANNELS
-    if pixel_stride == x.itemsize:
-        line = _LINE // x.itemsize
-        packed = row_stride == width * x.itemsize and channel_stride == height * row_stride
+    if pixel_stride == itemsize:
+        packed = row_stride == width * itemsize and channel_stride == height * row_stride
         small = height * width <= _SMALL_PLANE or width < line
-        path = Path.PLANES if packed and small and channels >= line else Path.ROWS
-        fits = kernels.scratch_bytes(plan, path, line, x.itemsize) <= _CACHE
-        if fits and (path == Path.PLANES or width >= line):
-            return path
+        for path, possible in (
+            (Path.PLANES, packed and small and channels >= line),
+            (Path.ROWS, 4 * width >= line),
+        ):
+            if possible and kernels.scratch_bytes(plan, path, line, itemsize) <= _CACHE:
+                return path
     return Path.GATHER
 
 
-def _lanes(x: Array, plan: kernels.Plan, path: int, threads: int) -> int:
+def _lanes(
+    plan: kernels.Plan, shape: tuple[int, ...], itemsize: int, path: int, threads: int
+) -> int:
     """Choose how many channels a task takes: a line, or what the cache holds of whole pixels."""
-    line = _LINE // x.itemsize
+    line = _LINE // itemsize
     if path != Path.CHANNELS:
         return line
-    images, channels = x.shape[:2]
-    fits: int = _CACHE // kernels.scratch_bytes(plan, path, line, x.itemsize) * line
+    images, channels = shape[:2]
+    fits: int = _CACHE // kernels.scratch_bytes(plan, path, line, itemsize) * line
     fair: int = -(-channels * images // (2 * threads))
     lanes: int = max(line, min(channels, fits, fair + -fair % line))
     return lanes

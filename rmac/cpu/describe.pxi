@@ -66,12 +66,33 @@ cdef double sum_of_squares(const floating* values, Py_ssize_t n) noexcept nogil:
 
 cdef void l2(floating* values, Py_ssize_t n, double eps) noexcept nogil:
     """Divide by the norm plus eps; with eps 0 a zero vector stays zero."""
-    cdef floating length = <floating>(sqrt(sum_of_squares(values, n)) + eps)
+    cdef double squares = sum_of_squares(values, n)
+    cdef floating length
     cdef Py_ssize_t i
-    if length == 0:
-        return
+    if 1e-60 < squares < 1e60:
+        length = <floating>(sqrt(squares) + eps)
+        for i in range(n):
+            values[i] = values[i] / length
+    else:
+        l2_extreme(values, n, eps)
+
+
+cdef void l2_extreme(floating* values, Py_ssize_t n, double eps) noexcept nogil:
+    """As `l2`, where squares of the values, or the norm in their dtype, could be out of range."""
+    cdef double peak = 0, squares = 0, length
+    cdef Py_ssize_t i
     for i in range(n):
-        values[i] = values[i] / length
+        peak = max(peak, fabs(<double>values[i]))
+    if peak == 0:
+        peak = 1
+    for i in range(n):
+        length = values[i] / peak
+        squares += length * length
+    length = sqrt(squares) + eps / peak
+    if length == 0:
+        length = 1
+    for i in range(n):
+        values[i] = <floating>(values[i] / peak / length)
 
 
 cdef void describe_image(

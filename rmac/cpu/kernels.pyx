@@ -24,7 +24,7 @@ Threads
 
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.math cimport sqrt
+from libc.math cimport fabs, sqrt
 from libc.stdint cimport (
     int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uintptr_t
 )
@@ -39,15 +39,10 @@ cdef extern from *:
     #define RMAC_OPENMP 0
     #define omp_get_max_threads() 1
     #endif
-    #if defined(__x86_64__) && defined(__GNUC__)
+    #if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 18 : __GNUC__ >= 12)
     static int rmac_vector_level(void) {
         __builtin_cpu_init();
-        if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-              && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2")))
-            return 0;
-        return 1 + (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-                    && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq")
-                    && __builtin_cpu_supports("avx512vl"));
+        return __builtin_cpu_supports("x86-64-v4") ? 2 : !!__builtin_cpu_supports("x86-64-v3");
     }
     #else
     #define rmac_vector_level() 0
@@ -334,7 +329,7 @@ def rmac(
     flip, shift : IN, the dtype's key
     scratch : TEMP, as in `pool`
     kind, normalize_regions, aggregate, normalize, eps : IN, see `Kind`, `Aggregate`, `rmac.rmac`
-    order : IN, (N,) which images to begin with
+    order : IN, (N,) the batches in the order to take them in, None for one batch
     out : OUT, (N, D)
     workers : IN, threads
     """
@@ -358,7 +353,7 @@ def rmac(
                 )
     elif images >= workers:
         for i in prange(images, nogil=True, schedule="dynamic", num_threads=workers):
-            image = order[i]
+            image = order[i] if ragged else i
             rmac_image(
                 &jobs[image if ragged else 0], 0 if ragged else image, threadid(), flip, shift,
                 &recipe, &out[image, 0],

@@ -89,12 +89,16 @@ cdef inline void pool_run(
     A line of all of them at a time, so that its running maximum stays in registers.
     """
     cdef Py_ssize_t at = 0, k
+    cdef const key_t* values
     cdef key_t key
     if n < lanes_of(flip):
-        for at in range(n):
-            for k in range(count):
-                key = encode((<const key_t*>(run + k * stride))[at], flip, shift)
-                out[at] = key if key > out[at] or (fresh and k == 0) else out[at]
+        if fresh:
+            fill(out, least_key(flip), n)
+        for k in range(count):
+            values = <const key_t*>(run + k * stride)
+            for at in range(n):
+                key = encode(values[at], flip, shift)
+                out[at] = key if key > out[at] else out[at]
         return
     while at < n:
         pool_line(out + at, run + at * sizeof(key_t), stride, count, flip, shift, fresh)

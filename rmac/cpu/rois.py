@@ -20,38 +20,42 @@ class Bins(NamedTuple):
     image: Integers  # (B,) the map that each lies on
 
 
-def check_rois(rois: npt.NDArray[Any], images: int) -> npt.NDArray[np.float32]:
-    """Return RoIs as float32 if every one is finite and on one of `images` maps, or raise."""
-    rows = np.asarray(rois, dtype=np.float32)
-    index = rows[:, 0]
+def check_rois(rois: npt.NDArray[Any], images: int) -> tuple[Integers, npt.NDArray[np.float32]]:
+    """Return RoIs' batch indices and corners if all are finite and on one of `images` maps."""
+    with np.errstate(over="ignore"):  # becomes inf, which is reported
+        corners = rois[:, 1:].astype(np.float32)
+    index = rois[:, 0]
+    finite = np.isfinite(corners).all(axis=1) & np.isfinite(index)
+    whose = f"0..{images - 1}" if images else "none, of no images"
     for what, error, wrong in (
-        ("finite numbers", ValueError, ~np.isfinite(rows).all(axis=1)),
-        (f"a batch index in 0..{images - 1}", IndexError, (index < 0) | (index >= images)),
+        ("finite float32 numbers", ValueError, ~finite),
+        (f"a batch index in {whose}", IndexError, (index < 0) | (index >= images)),
         ("a whole batch index", ValueError, index != np.floor(index)),
     ):
         if wrong.any():
             row = int(wrong.argmax())
-            raise error(f"rois: expected {what}, got {rows[row].tolist()} in row {row}")
-    return rows
+            raise error(f"rois: expected {what}, got {rois[row].tolist()} in row {row}")
+    return index.astype(np.int64), corners
 
 
 def roi_bins(
-    rois: npt.NDArray[np.float32],
+    index: Integers,
+    corners: npt.NDArray[np.float32],
     height: int,
     width: int,
     output_size: tuple[int, int],
     spatial_scale: float,
 ) -> Bins:
-    """Return the non-empty bins of checked RoIs (K, 5) on maps of height x width."""
-    corners = _round_half_away(rois[:, 1:] * np.float32(spatial_scale))
-    x1, x2 = _bin_edges(corners[:, 0], corners[:, 2], output_size[1], width)
-    y1, y2 = _bin_edges(corners[:, 1], corners[:, 3], output_size[0], height)
-    shape = (len(rois), *output_size)
+    """Return the non-empty bins of checked RoIs, with corners (K, 4), on maps of one size."""
+    with np.errstate(over="ignore"):  # far outside any map
+        cells = _round_half_away(corners * np.float32(spatial_scale))
+    x1, x2 = _bin_edges(cells[:, 0], cells[:, 2], output_size[1], width)
+    y1, y2 = _bin_edges(cells[:, 1], cells[:, 3], output_size[0], height)
+    shape = (len(corners), *output_size)
     edges = (x1[:, None, :], y1[:, :, None], x2[:, None, :] - 1, y2[:, :, None] - 1)
     boxes = np.stack([np.broadcast_to(edge, shape) for edge in edges], axis=-1).reshape(-1, 4)
     target = np.flatnonzero((boxes[:, :2] <= boxes[:, 2:]).all(axis=1))
-    image = rois[:, 0].astype(np.int64)[target // (output_size[0] * output_size[1])]
-    return Bins(boxes[target], target, image)
+    return Bins(boxes[target], target, index[target // (output_size[0] * output_size[1])])
 
 
 def _round_half_away(values: npt.NDArray[np.float32]) -> Integers:

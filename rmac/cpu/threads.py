@@ -9,18 +9,19 @@ from pathlib import PurePosixPath
 
 from rmac.cpu.isa import kernels
 
-_forked = False
+_MOST = 8 * (os.cpu_count() or 1)
 
 
 def workers_for(workers: int | None) -> int:
     """Return the threads to use: those asked for, or the default; 1 in a forked child.
 
     A child made by fork has none of the parent's OpenMP threads, and GNU's runtime waits for them
-    for ever; that holds too where only another library used OpenMP in the parent.
+    for ever; that holds too where only another library used OpenMP in the parent. Far more threads
+    than CPUs gain nothing, and the runtime ends the process when it cannot start them.
     """
     if _forked:
         return 1
-    return default_workers() if workers is None else workers
+    return default_workers() if workers is None else min(workers, _MOST)
 
 
 @cache
@@ -28,7 +29,7 @@ def default_workers() -> int:
     """Return OMP_NUM_THREADS, else what OpenMP, CPU affinity and cgroup quota all allow."""
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if asked.isdecimal() and int(asked) > 0:
-        return int(asked) if kernels.build_info()["openmp"] else 1
+        return min(int(asked), _MOST) if kernels.build_info()["openmp"] else 1
     limits = [kernels.max_threads(), _affinity()]
     quota = cgroup_quota()
     if quota is not None:
@@ -73,10 +74,16 @@ def _quota(text: str) -> float | None:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except OSError:
         return ""
+
+
+def _is_forked() -> bool:
+    """Tell whether this process was forked and never executed a program of its own (on Linux)."""
+    flags = _read("/proc/self/stat").rpartition(")")[2].split()[6:7]
+    return bool(flags) and bool(int(flags[0]) & _PF_FORKNOEXEC)
 
 
 def _after_fork() -> None:
@@ -84,5 +91,7 @@ def _after_fork() -> None:
     _forked = True
 
 
+_PF_FORKNOEXEC = 0x40
+_forked = _is_forked()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
