@@ -126,7 +126,8 @@ cdef struct Tables:
     Cells cells
     const Py_ssize_t* row_interval
     const Py_ssize_t* columns
-    const Py_ssize_t* target
+    const Py_ssize_t* row
+    const Py_ssize_t* bin
 
 cdef struct Job:
     # How a call reads a batch of maps; what every task of it shares.
@@ -153,16 +154,17 @@ cdef class Plan:
     cdef list _arrays
 
     def __init__(
-        self, height, width, rows, row_interval, columns, cells, target, bins
+        self, height, width, rows, row_interval, columns, cells, row, bin_, bins
     ):
         cdef Tables* tables = &self.tables
         self._arrays = []
         tables.height, tables.width = height, width
-        tables.n_regions, tables.bins = len(target), bins
+        tables.n_regions, tables.bins = len(row), bins
         tables.rows = self._program(rows)
         tables.row_interval = self._table(row_interval)
         tables.columns = self._table(columns)
-        tables.target = self._table(target)
+        tables.row = self._table(row)
+        tables.bin = self._table(bin_)
         tables.cells.n_bands = len(cells.bands)
         tables.cells.bands = self._table(cells.bands)
         tables.cells.columns = self._program(cells.columns)

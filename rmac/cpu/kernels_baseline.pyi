@@ -30,7 +30,8 @@ class Plan:
         row_interval: Any,
         columns: Any,
         cells: Any,
-        target: Any,
+        row: Any,
+        bin_: Any,
         bins: int,
     ) -> None: ...
 

@@ -105,30 +105,40 @@ cdef inline void pool_run(
         at = next_line(at, n, lanes_of(flip))
 
 
-cdef inline void store(
-    const key_t* keys, key_t flip, key_t shift, key_t* out, Py_ssize_t step, Py_ssize_t lanes
-) noexcept nogil:
-    """Decode maxima to their places in the output, `step` apart."""
-    cdef Py_ssize_t i
-    for i in range(lanes):
-        out[i * step] = decode(keys[i], flip, shift)
-
-
-cdef inline void store_run(
-    const key_t* run, Py_ssize_t count, key_t flip, key_t shift,
-    key_t* out, Py_ssize_t step, Py_ssize_t lanes,
-) noexcept nogil:
-    """Decode the maximum of `count` lines that follow each other."""
+cdef inline void maximum_of_run(key_t* out, const key_t* run, Py_ssize_t count) noexcept nogil:
+    """Take the maximum of `count` lines that follow each other."""
     cdef key_t line[LINE]
     cdef Py_ssize_t i, k
-    for i in range(lanes_of(flip)):
+    for i in range(lanes_of(run[0])):
         line[i] = run[i]
     for k in range(1, count):
-        run += lanes_of(flip)
-        for i in range(lanes_of(flip)):
+        run += lanes_of(run[0])
+        for i in range(lanes_of(run[0])):
             line[i] = run[i] if run[i] > line[i] else line[i]
-    if step == 1 and lanes == lanes_of(flip):
-        for i in range(lanes_of(flip)):
-            out[i] = decode(line[i], flip, shift)
-    else:
-        store(line, flip, shift, out, step, lanes)
+    for i in range(lanes_of(run[0])):
+        out[i] = line[i]
+
+
+cdef inline void store_line(
+    const key_t* keys, key_t flip, key_t shift, key_t* out
+) noexcept nogil:
+    cdef key_t line[LINE]
+    cdef Py_ssize_t i
+    for i in range(lanes_of(flip)):
+        line[i] = decode(keys[i], flip, shift)
+    for i in range(lanes_of(flip)):
+        out[i] = line[i]
+
+
+cdef inline void store(
+    const key_t* keys, key_t flip, key_t shift, key_t* out, Py_ssize_t step, Py_ssize_t n
+) noexcept nogil:
+    """Decode maxima to their places in the output, `step` apart."""
+    cdef Py_ssize_t at = 0
+    if step != 1 or n < lanes_of(flip):
+        for at in range(n):
+            out[at * step] = decode(keys[at], flip, shift)
+        return
+    while at < n:
+        store_line(keys + at, flip, shift, out + at)
+        at = next_line(at, n, lanes_of(flip))

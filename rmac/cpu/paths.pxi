@@ -110,6 +110,15 @@ cdef void pool_planes(
     run_program(&plan.rows, out, size)
 
 
+cdef Py_ssize_t scratch_keys(const Tables* plan, int path, Py_ssize_t n) noexcept nogil:
+    """Keys of scratch memory that `pool_block` needs for n channels; the last n are for a line."""
+    if path == Path.ROWS:
+        return n * (plan.width * (plan.rows.n_results + 1 + plan.rows.n_slots) + 1)
+    if path == Path.PLANES:
+        return n * (plan.width * (plan.rows.n_slots + 2 * plan.height) + 1)
+    return n * (plan.n_regions + plan.cells.columns.n_slots + plan.width)
+
+
 cdef void pool_block(
     const Map* x, const Tables* plan, int path, Py_ssize_t image, Py_ssize_t first,
     Py_ssize_t lanes,
@@ -117,8 +126,9 @@ cdef void pool_block(
 ) noexcept nogil:
     """Write the maxima of `lanes` channels of one image in every region."""
     cdef const char* block = x.data + image * x.image_stride + first * x.channel_stride
-    cdef Py_ssize_t region, target, interval, size = n * x.width, step = plan.bins
+    cdef Py_ssize_t region, interval, size = n * x.width, step = plan.bins
     cdef key_t* place
+    cdef key_t* line = scratch + scratch_keys(plan, path, n) - n
     if path == Path.ROWS:
         pool_rows(
             x, plan, block, lanes, flip, shift, scratch, scratch + plan.rows.n_results * size
@@ -130,25 +140,15 @@ cdef void pool_block(
     else:
         pool_bands(x, plan, path, block, lanes, flip, shift, scratch, n)
     for region in range(plan.n_regions):
-        target = plan.target[region]
-        place = out + (target // step * x.channels + first) * step + target % step
+        place = out + (plan.row[region] * x.channels + first) * step + plan.bin[region]
         if path == Path.CHANNELS or path == Path.GATHER:
             store(scratch + region * n, flip, shift, place, step, lanes)
             continue
         interval = plan.row_interval[region]
         if path == Path.PLANES:
             interval = plan.rows.result[interval]
-        store_run(
-            scratch + interval * size + plan.columns[2 * region] * n,
+        maximum_of_run(
+            line, scratch + interval * size + plan.columns[2 * region] * n,
             plan.columns[2 * region + 1] - plan.columns[2 * region],
-            flip, shift, place, step, lanes,
         )
-
-
-cdef Py_ssize_t scratch_keys(const Tables* plan, int path, Py_ssize_t n) noexcept nogil:
-    """Keys of scratch memory that `pool_block` needs for n channels."""
-    if path == Path.ROWS:
-        return n * plan.width * (plan.rows.n_results + 1 + plan.rows.n_slots)
-    if path == Path.PLANES:
-        return n * plan.width * (plan.rows.n_slots + 2 * plan.height)
-    return n * (plan.n_regions + plan.cells.columns.n_slots + plan.width)
+        store(line, flip, shift, place, step, lanes)

@@ -67,7 +67,8 @@ def make_plan(
         row_of,
         np.stack([boxes[:, 0], stops[:, 0]], axis=1).astype(np.intp),
         _cells(down.segments, boxes[:, 1], stops[:, 1], across, across.result[column_of]),
-        target,
+        target // bins,
+        target % bins,
         bins,
     )
 
