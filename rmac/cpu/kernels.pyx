@@ -47,6 +47,11 @@ cdef extern from *:
     #else
     #define rmac_vector_level() 0
     #endif
+    #if defined(__GNUC__)
+    #define rmac_prefetch(data) __builtin_prefetch(data, 0, 2)
+    #else
+    #define rmac_prefetch(data)
+    #endif
     #if defined(__clang__)
     #define RMAC_COMPILER "clang " __clang_version__
     #elif defined(__GNUC__)
@@ -62,6 +67,7 @@ cdef extern from *:
     const char* RMAC_VERSION  # this one and the next are defined by the build
     const char* RMAC_ISA
     int rmac_vector_level()
+    void rmac_prefetch(const char* data) nogil
     int omp_get_max_threads() nogil
 
 # Bytes of one vector of keys: the widest register in use, and a cache line.

@@ -1,5 +1,12 @@
 # From the map's layout in memory to pixels that are lines of channels.
 
+cdef inline void prefetch(const char* data, Py_ssize_t size) noexcept nogil:
+    """Begin to bring memory that the next task reads into the second-level cache."""
+    cdef Py_ssize_t at
+    for at in range(size // LINE):
+        rmac_prefetch(data + at * LINE)
+
+
 cdef void gather_row(
     const Map* x, const char* row, Py_ssize_t lanes, key_t* out, Py_ssize_t n
 ) noexcept nogil:

@@ -100,6 +100,7 @@ cdef void pool_planes(
     """
     cdef Py_ssize_t segment, top, size = lanes_of(flip) * x.width
     cdef key_t* pixels = scratch
+    prefetch(block + size * x.height * sizeof(key_t), size * x.height * sizeof(key_t))
     transpose(<const key_t*>block, pixels, pixels + size * x.height, x.width * x.height)
     for segment in range(plan.rows.n_segments):
         top = plan.rows.segments[2 * segment]
