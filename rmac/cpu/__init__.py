@@ -259,6 +259,6 @@ def _lanes(
         return line
     images, channels = shape[:2]
     fits: int = _CACHE // kernels.scratch_bytes(plan, path, line, itemsize) * line
-    fair: int = -(-channels * images // (2 * threads))
-    lanes: int = max(line, min(channels, fits, fair + -fair % line))
-    return lanes
+    blocks = max(-(-channels // max(fits, line)), -(-2 * threads // images))
+    lanes = -(-channels // blocks)
+    return lanes + -lanes % line

@@ -64,21 +64,28 @@ cdef double sum_of_squares(const floating* values, Py_ssize_t n) noexcept nogil:
     return (parts[0] + parts[2]) + (parts[1] + parts[3])
 
 
+cdef floating norm_of(floating* values, Py_ssize_t n, double eps) noexcept nogil:
+    """Return what a vector is to be divided by: its norm plus eps.
+
+    Where that, or its square, could be out of range, the vector is divided here; 1 remains to do.
+    """
+    cdef double squares = sum_of_squares(values, n)
+    if 1e-60 < squares < 1e60:
+        return <floating>(sqrt(squares) + eps)
+    l2_extreme(values, n, eps)
+    return 1
+
+
 cdef void l2(floating* values, Py_ssize_t n, double eps) noexcept nogil:
     """Divide by the norm plus eps; with eps 0 a zero vector stays zero."""
-    cdef double squares = sum_of_squares(values, n)
-    cdef floating length
+    cdef floating scale = 1 / norm_of(values, n, eps)
     cdef Py_ssize_t i
-    if 1e-60 < squares < 1e60:
-        length = <floating>(sqrt(squares) + eps)
-        for i in range(n):
-            values[i] = values[i] / length
-    else:
-        l2_extreme(values, n, eps)
+    for i in range(n):
+        values[i] = values[i] * scale
 
 
 cdef void l2_extreme(floating* values, Py_ssize_t n, double eps) noexcept nogil:
-    """As `l2`, where squares of the values, or the norm in their dtype, could be out of range."""
+    """Divide a vector by its norm plus eps where squares of its values are out of range."""
     cdef double peak = 0, squares = 0, length
     cdef Py_ssize_t i
     for i in range(n):
@@ -102,19 +109,25 @@ cdef void describe_image(
     """Turn one image's regional maxima (R, C) into its descriptor."""
     cdef Py_ssize_t region, i, size = channels
     cdef floating* vector
+    cdef floating scale
     if recipe.aggregate == Aggregate.CONCAT:
         size = regions * channels
     else:
         for i in range(channels):
             out[i] = 0
     for region in range(regions):
-        vector = out + region * channels if recipe.aggregate == Aggregate.CONCAT else row
-        widen(maxima + region * channels, recipe.kind, vector, channels)
+        if recipe.aggregate == Aggregate.CONCAT:
+            vector = out + region * channels
+            widen(maxima + region * channels, recipe.kind, vector, channels)
+            if recipe.normalize_regions:
+                l2(vector, channels, recipe.eps)
+            continue
+        widen(maxima + region * channels, recipe.kind, row, channels)
+        scale = 1
         if recipe.normalize_regions:
-            l2(vector, channels, recipe.eps)
-        if recipe.aggregate != Aggregate.CONCAT:
-            for i in range(channels):
-                out[i] += vector[i]
+            scale = 1 / norm_of(row, channels, recipe.eps)
+        for i in range(channels):
+            out[i] = out[i] + row[i] * scale
     if recipe.aggregate == Aggregate.MEAN:
         for i in range(channels):
             out[i] /= regions

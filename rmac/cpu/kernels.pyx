@@ -74,6 +74,10 @@ cdef extern from *:
 cdef enum:
     LINE = 64
 
+# Bytes of a block of planes that are worth prefetching; the hardware does well on longer ones.
+cdef enum:
+    FAR = 1 << 17
+
 cpdef enum Path:
     """How a block of channels becomes pixels that are contiguous vectors of channels."""
     CHANNELS = 0  # it is stored so

@@ -10,13 +10,15 @@ cdef void run_program(const Program* program, key_t* slots, Py_ssize_t n) noexce
 
 
 cdef void pool_row(
-    const Program* columns, const char* row, Py_ssize_t pixel_stride,
+    const Program* columns, const char* row, Py_ssize_t row_stride, Py_ssize_t pixel_stride,
     key_t flip, key_t shift, key_t* slots, Py_ssize_t n, bint fresh,
 ) noexcept nogil:
     """Take one row of pixels into a band's maxima, one per segment of columns."""
-    cdef Py_ssize_t segment, start
+    cdef Py_ssize_t segment, start, x
     for segment in range(columns.n_segments):
         start = columns.segments[2 * segment]
+        for x in range(start, columns.segments[2 * segment + 1]):
+            prefetch(row + row_stride + x * pixel_stride, n * sizeof(key_t))
         pool_run(
             slots + segment * n, row + start * pixel_stride, pixel_stride,
             columns.segments[2 * segment + 1] - start, flip, shift, n, fresh,
@@ -59,7 +61,9 @@ cdef void pool_bands(
             if path == Path.GATHER:
                 gather_row(x, row, lanes, gathered, n)
                 row = <const char*>gathered
-            pool_row(&cells.columns, row, pixel_stride, flip, shift, slots, n, y == top)
+            pool_row(
+                &cells.columns, row, x.row_stride, pixel_stride, flip, shift, slots, n, y == top
+            )
         close_band(cells, band, slots, scratch, n)
 
 
@@ -77,6 +81,8 @@ cdef void pool_rows(
     cdef const char* plane
     for lane in range(lanes):
         plane = block + lane * x.channel_stride
+        if x.row_stride * x.height * lanes <= FAR and x.row_stride >= 0:
+            prefetch(plane + lanes * x.channel_stride, x.height * x.row_stride)
         for segment in range(plan.rows.n_segments):
             top = plan.rows.segments[2 * segment]
             pool_run(
