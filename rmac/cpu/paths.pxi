@@ -10,15 +10,19 @@ cdef void run_program(const Program* program, key_t* slots, Py_ssize_t n) noexce
 
 
 cdef void pool_row(
-    const Program* columns, const char* row, Py_ssize_t row_stride, Py_ssize_t pixel_stride,
+    const Program* columns, const char* row, Py_ssize_t pixel_stride, Py_ssize_t next_row,
     key_t flip, key_t shift, key_t* slots, Py_ssize_t n, bint fresh,
 ) noexcept nogil:
-    """Take one row of pixels into a band's maxima, one per segment of columns."""
+    """Take one row of pixels into a band's maxima, one per segment of columns.
+
+    `next_row` is how far the row that comes after it lies, to be prefetched; 0 if it is not there.
+    """
     cdef Py_ssize_t segment, start, x
     for segment in range(columns.n_segments):
         start = columns.segments[2 * segment]
-        for x in range(start, columns.segments[2 * segment + 1]):
-            prefetch(row + row_stride + x * pixel_stride, n * sizeof(key_t))
+        if next_row:
+            for x in range(start, columns.segments[2 * segment + 1]):
+                prefetch(row + next_row + x * pixel_stride, n * sizeof(key_t))
         pool_run(
             slots + segment * n, row + start * pixel_stride, pixel_stride,
             columns.segments[2 * segment + 1] - start, flip, shift, n, fresh,
@@ -49,11 +53,11 @@ cdef void pool_bands(
     cdef const Cells* cells = &plan.cells
     cdef key_t* slots = scratch + plan.n_regions * n
     cdef key_t* gathered = slots + cells.columns.n_slots * n
-    cdef Py_ssize_t band, y, top, pixel_stride = x.pixel_stride
+    cdef Py_ssize_t band, y, top, pixel_stride = x.pixel_stride, next_row = x.row_stride
     cdef const char* row
     fill(scratch, least_key(flip), plan.n_regions * n)
     if path == Path.GATHER:
-        pixel_stride = n * sizeof(key_t)
+        pixel_stride, next_row = n * sizeof(key_t), 0
     for band in range(cells.n_bands):
         top = cells.bands[2 * band]
         for y in range(top, cells.bands[2 * band + 1]):
@@ -62,7 +66,7 @@ cdef void pool_bands(
                 gather_row(x, row, lanes, gathered, n)
                 row = <const char*>gathered
             pool_row(
-                &cells.columns, row, x.row_stride, pixel_stride, flip, shift, slots, n, y == top
+                &cells.columns, row, pixel_stride, next_row, flip, shift, slots, n, y == top
             )
         close_band(cells, band, slots, scratch, n)
 
