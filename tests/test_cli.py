@@ -201,39 +201,44 @@ def test_describe_leaves_nothing_behind_when_it_fails_half_way(features, tmp_pat
     assert sorted(os.listdir(tmp_path)) == ["d.npy", "features.npy"]
 
 
-def start_describe(tmp_path):
-    """Begin to describe a large file; return once its output is under way."""
-    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "float32", (400, 256, 48, 48))
-    command = [sys.executable, "-P", "-m", "rmac", "describe", "x.npy", "-o", "d.npy"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 30
-    while not list(tmp_path.glob(".rmac-*.part")) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGSTOP)
-    return command, process
+STUCK = """
+import sys, time, rmac
+from rmac.cli import main
+
+def stuck(x, describe=rmac.rmac, **options):
+    if len(x):
+        time.sleep(60)
+    return describe(x, **options)
+
+rmac.rmac = stuck
+sys.exit(main(sys.argv[1:]))
+"""
 
 
-def end(process, kind):
-    process.send_signal(kind)
-    process.send_signal(signal.SIGCONT)
-    with process:
+def end_describe_half_way(features, kind):
+    """Return the exit status of a command that was sent a signal with its output under way."""
+    folder = features.parent
+    command = [sys.executable, "-P", "-c", STUCK, "describe", features, "-o", folder / "d.npy"]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE) as process:
+        while not list(folder.glob(".rmac-*.part")) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(kind)
         process.stderr.read()
         return process.wait()
 
 
-def test_describe_killed_has_no_output_and_runs_again(tmp_path):
-    command, process = start_describe(tmp_path)
-    assert end(process, signal.SIGKILL) == -signal.SIGKILL
-    assert not (tmp_path / "d.npy").exists()
-    assert subprocess.run(command, cwd=tmp_path, check=False, capture_output=True).returncode == 0
-    assert np.load(tmp_path / "d.npy").shape == (400, 256)
+def test_describe_killed_has_no_output_and_runs_again(features):
+    output = features.parent / "d.npy"
+    assert end_describe_half_way(features, signal.SIGKILL) == -signal.SIGKILL
+    assert not output.exists()
+    assert main(["describe", str(features), "-o", str(output)]) == 0
+    np.testing.assert_array_equal(np.load(output), rmac.rmac(np.load(features)))
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
-def test_describe_ended_leaves_nothing_behind(tmp_path, kind):
-    _, process = start_describe(tmp_path)
-    assert end(process, kind) == 130
-    assert os.listdir(tmp_path) == ["x.npy"]
+def test_describe_ended_leaves_nothing_behind(features, kind):
+    assert end_describe_half_way(features, kind) == 130
+    assert os.listdir(features.parent) == ["features.npy"]
 
 
 def test_usage_errors_have_status_2(capsys):

@@ -53,6 +53,15 @@ def test_order_within_a_level():
     assert matlab.boxes[2:5, :2].tolist() == [[0, 0], [8, 0], [16, 0]]
 
 
+def test_matlab_rounds_at_the_centre_of_a_window():
+    """Where that makes a difference, which the recorded sizes are too small for."""
+    grid = rmac.region_grid(15, 71, preset="matlab")
+    starts = np.unique(grid.boxes[grid.level == 2][:, 0])
+    stride, centre = 61 / 7, 4
+    assert starts.tolist() == [int(centre + i * stride) - centre for i in range(8)]
+    assert starts.tolist() != [int(i * stride) for i in range(8)]
+
+
 def test_attributes_and_repr():
     grid = rmac.region_grid(24, 32, levels=2, overlap=0.3)
     assert (grid.height, grid.width, grid.levels, grid.overlap) == (24, 32, 2, 0.3)
