@@ -202,8 +202,11 @@ def test_describe_leaves_nothing_behind_when_it_fails_half_way(features, tmp_pat
 
 
 STUCK = """
-import sys, time, rmac
+import signal, sys, time, rmac
 from rmac.cli import main
+
+# where the tests run in the background, children begin with Ctrl-C ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def stuck(x, describe=rmac.rmac, **options):
     if len(x):
