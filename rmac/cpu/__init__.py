@@ -104,8 +104,9 @@ def roi_pool(
     threads = _threads(workers, x.nbytes // max(images, 1))
     bins = roi_bins(*check_rois(rois, images), height, width, output_size, spatial_scale)
     out.fill(0)
-    for image in np.unique(bins.image):
-        of_image = bins.image == image
+    by_image = np.argsort(bins.image, kind="stable")
+    found, first = np.unique(bins.image[by_image], return_index=True)
+    for image, of_image in zip(found, np.split(by_image, first[1:]), strict=False):
         plan = make_plan(bins.boxes[of_image], height, width, bins.target[of_image], ph * pw)
         one = x[image : image + 1]
         _pool(one, _job(plan, one.shape, one.strides, one.itemsize, threads), out, threads)
