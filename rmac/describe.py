@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import contextmanager
 from math import prod
 from secrets import token_hex
@@ -30,8 +31,10 @@ def run(options: argparse.Namespace) -> None:
         name: getattr(options, name)
         for name in ("layout", "levels", "overlap", "preset", "workers")
     }
-    # An empty batch checks every option and shape before a file is touched.
-    nothing = rmac.rmac(maps[:0], **settings)
+    try:  # an empty batch checks every option and shape before a file is touched
+        nothing = rmac.rmac(maps[:0], **settings)
+    except (TypeError, ValueError) as error:
+        raise type(error)(re.sub(r"^x:", f"{options.features}:", str(error))) from None
     output = _writable(options.output, options.features)
     batch = max(1, _BATCH // max(1, maps[:1].nbytes))
     with _whole_file(output) as file, _progress(len(maps)) as advance:

@@ -140,6 +140,7 @@ def test_describe_a_bad_file(tmp_path, case, capsys):
     error = capsys.readouterr().err
     assert error.startswith("rmac describe: error: ")
     assert message in error
+    assert str(path) in error
     assert error.count("\n") == 1
     assert not (tmp_path / "d.npy").exists()
 
