@@ -63,14 +63,20 @@ def device_of_input(x: Array | Sequence[Array]) -> str:
 def feature_map(x: Array, layout: str, name: str = "x") -> Array:
     """Return `x` as a view with axes (N, C, H, W), or raise."""
     axes = LAYOUTS[choice("layout", layout, LAYOUTS)]
-    if isinstance(x, list | tuple):
-        raise TypeError(f"{name}: expected one array, got a {type(x).__name__} of them")
-    if x.ndim != 4:
-        raise ValueError(f"{name}: expected 4 axes ({', '.join(layout)}), got shape {x.shape}")
+    require_axes(x, layout, name)
     descriptor_dtype(x.dtype, name)
     if isinstance(x, np.ndarray) and not x.flags.aligned:
         raise TypeError(f"{name}: expected an aligned array, got misaligned {x.dtype.name}")
     return x if layout == "NCHW" else x.transpose(axes)
+
+
+def require_axes(x: Array, layout: str, name: str = "x") -> None:
+    """Raise unless `x` is one array with as many axes as `layout` names."""
+    if isinstance(x, list | tuple):
+        raise TypeError(f"{name}: expected one array, got a {type(x).__name__} of them")
+    if x.ndim != len(layout):
+        axes = f"{len(layout)} axes ({', '.join(layout)})"
+        raise ValueError(f"{name}: expected {axes}, got shape {x.shape}")
 
 
 def feature_batches(x: Array | Sequence[Array], layout: str) -> list[Array]:
@@ -95,8 +101,8 @@ def feature_batches(x: Array | Sequence[Array], layout: str) -> list[Array]:
 
 
 def _single(x: Array, layout: str, name: str) -> Array:
-    if x.ndim != 3:
-        raise ValueError(f"{name}: expected 3 axes ({', '.join(layout[1:])}), got shape {x.shape}")
+    choice("layout", layout, LAYOUTS)
+    require_axes(x, layout[1:], name)
     maps = feature_map(x[None], layout, name)
     if 0 in maps.shape[2:]:
         raise ValueError(f"{name}: expected at least one cell, got shape {x.shape}")

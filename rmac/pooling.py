@@ -15,6 +15,7 @@ from rmac._arrays import (
     output,
     region_boxes,
     region_rois,
+    require_axes,
 )
 from rmac._checks import choice, optional_workers, positive_int, real
 from rmac.operators import Backend, public_operator
@@ -63,10 +64,7 @@ def rmac_regions(backend: Backend, x: Array, /, *, scales: int = 3, overlap: flo
     """
     scales = positive_int("scales", scales)
     overlap = real("overlap", overlap, low=0, high=1)
-    if isinstance(x, list | tuple):
-        raise TypeError(f"x: expected one array, got a {type(x).__name__} of them")
-    if x.ndim != 4:
-        raise ValueError(f"x: expected 4 axes (N, C, H, W), got shape {x.shape}")
+    require_axes(x, "NCHW")
     if x.size == 0:
         return backend.empty((0, 5), "float32", x)
     grid = region_grid(x.shape[2], x.shape[3], levels=scales, overlap=overlap)
