@@ -113,6 +113,15 @@ def test_out(xp, rng):
         assert to_host(out).tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_one_channel_becomes_exactly_one(xp, rng, dtype):
+    """So that opposite regions cancel, as they do in exact arithmetic, whatever their size."""
+    x = xp.asarray(random_map(rng, (200, 1, 1, 11), DTYPES[dtype]))
+    vectors = to_host(rmac.rmac(x, aggregate="none"))
+    assert (np.abs(vectors) == 1).all()
+    np.testing.assert_array_equal(to_host(rmac.rmac(x)), np.sign(vectors.sum(axis=1)))
+
+
 @pytest.mark.parametrize("images", [1, 3, 4, 9])
 def test_images_share_workers_and_workers_share_images(rng, images):
     """Both ways to divide the work, with 4 workers."""

@@ -78,10 +78,10 @@ cdef floating norm_of(floating* values, Py_ssize_t n, double eps) noexcept nogil
 
 cdef void l2(floating* values, Py_ssize_t n, double eps) noexcept nogil:
     """Divide by the norm plus eps; with eps 0 a zero vector stays zero."""
-    cdef floating scale = 1 / norm_of(values, n, eps)
+    cdef floating norm = norm_of(values, n, eps)
     cdef Py_ssize_t i
     for i in range(n):
-        values[i] = values[i] * scale
+        values[i] = values[i] / norm  # not times 1 / norm: a lone value must become exactly 1
 
 
 cdef void l2_extreme(floating* values, Py_ssize_t n, double eps) noexcept nogil:
@@ -109,7 +109,7 @@ cdef void describe_image(
     """Turn one image's regional maxima (R, C) into its descriptor."""
     cdef Py_ssize_t region, i, size = channels
     cdef floating* vector
-    cdef floating scale
+    cdef floating norm
     if recipe.aggregate == Aggregate.CONCAT:
         size = regions * channels
     else:
@@ -123,11 +123,11 @@ cdef void describe_image(
                 l2(vector, channels, recipe.eps)
             continue
         widen(maxima + region * channels, recipe.kind, row, channels)
-        scale = 1
+        norm = 1
         if recipe.normalize_regions:
-            scale = 1 / norm_of(row, channels, recipe.eps)
+            norm = norm_of(row, channels, recipe.eps)
         for i in range(channels):
-            out[i] = out[i] + row[i] * scale
+            out[i] = out[i] + row[i] / norm
     if recipe.aggregate == Aggregate.MEAN:
         for i in range(channels):
             out[i] /= regions
