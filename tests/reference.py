@@ -85,8 +85,12 @@ def rmac_error(x, boxes, dtype, **options):
         size, result = size.reshape(len(size), -1), result.reshape(len(result), -1)
         if options.get("normalize", True):
             norm = np.linalg.norm(result, axis=-1, keepdims=True) + options.get("eps", 0.0)
+            spread = np.linalg.norm(size, axis=-1, keepdims=True)
+            # regions that cancel to rounding noise leave a vector whose direction means nothing
+            noise = (norm > 0) | (spread > 0)
+            noise &= 2 * roundings * np.finfo(dtype).eps * spread >= norm
             norm = np.where(norm == 0, 1, norm)
             # an error of the whole vector changes its norm, and so every element
-            spread = np.linalg.norm(size, axis=-1, keepdims=True) / norm
-            size = size / norm + np.abs(result) / norm * spread
+            size = size / norm + np.abs(result) / norm * spread / norm
+            size = np.where(noise, np.inf, size)
     return roundings * np.finfo(dtype).eps * size + np.finfo(dtype).tiny
