@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_LINE = 64  # bytes of one vector of keys
-_SMALL_PLANE = 256  # cells of a plane that is better transposed than reduced along its rows
+_LINE = kernels.build_info()["line"]  # bytes of one vector of keys
+_CACHE_LINE = 64  # bytes
+_SMALL_PLANE = 128  # cells of a plane that is better transposed than reduced along its rows
 _CACHE = 1 << 18  # bytes of scratch that a thread's second-level cache holds with room to spare
 _SMALL_TASK = 1 << 16  # bytes of input that are not worth a thread of their own
 
 
-Aggregate, Kind, Path = kernels.Aggregate, kernels.Kind, kernels.Path
+Aggregate, Path, Widening = kernels.Aggregate, kernels.Path, kernels.Widening
 
 _AGGREGATES = {
     "sum": Aggregate.SUM,
@@ -39,29 +40,28 @@ _AGGREGATES = {
 
 
 class _Dtype(NamedTuple):
-    """How the kernels see a dtype; `flip` and `shift` are explained there."""
+    """How the kernels see a dtype; `shift` is explained there."""
 
     bits: np.dtype[Any]
-    flip: int
     shift: int
-    kind: int
+    widening: int
     pool: Any  # the kernels for these bits
     rmac: Any
 
 
-def _dtype(bits: type[np.integer[Any]], flip: int, shift: int, kind: int) -> _Dtype:
+def _dtype(bits: type[np.integer[Any]], shift: int, widening: int) -> _Dtype:
     key = f"{bits.__name__}_t"
-    real = "double" if kind == Kind.FLOAT64 else "float"
-    return _Dtype(np.dtype(bits), flip, shift, kind, kernels.pool[key], kernels.rmac[key, real])
+    real = "double" if bits is np.int64 else "float"
+    return _Dtype(np.dtype(bits), shift, widening, kernels.pool[key], kernels.rmac[key, real])
 
 
 _DTYPES = {
-    "uint8": _dtype(np.int8, 0, -0x80, Kind.UINT8),
-    "int8": _dtype(np.int8, 0, 0, Kind.INT8),
-    "float16": _dtype(np.int16, 0x7FFF, 0x3FF, Kind.FLOAT16),
-    "bfloat16": _dtype(np.int16, 0x7FFF, 0x7F, Kind.BFLOAT16),
-    "float32": _dtype(np.int32, 0x7FFF_FFFF, 0x7F_FFFF, Kind.FLOAT32),
-    "float64": _dtype(np.int64, 0x7FFF_FFFF_FFFF_FFFF, 0xF_FFFF_FFFF_FFFF, Kind.FLOAT64),
+    "uint8": _dtype(np.int8, -0x80, Widening.UINT8),
+    "int8": _dtype(np.int8, 0, Widening.INT8),
+    "float16": _dtype(np.int16, 0x3FF, Widening.FLOAT16),
+    "bfloat16": _dtype(np.int16, 0x7F, Widening.BFLOAT16),
+    "float32": _dtype(np.int32, 0x7F_FFFF, Widening.NOTHING),
+    "float64": _dtype(np.int64, 0xF_FFFF_FFFF_FFFF, Widening.NOTHING),
 }
 
 
@@ -139,10 +139,9 @@ def rmac(
         [job.plan for job in jobs],
         [job.path for job in jobs],
         [job.lanes for job in jobs],
-        dtype.flip,
         dtype.shift,
         _scratch(threads, max([job.rmac_scratch for job in jobs])),
-        dtype.kind,
+        dtype.widening,
         normalize_regions,
         _AGGREGATES[aggregate],
         normalize and aggregate != "none",
@@ -202,7 +201,7 @@ def _threads(workers: int | None, size: int) -> int:
 
 
 def _scratch(threads: int, size: int) -> npt.NDArray[np.uint8]:
-    return np.empty(threads * size + _LINE, np.uint8)
+    return np.empty(threads * size + _CACHE_LINE, np.uint8)
 
 
 def _pool(x: Array, job: _Job, out: Array, threads: int) -> None:
@@ -215,7 +214,6 @@ def _pool(x: Array, job: _Job, out: Array, threads: int) -> None:
         job.plan,
         job.path,
         job.lanes,
-        dtype.flip,
         dtype.shift,
         _scratch(threads, job.scratch),
         out.view(dtype.bits).reshape(-1),
@@ -230,8 +228,8 @@ def _path(
 
     Vectors of channels in memory are what they want. Where rows are contiguous instead, reducing
     them first leaves little to transpose, unless there is little to reduce: small planes, and those
-    with rows shorter than a line, are transposed whole. Both need an image's intervals of rows in
-    the cache, of which boxes of the user's may have very many. What remains is collected row by
+    with rows shorter than half a line, are transposed whole. Both need an image's intervals of rows
+    in the cache, of which boxes of the user's may have very many. What remains is collected row by
     row, at any strides, slowly; so are rows too short to be worth a vector operation each.
     """
     _, channels, height, width = shape
@@ -241,10 +239,12 @@ def _path(
         return Path.CHANNELS
     if pixel_stride == itemsize:
         packed = row_stride == width * itemsize and channel_stride == height * row_stride
-        small = height * width <= _SMALL_PLANE or width < line
+        # A row shorter than a line is read as one: what follows must be there, but for the last.
+        nested = row_stride >= width * itemsize and channel_stride >= height * row_stride
+        small = height * width <= _SMALL_PLANE or 2 * width < line
         for path, possible in (
             (Path.PLANES, packed and small and channels >= line),
-            (Path.ROWS, 4 * width >= line),
+            (Path.ROWS, width >= line or (nested and 4 * width >= line)),
         ):
             if possible and kernels.scratch_bytes(plan, path, line, itemsize) <= _CACHE:
                 return path

@@ -5,9 +5,10 @@
 Keys
     Maxima are taken over integer keys that order as the values do, so that one integer instruction
     is a maximum, whatever the dtype. For the bits b of a value, its key is
-    ``(b ^ (b >> top & flip)) - shift``, wrapping: `flip` puts negative floats in order, and `shift`
-    turns the scale so that -inf is the least key and NaNs of either sign are above +inf. Integers
-    have flip 0. A key is undone exactly: the result is one of the inputs, bit for bit.
+    ``(b ^ (b >> top & most)) - shift``, wrapping, with `most` the largest key: that puts negative
+    floats in order, and `shift` turns the scale so that -inf is the least key and NaNs of either
+    sign are above +inf. Integers of 8 bits are only shifted. A key is undone exactly: the result is
+    one of the inputs, bit for bit.
 NaN
     A region that holds a NaN gives a NaN. +0 is greater than -0.
 Accumulation
@@ -24,7 +25,7 @@ Threads
 
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.math cimport fabs, sqrt
+from libc.math cimport fabs, fma, fmaf, sqrt
 from libc.stdint cimport (
     int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uintptr_t
 )
@@ -47,10 +48,10 @@ cdef extern from *:
     #else
     #define rmac_vector_level() 0
     #endif
-    #if defined(__GNUC__)
-    #define rmac_prefetch(data) __builtin_prefetch(data, 0, 2)
+    #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    #define RMAC_FMA 1
     #else
-    #define rmac_prefetch(data)
+    #define RMAC_FMA 0
     #endif
     #if defined(__clang__)
     #define RMAC_COMPILER "clang " __clang_version__
@@ -63,20 +64,29 @@ cdef extern from *:
     #endif
     """
     const long RMAC_OPENMP
+    const bint RMAC_FMA
     const char* RMAC_COMPILER
     const char* RMAC_VERSION  # this one and the next are defined by the build
     const char* RMAC_ISA
     int rmac_vector_level()
-    void rmac_prefetch(const char* data) nogil
     int omp_get_max_threads() nogil
 
-# Bytes of one vector of keys: the widest register in use, and a cache line.
-cdef enum:
-    LINE = 64
+cdef extern from "lines.h" nogil:
+    enum: LINE  # bytes of a line
+    ctypedef struct Line:
+        pass
+    Line load_line(const void* keys)
+    void store_line(void* keys, Line line)
+    void prefetch_line(const void* data)
+    # Keys and bits are of the type of the last argument.
+    int64_t encode(int64_t bits, int64_t shift)
+    Line encode_line(Line bits, int64_t shift)
+    Line decode_line(Line keys, int64_t shift)
+    Line larger(Line a, Line b, int64_t like)
 
-# Bytes of a block of planes that are worth prefetching; the hardware does well on longer ones.
 cdef enum:
-    FAR = 1 << 17
+    CACHE_LINE = 64  # bytes, of most machines
+    STRIP = 1  # rows of pixels that are taken into maxima at once
 
 cpdef enum Path:
     """How a block of channels becomes pixels that are contiguous vectors of channels."""
@@ -91,14 +101,13 @@ cpdef enum Aggregate:
     SUM = 1
     MEAN = 2
 
-cpdef enum Kind:
-    """What the bits of a value mean."""
-    UINT8 = 0
-    INT8 = 1
-    FLOAT16 = 2
-    BFLOAT16 = 3
-    FLOAT32 = 4
-    FLOAT64 = 5
+cpdef enum Widening:
+    """What is widened to float32 for a descriptor."""
+    NOTHING = 0
+    UINT8 = 1
+    INT8 = 2
+    FLOAT16 = 3
+    BFLOAT16 = 4
 
 ctypedef fused key_t:
     int8_t
@@ -148,9 +157,15 @@ cdef struct Job:
     uintptr_t scratch
     Py_ssize_t scratch_size
 
+cdef struct Target:
+    # Where an image's regional maxima go: (region, channel, bin) of `channels`, see `Tables`.
+    char* data
+    Py_ssize_t itemsize, channels
+    int widening
+
 cdef struct Recipe:
     # What becomes of regional maxima, as in `rmac.rmac`.
-    int kind
+    int widening
     int aggregate
     bint normalize_regions
     bint normalize
@@ -204,13 +219,14 @@ cdef class Plan:
 
 
 include "keys.pxi"
+include "stores.pxi"
 include "layouts.pxi"
 include "paths.pxi"
 include "describe.pxi"
 
 
-cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
-    return (size + LINE - 1) // LINE * LINE
+cdef inline Py_ssize_t whole_cache_lines(Py_ssize_t size) noexcept nogil:
+    return (size + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
 
 
 def scratch_bytes(
@@ -219,11 +235,10 @@ def scratch_bytes(
     """Return the size of the memory that a thread needs, in bytes.
 
     That is what `pool` needs for a block of channels and, if `channels` is given, what `rmac` needs
-    besides: an image's regional maxima, and one vector of the descriptor's dtype.
+    besides for an image's regional maxima.
     """
-    cdef Py_ssize_t size = whole_lines(scratch_keys(&plan.tables, path, lanes) * itemsize)
-    size += whole_lines(plan.tables.n_regions * channels * itemsize)
-    return size + whole_lines(channels * sizeof(double))
+    cdef Py_ssize_t size = whole_cache_lines(scratch_keys(&plan.tables, path, lanes) * itemsize)
+    return size + whole_cache_lines(plan.tables.n_regions * channels * max(itemsize, 4))
 
 
 cdef Job job_of(
@@ -239,29 +254,38 @@ cdef Job job_of(
     job.path = path
     job.lanes = lanes
     job.blocks = (x.shape[1] + lanes - 1) // lanes
-    job.scratch = <uintptr_t>whole_lines(<uintptr_t>&scratch[0])
-    job.scratch_size = (scratch.shape[0] - LINE) // workers // LINE * LINE
+    job.scratch = <uintptr_t>whole_cache_lines(<uintptr_t>&scratch[0])
+    job.scratch_size = (scratch.shape[0] - CACHE_LINE) // workers // CACHE_LINE * CACHE_LINE
     return job
 
 
 cdef inline void pool_task(
-    const Job* job, Py_ssize_t image, Py_ssize_t block, int thread,
-    key_t flip, key_t shift, key_t* out,
+    const Job* job, Py_ssize_t image, Py_ssize_t block, int thread, key_t shift,
+    const Target* target,
 ) noexcept nogil:
-    """Write the regional maxima of one image and one block of channels to `out`, that image's."""
+    """Write the regional maxima of one image and one block of channels."""
     cdef Py_ssize_t lanes = min(job.lanes, job.x.channels)
     # The last block is a whole one too: it begins where it must, over channels of the one before,
     # for which both write the same.
     cdef Py_ssize_t first = min(block * lanes, job.x.channels - lanes)
     pool_block(
-        &job.x, job.plan, job.path, image, first, lanes, flip, shift,
-        <key_t*>(job.scratch + thread * job.scratch_size), out,
-        lanes if job.path == Path.CHANNELS else job.lanes,
+        &job.x, job.plan, job.path, image, first, lanes, shift,
+        <key_t*>(job.scratch + thread * job.scratch_size), target, job.lanes,
     )
 
 
+cdef inline void pool_image_block(
+    const Job* job, Py_ssize_t task, int thread, key_t shift, char* out
+) noexcept nogil:
+    cdef Py_ssize_t image = task // job.blocks
+    cdef Target target
+    target.itemsize, target.channels, target.widening = sizeof(key_t), job.x.channels, 0
+    target.data = out + image * job.plan.n_regions * job.x.channels * sizeof(key_t)
+    pool_task(job, image, task % job.blocks, thread, shift, &target)
+
+
 def pool(
-    const key_t[:, :, :, :] x, Plan plan, int path, Py_ssize_t lanes, key_t flip, key_t shift,
+    const key_t[:, :, :, :] x, Plan plan, int path, Py_ssize_t lanes, key_t shift,
     unsigned char[::1] scratch, key_t[::1] out, int workers,
 ):
     """Write the maximum of every region, channel and image of x (N, C, H, W).
@@ -271,64 +295,54 @@ def pool(
     x : IN, bits of the values
     plan : IN, the regions
     path : IN, see `Path`
-    lanes : IN, channels of a task; a line of them but for `Path.CHANNELS`
-    flip, shift : IN, the dtype's key
+    lanes : IN, channels of a task, whole lines; one line but for `Path.CHANNELS`
+    shift : IN, the dtype's key
     scratch : TEMP, `scratch_bytes` for each worker and a line
     out : OUT, bits of the maxima, (N, R, C) unless the plan has bins
     workers : IN, threads
     """
     cdef Job job = job_of(x, plan, path, lanes, scratch, workers)
     cdef Py_ssize_t task, tasks = x.shape[0] * job.blocks
-    cdef Py_ssize_t image_size = job.plan.n_regions * x.shape[1]
-    cdef key_t* target = &out[0]
+    cdef char* target = <char*>&out[0]
     if workers == 1:
         with nogil:
             for task in range(tasks):
-                pool_task(
-                    &job, task // job.blocks, task % job.blocks, 0, flip, shift,
-                    target + task // job.blocks * image_size,
-                )
+                pool_image_block(&job, task, 0, shift, target)
     else:
         for task in prange(tasks, nogil=True, schedule="static", num_threads=workers):
-            pool_task(
-                &job, task // job.blocks, task % job.blocks, threadid(), flip, shift,
-                target + task // job.blocks * image_size,
-            )
+            pool_image_block(&job, task, threadid(), shift, target)
 
 
-cdef inline key_t* maxima_of(const Job* job, int thread, key_t like) noexcept nogil:
-    """Where a thread keeps an image's regional maxima: after what pooling needs."""
-    return <key_t*>(
-        job.scratch + thread * job.scratch_size
-        + whole_lines(scratch_keys(job.plan, job.path, job.lanes) * sizeof(key_t))
-    )
-
-
-cdef inline floating* row_of(const Job* job, int thread, floating like) noexcept nogil:
-    """Where a thread keeps one regional vector: at the end of its scratch memory."""
-    return <floating*>(
-        job.scratch + (thread + 1) * job.scratch_size
-        - whole_lines(job.x.channels * sizeof(double))
-    )
+cdef inline Target target_of(
+    const Job* job, int thread, key_t like, const Recipe* recipe, floating* out
+) noexcept nogil:
+    """Where an image's regional maxima go: its row of the output, or a thread's scratch memory."""
+    cdef Target target
+    target.itemsize, target.channels = sizeof(floating), job.x.channels
+    target.widening = recipe.widening
+    target.data = <char*>out
+    if recipe.aggregate != Aggregate.CONCAT:
+        target.data = <char*>(
+            job.scratch + thread * job.scratch_size
+            + whole_cache_lines(scratch_keys(job.plan, job.path, job.lanes) * sizeof(key_t))
+        )
+    return target
 
 
 cdef void rmac_image(
-    const Job* job, Py_ssize_t image, int thread, key_t flip, key_t shift,
-    const Recipe* recipe, floating* out,
+    const Job* job, Py_ssize_t image, int thread, key_t shift, const Recipe* recipe, floating* out
 ) noexcept nogil:
     cdef Py_ssize_t block
-    cdef key_t* maxima = maxima_of(job, thread, flip)
+    cdef Target target = target_of(job, thread, shift, recipe, out)
     for block in range(job.blocks):
-        pool_task(job, image, block, thread, flip, shift, maxima)
-    describe_image(
-        maxima, recipe, job.plan.n_regions, job.x.channels, row_of(job, thread, out[0]), out
-    )
+        pool_task(job, image, block, thread, shift, &target)
+    describe_image(<floating*>target.data, recipe, job.plan.n_regions, job.x.channels, out)
 
 
 def rmac(
-    list maps, list plans, list paths, list lanes, key_t flip, key_t shift,
-    unsigned char[::1] scratch, int kind, bint normalize_regions, int aggregate, bint normalize,
-    double eps, const Py_ssize_t[::1] order, floating[:, ::1] out, int workers,
+    list maps, list plans, list paths, list lanes, key_t shift, unsigned char[::1] scratch,
+    int widening, bint normalize_regions, int aggregate, bint normalize, double eps,
+    const Py_ssize_t[::1] order, floating[:, ::1] out, int workers,
 ):
     """Write the descriptor of every image, of one batch or of several batches of one image each.
 
@@ -338,46 +352,47 @@ def rmac(
     Parameters
     ----------
     maps, plans, paths, lanes : IN, of each batch, as in `pool`
-    flip, shift : IN, the dtype's key
+    shift : IN, the dtype's key
     scratch : TEMP, as in `pool`
-    kind, normalize_regions, aggregate, normalize, eps : IN, see `Kind`, `Aggregate`, `rmac.rmac`
+    widening, normalize_regions, aggregate, normalize, eps : IN, see `Widening`, `Aggregate` and
+        `rmac.rmac`
     order : IN, (N,) the batches in the order to take them in, None for one batch
     out : OUT, (N, D)
     workers : IN, threads
     """
     cdef Recipe recipe
+    cdef Target target
     cdef Py_ssize_t i, image, block, images = out.shape[0]
     cdef bint ragged = len(maps) > 1
     cdef bytearray memory = bytearray(len(maps) * sizeof(Job))
     cdef Job* jobs = <Job*><char*>memory
     cdef Job* job
-    cdef key_t* maxima
     for i in range(len(maps)):
         jobs[i] = job_of[key_t](maps[i], plans[i], paths[i], lanes[i], scratch, workers)
-    recipe.kind, recipe.aggregate, recipe.eps = kind, aggregate, eps
+    recipe.widening, recipe.aggregate, recipe.eps = widening, aggregate, eps
     recipe.normalize_regions, recipe.normalize = normalize_regions, normalize
     if workers == 1:
         with nogil:
             for image in range(images):
                 rmac_image(
-                    &jobs[image if ragged else 0], 0 if ragged else image, 0, flip, shift,
-                    &recipe, &out[image, 0],
+                    &jobs[image if ragged else 0], 0 if ragged else image, 0, shift, &recipe,
+                    &out[image, 0],
                 )
     elif images >= workers:
         for i in prange(images, nogil=True, schedule="dynamic", num_threads=workers):
             image = order[i] if ragged else i
             rmac_image(
-                &jobs[image if ragged else 0], 0 if ragged else image, threadid(), flip, shift,
-                &recipe, &out[image, 0],
+                &jobs[image if ragged else 0], 0 if ragged else image, threadid(), shift, &recipe,
+                &out[image, 0],
             )
     else:
         for image in range(images):
             job = &jobs[image if ragged else 0]
-            maxima = maxima_of(job, 0, flip)
+            target = target_of(job, 0, shift, &recipe, &out[image, 0])
             for block in prange(job.blocks, nogil=True, schedule="static", num_threads=workers):
-                pool_task(job, 0 if ragged else image, block, threadid(), flip, shift, maxima)
+                pool_task(job, 0 if ragged else image, block, threadid(), shift, &target)
             describe_image(
-                maxima, &recipe, job.plan.n_regions, job.x.channels, row_of(job, 0, out[0, 0]),
+                <floating*>target.data, &recipe, job.plan.n_regions, job.x.channels,
                 &out[image, 0],
             )
 
@@ -406,6 +421,7 @@ def build_info():
         "version": RMAC_VERSION.decode(),
         "compiler": RMAC_COMPILER.decode(),
         "isa": RMAC_ISA.decode(),
+        "line": LINE,
         "openmp": RMAC_OPENMP,
     }
 

@@ -12,13 +12,12 @@ class Aggregate(IntEnum):
     SUM = 1
     MEAN = 2
 
-class Kind(IntEnum):
-    UINT8 = 0
-    INT8 = 1
-    FLOAT16 = 2
-    BFLOAT16 = 3
-    FLOAT32 = 4
-    FLOAT64 = 5
+class Widening(IntEnum):
+    NOTHING = 0
+    UINT8 = 1
+    INT8 = 2
+    FLOAT16 = 3
+    BFLOAT16 = 4
 
 class Plan:
     n_regions: int

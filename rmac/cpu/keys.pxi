@@ -1,15 +1,11 @@
-# Keys, and the running maxima over them: what every path through the kernels is made of.
+# Running maxima over keys: what every path through the kernels is made of.
 #
-# Loops go over one line of LINE bytes, a constant number of keys, in local arrays: compilers then
-# keep it in vector registers, without checks for overlap or loops over remainders.
+# A line at a time, so that its maximum stays in a register. The loops around it run at least once.
 
-cdef inline key_t encode(key_t bits, key_t flip, key_t shift) noexcept nogil:
-    return <key_t>((bits ^ ((bits >> (8 * sizeof(key_t) - 1)) & flip)) - shift)
-
-
-cdef inline key_t decode(key_t key, key_t flip, key_t shift) noexcept nogil:
-    cdef key_t bits = <key_t>(key + shift)
-    return <key_t>(bits ^ ((bits >> (8 * sizeof(key_t) - 1)) & flip))
+cdef struct Run:
+    # Vectors to take the maximum of: `count` of them in each of some rows, strides in bytes.
+    Py_ssize_t count, stride, rows, row_stride
+    Py_ssize_t ahead  # how far after a vector lies the one that is to be prefetched
 
 
 cdef inline key_t least_key(key_t like) noexcept nogil:
@@ -33,112 +29,68 @@ cdef inline Py_ssize_t next_line(Py_ssize_t at, Py_ssize_t n, Py_ssize_t lanes) 
     return at if at >= n or at + lanes <= n else n - lanes
 
 
-cdef inline void maximum_line(key_t* out, const key_t* a, const key_t* b) noexcept nogil:
-    cdef key_t line[LINE]
-    cdef Py_ssize_t i
-    for i in range(lanes_of(a[0])):
-        line[i] = a[i]
-    for i in range(lanes_of(a[0])):
-        line[i] = b[i] if b[i] > line[i] else line[i]
-    for i in range(lanes_of(a[0])):
-        out[i] = line[i]
-
-
 cdef inline void maximum(
     key_t* out, const key_t* a, const key_t* b, Py_ssize_t n
 ) noexcept nogil:
-    cdef Py_ssize_t at = 0, i
-    if n < lanes_of(a[0]):
-        for i in range(n):
-            out[i] = a[i] if a[i] > b[i] else b[i]
-        return
+    """Take the maximum of two vectors of whole lines."""
+    cdef Py_ssize_t at = 0
     while at < n:
-        maximum_line(out + at, a + at, b + at)
-        at = next_line(at, n, lanes_of(a[0]))
+        store_line(out + at, larger(load_line(a + at), load_line(b + at), a[0]))
+        at += lanes_of(a[0])
 
 
-cdef inline void pool_line(
-    key_t* out, const char* run, Py_ssize_t stride, Py_ssize_t count,
-    key_t flip, key_t shift, bint fresh,
-) noexcept nogil:
-    cdef key_t line[LINE]
-    cdef key_t key
-    cdef Py_ssize_t i, k
-    cdef const key_t* values = <const key_t*>run
-    if fresh:
-        for i in range(lanes_of(flip)):
-            line[i] = encode(values[i], flip, shift)
-    else:
-        for i in range(lanes_of(flip)):
-            line[i] = out[i]
-    for k in range(1 if fresh else 0, count):
-        values = <const key_t*>(run + k * stride)
-        for i in range(lanes_of(flip)):
-            key = encode(values[i], flip, shift)
-            line[i] = key if key > line[i] else line[i]
-    for i in range(lanes_of(flip)):
-        out[i] = line[i]
+cdef inline Line maximum_of_run(const key_t* run, Py_ssize_t count) noexcept nogil:
+    """Take the maximum of `count` lines that follow each other."""
+    cdef Line line = load_line(run)
+    cdef Py_ssize_t k
+    for k in range(1, count):
+        line = larger(line, load_line(run + k * lanes_of(run[0])), run[0])
+    return line
+
+
+cdef inline Line pool_line(const char* values, Run run, key_t shift) noexcept nogil:
+    cdef Line line = encode_line(load_line(values), shift)
+    cdef const char* row = values
+    cdef Py_ssize_t k = 1
+    prefetch_line(values + run.ahead)
+    while True:
+        while k < run.count:
+            values = row + k * run.stride
+            prefetch_line(values + run.ahead)
+            line = larger(line, encode_line(load_line(values), shift), shift)
+            k += 1
+        run.rows -= 1
+        if run.rows == 0:
+            return line
+        row += run.row_stride
+        k = 0
+
+
+cdef inline key_t pool_value(const char* values, Run run, key_t shift) noexcept nogil:
+    cdef key_t key, most = least_key(shift)
+    cdef Py_ssize_t y, k
+    for y in range(run.rows):
+        for k in range(run.count):
+            key = encode((<const key_t*>(values + y * run.row_stride + k * run.stride))[0], shift)
+            most = key if key > most else most
+    return most
 
 
 cdef inline void pool_run(
-    key_t* out, const char* run, Py_ssize_t stride, Py_ssize_t count,
-    key_t flip, key_t shift, Py_ssize_t n, bint fresh,
+    key_t* out, const char* values, Run run, key_t shift, Py_ssize_t n, bint fresh
 ) noexcept nogil:
-    """Encode `count` vectors of n values and take them into `out`, or start it if `fresh`.
-
-    A line of all of them at a time, so that its running maximum stays in registers.
-    """
-    cdef Py_ssize_t at = 0, k
-    cdef const key_t* values
-    cdef key_t key
-    if n < lanes_of(flip):
-        if fresh:
-            fill(out, least_key(flip), n)
-        for k in range(count):
-            values = <const key_t*>(run + k * stride)
-            for at in range(n):
-                key = encode(values[at], flip, shift)
-                out[at] = key if key > out[at] else out[at]
-        return
-    while at < n:
-        pool_line(out + at, run + at * sizeof(key_t), stride, count, flip, shift, fresh)
-        at = next_line(at, n, lanes_of(flip))
-
-
-cdef inline void maximum_of_run(key_t* out, const key_t* run, Py_ssize_t count) noexcept nogil:
-    """Take the maximum of `count` lines that follow each other."""
-    cdef key_t line[LINE]
-    cdef Py_ssize_t i, k
-    for i in range(lanes_of(run[0])):
-        line[i] = run[i]
-    for k in range(1, count):
-        run += lanes_of(run[0])
-        for i in range(lanes_of(run[0])):
-            line[i] = run[i] if run[i] > line[i] else line[i]
-    for i in range(lanes_of(run[0])):
-        out[i] = line[i]
-
-
-cdef inline void store_line(
-    const key_t* keys, key_t flip, key_t shift, key_t* out
-) noexcept nogil:
-    cdef key_t line[LINE]
-    cdef Py_ssize_t i
-    for i in range(lanes_of(flip)):
-        line[i] = decode(keys[i], flip, shift)
-    for i in range(lanes_of(flip)):
-        out[i] = line[i]
-
-
-cdef inline void store(
-    const key_t* keys, key_t flip, key_t shift, key_t* out, Py_ssize_t step, Py_ssize_t n
-) noexcept nogil:
-    """Decode maxima to their places in the output, `step` apart."""
+    """Encode vectors of n values and take them into `out`, or start it if `fresh`."""
     cdef Py_ssize_t at = 0
-    if step != 1 or n < lanes_of(flip):
+    cdef key_t key
+    cdef Line line
+    if n < lanes_of(shift):
         for at in range(n):
-            out[at * step] = decode(keys[at], flip, shift)
+            key = pool_value(values + at * sizeof(key_t), run, shift)
+            out[at] = key if fresh or key > out[at] else out[at]
         return
     while at < n:
-        store_line(keys + at, flip, shift, out + at)
-        at = next_line(at, n, lanes_of(flip))
+        line = pool_line(values + at * sizeof(key_t), run, shift)
+        if not fresh:
+            line = larger(line, load_line(out + at), shift)
+        store_line(out + at, line)
+        at = next_line(at, n, lanes_of(shift))
