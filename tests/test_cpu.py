@@ -26,14 +26,15 @@ def test_a_program_computes_every_interval(pairs):
     intervals = np.array([(start, start + length) for start, length in pairs], np.intp)
     program = plan._program(intervals)
     values = np.random.default_rng(0).permutation(50)
-    slots = {i: values[a:b].max() for i, (a, b) in enumerate(program.segments)}
+    slots = {slot: values[start:stop].max() for start, stop, slot in program.segments.tolist()}
     for written, left, right in program.steps.tolist():
         slots[written] = max(slots[left], slots[right])
     assert program.slots == len(slots)
-    for (start, stop), slot in zip(intervals, program.result, strict=True):
+    assert program.intervals == len(intervals)
+    for slot, (start, stop) in enumerate(intervals):
         assert slots[slot] == values[start:stop].max()
     covered = {cell for start, stop in intervals for cell in range(start, stop)}
-    read = [cell for start, stop in program.segments for cell in range(start, stop)]
+    read = [cell for start, stop, _ in program.segments for cell in range(start, stop)]
     assert sorted(read) == sorted(covered)
 
 
@@ -53,7 +54,8 @@ def path_of(x):
     return cpu._path(regions, x.shape, x.strides, x.itemsize)
 
 
-def test_paths_are_chosen_by_shape_and_strides():
+def test_paths_are_chosen_by_shape_and_strides(monkeypatch):
+    monkeypatch.setattr(cpu, "_LINE", 64)
     large = np.empty((2, 64, 24, 32), np.float32)
     small = np.empty((2, 64, 7, 7), np.float32)
     channels_last = np.empty((2, 24, 32, 64), np.float32).transpose(0, 3, 1, 2)
@@ -77,14 +79,43 @@ def test_every_path_gives_the_maximum(monkeypatch, rng, path, dtype):
         x = random_map(rng, shape, DTYPES[dtype], 0.05)
         boxes = rmac.region_grid(*shape[2:], levels=4).boxes
         expected = reference.region_pool(x, boxes)
-        if path == kernels.Path.PLANES and shape[1] * x.itemsize < 64:
+        if path == kernels.Path.PLANES and shape[1] * x.itemsize < cpu._LINE:
             continue  # it takes whole lines of channels
+        if path == kernels.Path.ROWS and (shape[2] + 1) * shape[3] * x.itemsize < cpu._LINE:
+            continue  # it reads whole lines, of two planes at most
         if path == kernels.Path.CHANNELS:
             x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         monkeypatch.setattr(cpu, "_path", lambda *_: path)
         cpu._region_job.cache_clear()
         assert_same_values(rmac.region_pool(x, boxes), expected)
     cpu._region_job.cache_clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
+def test_nothing_past_the_end_of_a_map_is_read():
+    """Maps that end where memory ends, of rows short and long: a read past them is a crash."""
+    code = """if True:
+        import ctypes, mmap, numpy as np, rmac
+        page, size = mmap.PAGESIZE, 64 * mmap.PAGESIZE
+        memory = mmap.mmap(-1, size + page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.mprotect(ctypes.c_void_p(start + size), ctypes.c_size_t(page), 0) == 0
+        for dtype in (np.uint8, np.float16, np.float32, np.float64):
+            for channels in (1, 3, 16, 64, 65):
+                for height in (1, 2, 5, 12):
+                    for width in (1, 2, 4, 7, 8, 12, 15, 16, 17, 40):
+                        shape = 1, channels, height, width
+                        count = np.prod(shape)
+                        offset = size - int(count) * np.dtype(dtype).itemsize
+                        x = np.frombuffer(memory, dtype, count, offset).reshape(shape)
+                        for y in (x, x[..., 1:], x[:, :, 1:], x[:, 1:], x[..., ::2]):
+                            if y.size:
+                                rmac.region_pool(y)
+                                rmac.region_pool(y.reshape(y.shape), workers=2)
+        print("done")
+    """
+    assert run_python(code).stdout == "done\n"
 
 
 def test_no_copy_of_the_map(rng):
@@ -217,7 +248,8 @@ def test_isas_agree(rng):
         "for layout in ('NCHW', 'NHWC'):\n"
         "    y = x.transpose(0, 2, 3, 1).copy() if layout == 'NHWC' else x\n"
         "    sys.stdout.buffer.write(rmac.region_pool(y, layout=layout).tobytes())\n"
-        "    sys.stdout.buffer.write(rmac.rmac(np.nan_to_num(y, posinf=9, neginf=-9), layout=layout).tobytes())\n"
+        "    y = np.nan_to_num(y, posinf=9, neginf=-9)\n"
+        "    sys.stdout.buffer.write(rmac.rmac(y, layout=layout).tobytes())\n"
     )
     outputs = {
         subprocess.run(
@@ -286,4 +318,4 @@ def test_scratch_memory_fits_the_cache(shape, dtype):
         x = np.empty([shape[axis] for axis in order], dtype).transpose(np.argsort(order))
         job = cpu._region_job(grid.boxes.tobytes(), x.shape, x.strides, x.itemsize, 2)
         assert job.scratch <= cpu._CACHE
-        assert job.lanes * x.itemsize >= 64
+        assert job.lanes * x.itemsize >= cpu._LINE

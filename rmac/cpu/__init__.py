@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rmac.cpu.isa import kernels
+from rmac.cpu.isa import kernels, second_level_cache
 from rmac.cpu.plan import make_plan, region_plan
 from rmac.cpu.rois import check_rois, roi_bins
 from rmac.cpu.threads import workers_for
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_LINE = kernels.build_info()["line"]  # bytes of one vector of keys
+_LINE: int = kernels.build_info()["line"]  # bytes of one vector of keys
 _CACHE_LINE = 64  # bytes
 _SMALL_PLANE = 128  # cells of a plane that is better transposed than reduced along its rows
-_CACHE = 1 << 18  # bytes of scratch that a thread's second-level cache holds with room to spare
+_CACHE = second_level_cache() * 3 // 4  # bytes of scratch that stay in it, with room to spare
 _SMALL_TASK = 1 << 16  # bytes of input that are not worth a thread of their own
 
 
@@ -239,8 +239,9 @@ def _path(
         return Path.CHANNELS
     if pixel_stride == itemsize:
         packed = row_stride == width * itemsize and channel_stride == height * row_stride
-        # A row shorter than a line is read as one: what follows must be there, but for the last.
+        # A row shorter than a line is read as one: it must not reach past the plane that follows.
         nested = row_stride >= width * itemsize and channel_stride >= height * row_stride
+        nested = nested and channel_stride + width * itemsize >= _LINE
         small = height * width <= _SMALL_PLANE or 2 * width < line
         for path, possible in (
             (Path.PLANES, packed and small and channels >= line),

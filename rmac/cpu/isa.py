@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["available_isas", "kernels"]
+__all__ = ["available_isas", "kernels", "second_level_cache"]
 
 ISAS = ("baseline", "x86-64-v3", "x86-64-v4")  # each has all that those before it have
 
@@ -16,6 +17,15 @@ def available_isas() -> list[str]:
     """Return the instruction sets that this build and this machine both have."""
     level = _load("baseline").vector_level()
     return [isa for isa in ISAS[: 1 + level] if find_spec(_module_name(isa))]
+
+
+def second_level_cache() -> int:
+    """Return the bytes of a core's second-level cache, or what is common where none are told."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text(encoding="ascii")
+        return int(text.strip().removesuffix("K")) << 10
+    except (OSError, ValueError):
+        return 1 << 19
 
 
 def _choose() -> Any:

@@ -86,7 +86,6 @@ cdef extern from "lines.h" nogil:
 
 cdef enum:
     CACHE_LINE = 64  # bytes, of most machines
-    STRIP = 1  # rows of pixels that are taken into maxima at once
 
 cpdef enum Path:
     """How a block of channels becomes pixels that are contiguous vectors of channels."""
@@ -115,22 +114,17 @@ ctypedef fused key_t:
     int32_t
     int64_t
 
-cdef struct Program:
-    Py_ssize_t n_segments
-    Py_ssize_t n_steps
-    Py_ssize_t n_results
-    Py_ssize_t n_slots
-    const Py_ssize_t* segments
-    const Py_ssize_t* steps
-    const Py_ssize_t* result
+cdef struct Segment:
+    Py_ssize_t start, stop, slot
 
-cdef struct Cells:
-    Py_ssize_t n_bands
-    const Py_ssize_t* bands
-    Program columns
-    const Py_ssize_t* band_end
-    const Py_ssize_t* region
-    const Py_ssize_t* slot
+cdef struct Program:
+    Py_ssize_t n_segments, n_steps, n_intervals, n_slots
+    const Segment* segments
+    const Py_ssize_t* steps
+
+cdef struct Lines:
+    # Where a region's maximum is, among what a block of channels was reduced to.
+    Py_ssize_t first, step, count
 
 cdef struct Map:
     # A batch of feature maps in memory; strides in bytes.
@@ -142,9 +136,9 @@ cdef struct Tables:
     # A plan: how to reach every region of maps of one size, see `rmac.cpu.plan`.
     Py_ssize_t width, height, n_regions, bins
     Program rows
-    Cells cells
-    const Py_ssize_t* row_interval
-    const Py_ssize_t* columns
+    Program columns
+    const Lines* of_rows
+    const Lines* of_bands
     const Py_ssize_t* row
     const Py_ssize_t* bin
 
@@ -178,24 +172,17 @@ cdef class Plan:
     cdef Tables tables
     cdef list _arrays
 
-    def __init__(
-        self, height, width, rows, row_interval, columns, cells, row, bin_, bins
-    ):
+    def __init__(self, height, width, rows, columns, of_rows, of_bands, row, bin_, bins):
         cdef Tables* tables = &self.tables
         self._arrays = []
         tables.height, tables.width = height, width
         tables.n_regions, tables.bins = len(row), bins
         tables.rows = self._program(rows)
-        tables.row_interval = self._table(row_interval)
-        tables.columns = self._table(columns)
+        tables.columns = self._program(columns)
+        tables.of_rows = <const Lines*>self._table(of_rows)
+        tables.of_bands = <const Lines*>self._table(of_bands)
         tables.row = self._table(row)
         tables.bin = self._table(bin_)
-        tables.cells.n_bands = len(cells.bands)
-        tables.cells.bands = self._table(cells.bands)
-        tables.cells.columns = self._program(cells.columns)
-        tables.cells.band_end = self._table(cells.band_end)
-        tables.cells.region = self._table(cells.region)
-        tables.cells.slot = self._table(cells.slot)
 
     @property
     def n_regions(self):
@@ -210,11 +197,10 @@ cdef class Plan:
         cdef Program out
         out.n_segments = len(program.segments)
         out.n_steps = len(program.steps)
-        out.n_results = len(program.result)
+        out.n_intervals = program.intervals
         out.n_slots = program.slots
-        out.segments = self._table(program.segments)
+        out.segments = <const Segment*>self._table(program.segments)
         out.steps = self._table(program.steps)
-        out.result = self._table(program.result)
         return out
 
 

@@ -3,8 +3,8 @@
 # A line at a time, so that its maximum stays in a register. The loops around it run at least once.
 
 cdef struct Run:
-    # Vectors to take the maximum of: `count` of them in each of some rows, strides in bytes.
-    Py_ssize_t count, stride, rows, row_stride
+    # Vectors to take the maximum of; distances in bytes.
+    Py_ssize_t count, stride
     Py_ssize_t ahead  # how far after a vector lies the one that is to be prefetched
 
 
@@ -15,12 +15,6 @@ cdef inline key_t least_key(key_t like) noexcept nogil:
 cdef inline Py_ssize_t lanes_of(key_t like) noexcept nogil:
     """Keys in a line, a constant to the compiler."""
     return LINE // <Py_ssize_t>sizeof(key_t)
-
-
-cdef inline void fill(key_t* out, key_t value, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        out[i] = value
 
 
 cdef inline Py_ssize_t next_line(Py_ssize_t at, Py_ssize_t n, Py_ssize_t lanes) noexcept nogil:
@@ -39,45 +33,39 @@ cdef inline void maximum(
         at += lanes_of(a[0])
 
 
-cdef inline Line maximum_of_run(const key_t* run, Py_ssize_t count) noexcept nogil:
-    """Take the maximum of `count` lines that follow each other."""
+cdef inline Line maximum_of_run(
+    const key_t* run, Py_ssize_t stride, Py_ssize_t count
+) noexcept nogil:
+    """Take the maximum of `count` lines, `stride` keys apart."""
     cdef Line line = load_line(run)
     cdef Py_ssize_t k
     for k in range(1, count):
-        line = larger(line, load_line(run + k * lanes_of(run[0])), run[0])
+        line = larger(line, load_line(run + k * stride), run[0])
     return line
 
 
-cdef inline Line pool_line(const char* values, Run run, key_t shift) noexcept nogil:
+cdef inline Line pool_line(const char* values, const Run* run, key_t shift) noexcept nogil:
     cdef Line line = encode_line(load_line(values), shift)
-    cdef const char* row = values
-    cdef Py_ssize_t k = 1
+    cdef Py_ssize_t k
     prefetch_line(values + run.ahead)
-    while True:
-        while k < run.count:
-            values = row + k * run.stride
-            prefetch_line(values + run.ahead)
-            line = larger(line, encode_line(load_line(values), shift), shift)
-            k += 1
-        run.rows -= 1
-        if run.rows == 0:
-            return line
-        row += run.row_stride
-        k = 0
+    for k in range(1, run.count):
+        values += run.stride
+        prefetch_line(values + run.ahead)
+        line = larger(line, encode_line(load_line(values), shift), shift)
+    return line
 
 
-cdef inline key_t pool_value(const char* values, Run run, key_t shift) noexcept nogil:
+cdef inline key_t pool_value(const char* values, const Run* run, key_t shift) noexcept nogil:
     cdef key_t key, most = least_key(shift)
-    cdef Py_ssize_t y, k
-    for y in range(run.rows):
-        for k in range(run.count):
-            key = encode((<const key_t*>(values + y * run.row_stride + k * run.stride))[0], shift)
-            most = key if key > most else most
+    cdef Py_ssize_t k
+    for k in range(run.count):
+        key = encode((<const key_t*>(values + k * run.stride))[0], shift)
+        most = key if key > most else most
     return most
 
 
 cdef inline void pool_run(
-    key_t* out, const char* values, Run run, key_t shift, Py_ssize_t n, bint fresh
+    key_t* out, const char* values, const Run* run, key_t shift, Py_ssize_t n, bint fresh
 ) noexcept nogil:
     """Encode vectors of n values and take them into `out`, or start it if `fresh`."""
     cdef Py_ssize_t at = 0

@@ -1,9 +1,10 @@
 """How the CPU kernels reach every region in one pass over the map.
 
-Region edges cut each axis into elementary segments (bands of rows, strips of columns). The kernels
-read the map once, into one running maximum per segment, and the regions are then maxima of
-segments. A `Program` says in which order those are combined, so that wide intervals are built from
-narrower ones that are needed anyway.
+Region edges cut each axis into elementary segments; those of rows are bands. The kernels read the
+map once, into running maxima, in one of two ways: each band over all intervals of columns, or each
+column over all intervals of rows. A region is then the maximum of a few of these. A `Program` says
+in which order segments are combined, so that wide intervals are built from narrower ones that are
+needed anyway.
 """
 
 from __future__ import annotations
@@ -22,23 +23,13 @@ Index = npt.NDArray[np.intp]
 class Program(NamedTuple):
     """Maxima over intervals of one axis, from maxima over its segments.
 
-    A slot holds one running maximum; the first ones belong to the segments.
+    A slot holds one running maximum; the first `intervals` slots are those of the intervals.
     """
 
-    segments: Index  # (S, 2) start and stop of each segment that lies in some interval
+    segments: Index  # (S, 3) start, stop and slot of each segment that lies in some interval
     steps: Index  # (K, 3) slot written, and the two slots whose maximum it gets
-    result: Index  # (I,) slot that holds each interval
+    intervals: int
     slots: int
-
-
-class Cells(NamedTuple):
-    """Which regions cross each elementary band of rows."""
-
-    bands: Index  # (B, 2) start and stop row of each band
-    columns: Program  # the intervals of columns, for one band at a time
-    band_end: Index  # (B,) end of each band's run in the two lists that follow
-    region: Index  # the regions that cross the band
-    slot: Index  # the slot that holds the region's interval of columns
 
 
 @lru_cache(maxsize=256)
@@ -56,35 +47,38 @@ def make_plan(
     The maximum of channel c in box i goes to element ``target[i] % bins`` of the run of `bins`
     elements that belongs to row ``target[i] // bins`` and channel c of the output.
     """
-    stops = boxes[:, 2:] + 1
-    columns, column_of = _unique_intervals(boxes[:, 0], stops[:, 0])
-    rows, row_of = _unique_intervals(boxes[:, 1], stops[:, 1])
+    starts, stops = boxes[:, :2], boxes[:, 2:] + 1
+    columns, column_of = _unique_intervals(starts[:, 0], stops[:, 0])
+    rows, row_of = _unique_intervals(starts[:, 1], stops[:, 1])
     across, down = _program(columns), _program(rows)
+    first_band = np.searchsorted(down.segments[:, 0], starts[:, 1])
+    last_band = np.searchsorted(down.segments[:, 1], stops[:, 1])
     return kernels.Plan(
         height,
         width,
         down,
-        row_of,
-        np.stack([boxes[:, 0], stops[:, 0]], axis=1).astype(np.intp),
-        _cells(down.segments, boxes[:, 1], stops[:, 1], across, across.result[column_of]),
+        across,
+        _lines(row_of * width + starts[:, 0], 1, stops[:, 0] - starts[:, 0]),
+        _lines(
+            first_band * across.slots + column_of,
+            across.slots,
+            last_band - first_band + 1,
+        ),
         target // bins,
         target % bins,
         bins,
     )
 
 
+def _lines(first: Index, step: int, count: Index) -> Index:
+    """Return the lines (R, 3) of which each region is the maximum: first, step and number."""
+    return np.stack([first, np.full_like(first, step), count], axis=1).astype(np.intp)
+
+
 def _unique_intervals(start: Index, stop: Index) -> tuple[Index, Index]:
     pairs = np.stack([start, stop], axis=1).reshape(-1, 2).astype(np.intp)
     unique, inverse = np.unique(pairs, axis=0, return_inverse=True)
     return unique, inverse.reshape(-1)
-
-
-def _cells(bands: Index, start: Index, stop: Index, columns: Program, column_slot: Index) -> Cells:
-    """Return which regions, with rows start..stop, cross which band."""
-    crossing = [np.flatnonzero((start <= top) & (bottom <= stop)) for top, bottom in bands]
-    region = np.concatenate([np.empty(0, np.intp), *crossing])
-    ends = np.cumsum([len(regions) for regions in crossing], dtype=np.intp)
-    return Cells(bands, columns, ends, region, column_slot[region])
 
 
 def _program(intervals: Index) -> Program:
@@ -95,12 +89,16 @@ def _program(intervals: Index) -> Program:
     segments = segments[np.array(used, dtype=bool)].astype(np.intp)
 
     builder = _ProgramBuilder(segments)
-    result = np.empty(len(intervals), dtype=np.intp)
+    found = np.empty(len(intervals), dtype=np.intp)
     for index in np.argsort(intervals[:, 1] - intervals[:, 0], kind="stable"):
         start, stop = intervals[index]
-        result[index] = builder.build(int(start), int(stop))
-    steps = np.array(builder.steps, dtype=np.intp).reshape(-1, 3)
-    return Program(segments, steps, result, builder.slots)
+        found[index] = builder.build(int(start), int(stop))
+
+    others = np.setdiff1d(np.arange(builder.slots), found)
+    renumbered = np.argsort(np.concatenate([found, others]))
+    steps = renumbered[np.array(builder.steps, dtype=np.intp).reshape(-1, 3)]
+    with_slots = np.column_stack([segments, renumbered[: len(segments)]])
+    return Program(with_slots, steps, len(intervals), builder.slots)
 
 
 class _ProgramBuilder:
