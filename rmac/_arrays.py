@@ -190,10 +190,25 @@ def output(
     if isinstance(out, np.ndarray):
         if not out.flags.writeable:
             raise ValueError("out: expected a writeable array, got a read-only one")
-        inputs = x if isinstance(x, list | tuple) else [x]
-        if any(np.may_share_memory(out, one) for one in inputs) or not out.flags.aligned:
+        if not out.flags.aligned:
             return empty(shape, dtype, x)
-    return out if out.flags.c_contiguous else empty(shape, dtype, x)
+    apart = not any(_overlap(out, one) for one in (x if isinstance(x, list | tuple) else [x]))
+    return out if apart and out.flags.c_contiguous else empty(shape, dtype, x)
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    """Return whether the memory that two arrays span has bytes in common."""
+    (a_start, a_stop), (b_start, b_stop) = _span(a), _span(b)
+    return a_start < b_stop and b_start < a_stop
+
+
+def _span(x: Array) -> tuple[int, int]:
+    start: int = x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr
+    if not x.size:
+        return start, start
+    reach = [(n - 1) * stride for n, stride in zip(x.shape, x.strides, strict=True)]
+    stop = start + sum(max(0, r) for r in reach) + int(x.itemsize)
+    return start + sum(min(0, r) for r in reach), stop
 
 
 def deliver(result: Array, out: Array | None) -> Array:

@@ -41,7 +41,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "ISAs": ", ".join(available_isas()),
         "OpenMP": build["openmp"] or "not in this build",
         "threads": threads.workers_for(None),
-        "CUDA": "not in this build",
+        "CUDA": _cuda(),
     }
     if choice("mode", mode, ["stdout", "dicts"]) == "dicts":
         return config
@@ -49,3 +49,16 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     for name, value in config.items():
         print(f"{name:>{width}}: {value}")
     return None
+
+
+def _cuda() -> str:
+    """Tell what arrays on a GPU would meet."""
+    try:
+        import cupy
+    except ImportError:
+        return "no CuPy"
+    try:
+        devices = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        return f"CuPy {cupy.__version__}, {error}"
+    return f"CuPy {cupy.__version__}, {devices} devices"

@@ -302,3 +302,15 @@ def _frozen(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return a copy that nobody can make writeable again, since its memory is bytes."""
     integers = values.astype(np.int64)
     return np.frombuffer(integers.tobytes(), np.int64).reshape(integers.shape)
+
+
+def elementary_segments(intervals: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Cut an axis at every edge of half-open `intervals` (I, 2).
+
+    Returns start and stop of each piece that lies in some interval, in order.
+    """
+    edges = np.unique(intervals)
+    pieces = np.stack([edges[:-1], edges[1:]], axis=1) if len(edges) else np.empty((0, 2))
+    used = [bool(np.any((intervals[:, 0] <= a) & (b <= intervals[:, 1]))) for a, b in pieces]
+    segments: npt.NDArray[np.intp] = pieces[np.array(used, dtype=bool)].astype(np.intp)
+    return segments

@@ -1,7 +1,11 @@
-"""Backends under test: ``RMAC_TEST_BACKENDS=numpy,cupy``, by default NumPy alone."""
+"""Backends under test: ``RMAC_TEST_BACKENDS=numpy,cupy``, by default NumPy alone.
+
+``shim`` is the GPU backend with its kernels run on the CPU, in the place of CuPy.
+"""
 
 import importlib
 import os
+import sys
 
 import hypothesis
 import numpy as np
@@ -22,6 +26,9 @@ hypothesis.settings.load_profile("rmac")
 def xp(request):
     """The array namespace of a backend; one that was asked for and is missing is an error."""
     namespace = importlib.import_module(request.param)
+    if request.param == "shim":
+        assert "cupy" not in BACKENDS
+        sys.modules["cupy"] = namespace
     if request.param == "cupy":
         namespace.cuda.runtime.getDeviceCount()
     return namespace

@@ -11,6 +11,7 @@ from helpers import (
     LAYOUTS,
     MEMORY,
     check_array,
+    examples,
     random_map,
     stored_as,
     to_host,
@@ -29,7 +30,7 @@ DESCRIPTOR_OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(
     images=st.integers(1, 3),
     channels=CHANNELS,
@@ -60,7 +61,7 @@ def test_rmac_equals_the_oracle(
 
 
 def test_large_float16_activations_do_not_overflow(xp):
-    x = xp.full((1, 2048, 7, 7), 2000, dtype="float16")
+    x = xp.asarray(np.full((1, 2048, 7, 7), 2000, dtype="float16"))
     result = to_host(rmac.rmac(x))
     np.testing.assert_allclose(result, 2048**-0.5, rtol=1e-6)
 

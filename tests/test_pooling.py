@@ -15,6 +15,7 @@ from helpers import (
     MEMORY,
     assert_same_values,
     check_array,
+    examples,
     random_map,
     stored_as,
     to_host,
@@ -24,7 +25,7 @@ from hypothesis import given, settings
 import rmac
 
 
-@settings(max_examples=2500)
+@settings(max_examples=examples(2500))
 @given(
     images=st.integers(1, 3),
     channels=CHANNELS,
@@ -52,7 +53,7 @@ def test_region_pool_equals_the_oracle(
     assert_same_values(result, expected)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(
     size=st.tuples(st.integers(1, 24), st.integers(1, 24)),
     count=st.integers(0, 40),
@@ -72,7 +73,7 @@ def test_region_pool_takes_any_boxes(xp, size, count, memory, dtype, seed):
     assert_same_values(check_array(result, xp, expected.shape, x.dtype), expected)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(
     channels=CHANNELS,
     size=st.tuples(st.integers(1, 20), st.integers(1, 20)),

@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from helpers import DTYPES, LAYOUTS, check_array, random_map, to_host
+from helpers import DTYPES, LAYOUTS, check_array, examples, random_map, to_host
 from hypothesis import given, settings
 
 import rmac
@@ -16,7 +16,7 @@ def random_maps(rng, sizes, channels, dtype, layout):
     return [np.ascontiguousarray(x.transpose(axes)) for x in maps]
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=9),
     channels=st.integers(0, 40),

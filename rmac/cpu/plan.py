@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmac.cpu.isa import kernels
+from rmac.regions import elementary_segments
 
 Index = npt.NDArray[np.intp]
 
@@ -83,11 +84,7 @@ def _unique_intervals(start: Index, stop: Index) -> tuple[Index, Index]:
 
 def _program(intervals: Index) -> Program:
     """Return a short program for the maxima over half-open `intervals`, narrow ones first."""
-    edges = np.unique(intervals)
-    segments = np.stack([edges[:-1], edges[1:]], axis=1) if len(edges) else np.empty((0, 2))
-    used = [bool(np.any((intervals[:, 0] <= a) & (b <= intervals[:, 1]))) for a, b in segments]
-    segments = segments[np.array(used, dtype=bool)].astype(np.intp)
-
+    segments = elementary_segments(intervals)
     builder = _ProgramBuilder(segments)
     found = np.empty(len(intervals), dtype=np.intp)
     for index in np.argsort(intervals[:, 1] - intervals[:, 0], kind="stable"):

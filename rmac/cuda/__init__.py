@@ -1,15 +1,344 @@
-"""The GPU backend, twin of `rmac.cpu`: not there yet, and every entry says so."""
+"""The GPU backend: allocation, launches, and the choice of kernels.
+
+Twin of `rmac.cpu`. Inputs are checked already, as there. Nothing here waits for the device or reads
+from it, and the current stream is used throughout.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+import math
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rmac import cpu
+from rmac.cuda.plan import WORDS, Table, region_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Array = Any  # cupy.ndarray
+
+_MAPS = 10  # of one launch, as in kernels.cu
+_PLANES = 16  # that a block of pool_rows takes
+_LANES = 8  # vectors of channels that a block of pool_channels takes
+_THREADS = 256  # of a block that pools
+_DESCRIBERS = 1024  # threads of a block that describes
+_VECTOR = 16  # bytes of the widest load
+_SHARED = 48 << 10  # bytes of shared memory that every device has
+_COUNTED = 900  # images of one launch that have their own number of regions, as in kernels.cu
+_MOST_BLOCKS = 1 << 30
+
+_AGGREGATES = {"sum": 1, "mean": 2, "concat": 0, "none": 0}
+
+OPTIONS = ("-std=c++17",)  # of the compiler
+
+_MAP = np.dtype(
+    [
+        ("data", np.intp),
+        ("strides", np.int64, 4),
+        ("first_image", np.int64),
+        ("width", np.int32),
+        ("first_block", np.int32),
+        ("table", np.int32),
+    ],
+    align=True,
+)
+_LAUNCH = np.dtype(
+    [
+        ("maps", np.int32),
+        ("channels", np.int32),
+        ("regions", np.int64),
+        ("map", _MAP, _MAPS),
+        ("words", np.int32, WORDS),
+    ],
+    align=True,
+)
+_MAPS_OF_ROIS = np.dtype(
+    [("data", np.intp), ("strides", np.int64, 4), ("sizes", np.int32, 4)], align=True
+)
+_COUNTS = np.dtype([("same", np.int32), ("of_image", np.int32, _COUNTED)], align=True)
+
+# Arrays that a captured graph will use again whenever it is launched.
+_captured: list[Array] = []
 
 
-def _no_gpu_backend(*_args: Any, **_options: Any) -> NoReturn:
-    raise NotImplementedError(
-        "this build of rmac has no GPU backend yet; copy the array to the host first, "
-        "with cupy.asnumpy(x)"
-    )
+class _Dtype(NamedTuple):
+    """How the kernels see a dtype."""
+
+    kind: int
+    bits: str
+    real: str
+    key_size: int
 
 
-empty = rmac_regions = region_pool = roi_pool = rmac = to_device = to_host = _no_gpu_backend
+_DTYPES = {
+    "uint8": _Dtype(0, "unsigned char", "float", 4),
+    "int8": _Dtype(1, "signed char", "float", 4),
+    "float16": _Dtype(2, "short", "float", 4),
+    "bfloat16": _Dtype(3, "short", "float", 4),
+    "float32": _Dtype(4, "int", "float", 4),
+    "float64": _Dtype(5, "long long", "double", 8),
+}
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any], like: Array) -> Array:
+    """Return an uninitialised array on the device of `like`, an array or a list of them."""
+    cupy = _cupy()
+    with _device_of(like):
+        return cupy.empty(shape, dtype)
+
+
+def to_device(x: Array, index: int | None) -> Array:
+    """Return `x`, of the host or any device, on the device of that index or the current one."""
+    cupy = _cupy()
+    with cupy.cuda.Device(index):
+        return cupy.asarray(x)
+
+
+def to_host(x: Array) -> Array:
+    """Return a copy of `x` on the host."""
+    cupy = _cupy()
+    return cupy.asnumpy(x)
+
+
+def rmac_regions(boxes: npt.NDArray[np.int64], images: int, like: Array) -> Array:
+    """Return every image's boxes in turn as RoIs, (N * R, 5) float32."""
+    cupy = _cupy()
+    with _device_of(like):
+        return cupy.asarray(cpu.rmac_regions(boxes, images, boxes))
+
+
+def region_pool(x: Array, boxes: npt.NDArray[np.int64], out: Array, *, workers: int | None) -> None:
+    """Write the maximum of each region: (N, R, C), dtype of x."""
+    _no_workers(workers)
+    with _device_of(x):
+        _pool([x], [boxes], out, len(boxes), _dtype_of(x).bits)
+
+
+def roi_pool(
+    x: Array,
+    rois: Array,
+    out: Array,
+    *,
+    output_size: tuple[int, int],
+    spatial_scale: float,
+    workers: int | None,
+) -> None:
+    """Write the maximum of each RoI's bins: (K, C, ph, pw), dtype of x."""
+    _no_workers(workers)
+    if not out.size:
+        return
+    with _device_of(x):
+        maps = np.zeros((), _MAPS_OF_ROIS)
+        maps["data"], maps["strides"], maps["sizes"] = x.data.ptr, x.strides, x.shape
+        corners = _kept(rois.astype(np.float32, order="C"))
+        _function(f"pool_rois<{_dtype_of(x).kind}>")(
+            (min(-(-out.size // _THREADS), _MOST_BLOCKS),),
+            (_THREADS,),
+            (
+                maps[()],
+                corners,
+                np.int64(out.size),
+                np.int32(output_size[0]),
+                np.int32(output_size[1]),
+                np.float32(spatial_scale),
+                out,
+            ),
+        )
+
+
+def rmac(
+    batches: Sequence[Array],
+    boxes: Sequence[npt.NDArray[np.int64]],
+    out: Array,
+    *,
+    normalize_regions: bool,
+    aggregate: str,
+    normalize: bool,
+    eps: float,
+    workers: int | None,
+) -> None:
+    """Write the descriptor of each image, (N, D), or (N, R, D) unaggregated.
+
+    The images are one batch, or several batches of one image each.
+    """
+    _no_workers(workers)
+    dtype = _dtype_of(batches[0])
+    images, channels = len(out), batches[0].shape[1]
+    regions = max(len(grid) for grid in boxes)
+    in_place = aggregate in ("concat", "none")
+    with _device_of(batches[0]):
+        cupy = _cupy()
+        maxima = out if in_place else _kept(cupy.empty((images, regions, channels), out.dtype))
+        norms = _kept(cupy.empty((images, regions + 1), out.dtype))
+        _pool(batches, boxes, maxima, regions, dtype.real)
+        describe = _function(f"describe<{dtype.real}>")
+        for first, counts, blocks in _counts([len(grid) for grid in boxes], images):
+            describe(
+                (blocks,),
+                (_DESCRIBERS,),
+                (
+                    maxima,
+                    norms,
+                    out,
+                    np.int64(first),
+                    np.int32(regions),
+                    np.int32(channels),
+                    counts[()],
+                    np.int32(normalize_regions),
+                    np.int32(_AGGREGATES[aggregate]),
+                    np.int32(normalize and aggregate != "none"),
+                    np.float64(eps),
+                ),
+            )
+
+
+def _cupy() -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(
+            'arrays on the GPU need CuPy: pip install "rmac[cuda13]", or "rmac[cuda12]" for CUDA 12'
+        ) from error
+    return cupy
+
+
+def _no_workers(workers: int | None) -> None:
+    if workers is not None:
+        raise ValueError(f"workers: expected None with an array on the GPU, got {workers}")
+
+
+def _dtype_of(x: Array) -> _Dtype:
+    return _DTYPES[x.dtype.name]
+
+
+def _device_of(x: Any) -> Any:
+    return (x[0] if isinstance(x, list | tuple) else x).device
+
+
+def _kept(array: Array) -> Array:
+    """Return an array for the current call alone, which lives as long as a graph may use it."""
+    cupy = _cupy()
+    if cupy.cuda.get_current_stream().is_capturing():
+        _captured.append(array)
+    return array
+
+
+@cache
+def _function(name: str) -> Any:
+    """Return a kernel by its name with template arguments, compiled when it is first used."""
+    module = _cupy().RawModule(code=source(), options=OPTIONS, name_expressions=(name,))
+    return module.get_function(name)
+
+
+def source() -> str:
+    """Return the source of the kernels."""
+    return files("rmac.cuda").joinpath("kernels.cu").read_text(encoding="utf-8")
+
+
+def _counts(regions: list[int], images: int) -> Iterator[tuple[int, npt.NDArray[Any], int]]:
+    """Tell launches of `describe` how many regions images have: first image, numbers, images."""
+    if len(set(regions)) == 1:
+        yield 0, np.array((regions[0], 0), _COUNTS), images
+        return
+    for first in range(0, images, _COUNTED):
+        some = regions[first : first + _COUNTED]
+        counts = np.zeros((), _COUNTS)
+        counts["of_image"][: len(some)] = some
+        yield first, counts, len(some)
+
+
+class _Job(NamedTuple):
+    """One map or batch of maps, some of its regions, and the kernel that pools them."""
+
+    x: Array
+    first_image: int
+    table: Table
+    by_channels: bool
+    vector: int  # elements of a load
+
+
+def _pool(
+    batches: Sequence[Array],
+    boxes: Sequence[npt.NDArray[np.int64]],
+    out: Array,
+    regions: int,
+    out_type: str,
+) -> None:
+    """Write regional maxima: (N, R, C), rows past the regions of a map left as they are."""
+    if not out.size:
+        return
+    dtype = _dtype_of(batches[0])
+    jobs: dict[tuple[bool, int], list[_Job]] = {}
+    first_image = 0
+    for x, grid in zip(batches, boxes, strict=True):
+        for job in _jobs(x, first_image, grid, dtype):
+            jobs.setdefault((job.by_channels, job.vector), []).append(job)
+        first_image += len(x)
+    for (by_channels, vector), some in jobs.items():
+        name = "pool_channels" if by_channels else "pool_rows"
+        function = _function(f"{name}<{dtype.kind}, {vector}, {out_type}>")
+        channels = _LANES * vector if by_channels else _PLANES
+        while some:
+            launch, blocks, taken = _launch(some, channels, regions)
+            block = _block(some[:taken], by_channels, vector)
+            cells = max(job.table.cells for job in some[:taken])
+            shared = cells * channels * dtype.key_size
+            function((blocks,), block, (launch[()], out), shared_mem=shared)
+            del some[:taken]
+
+
+def _jobs(
+    x: Array, first_image: int, boxes: npt.NDArray[np.int64], dtype: _Dtype
+) -> Iterator[_Job]:
+    """Choose how to go through a batch; the one place where that is decided.
+
+    Vectors of channels where they are contiguous, else vectors along rows: as wide as sizes,
+    strides and address allow, and as leaves room for the cells of all regions at once.
+    """
+    _, channels, _, width = x.shape
+    by_channels = x.strides[1] == x.itemsize and channels > 1
+    axis, size = (1, channels) if by_channels else (3, width)
+    others = [stride for i, stride in enumerate(x.strides) if i != axis]
+    vector = _VECTOR // x.itemsize if x.strides[axis] == x.itemsize else 1
+    while vector > 1 and math.gcd(size * x.itemsize, x.data.ptr, *others) % (vector * x.itemsize):
+        vector //= 2
+    while True:
+        together = _LANES * vector if by_channels else _PLANES
+        tables = region_tables(boxes.tobytes(), _SHARED // (together * dtype.key_size))
+        if len(tables) <= 1 or vector == 1 or not by_channels:
+            break
+        vector //= 2
+    for table in tables:
+        yield _Job(x, first_image, table, by_channels, vector)
+
+
+def _launch(jobs: list[_Job], channels: int, regions: int) -> tuple[npt.NDArray[Any], int, int]:
+    """Return what a launch takes of the first jobs, its blocks, and how many jobs these are."""
+    launch = np.zeros((), _LAUNCH)
+    launch["channels"], launch["regions"] = jobs[0].x.shape[1], regions
+    blocks = room = taken = 0
+    for job, entry in zip(jobs, launch["map"], strict=False):
+        words = job.table.words
+        more = job.x.shape[0] * -(-job.x.shape[1] // channels)
+        if taken and (room + len(words) > WORDS or blocks + more > _MOST_BLOCKS):
+            break
+        launch["words"][room : room + len(words)] = words
+        entry["data"], entry["strides"] = job.x.data.ptr, job.x.strides
+        entry["first_image"], entry["width"] = job.first_image, job.x.shape[3]
+        entry["first_block"], entry["table"] = blocks, room
+        blocks, room, taken = blocks + more, room + len(words), taken + 1
+    launch["maps"] = taken
+    return launch, blocks, taken
+
+
+def _block(jobs: list[_Job], by_channels: bool, vector: int) -> tuple[int, int]:
+    """Return the shape of a block: along vectors, and over planes and bands, or cells."""
+    along = _LANES
+    if not by_channels:
+        along = min(max(-(-job.x.shape[3] // vector) for job in jobs), 64)
+    return along, _THREADS // along

@@ -1,0 +1,151 @@
+"""A stand-in for CuPy that runs the kernels on the CPU, see cuda.h.
+
+It has just what `rmac.cuda` and the tests use. Put it into `sys.modules` as "cupy".
+"""
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+HERE = Path(__file__).parent
+COMPILE = ["c++", "-std=c++20", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w"]
+SHARED = 48 << 10
+_libraries = tempfile.TemporaryDirectory()
+_launches = 0
+
+
+class ndarray:  # noqa: N801
+    """An array that only the kernels and this module get at."""
+
+    __module__ = "cupy"
+    __array_ufunc__ = None
+
+    def __init__(self, host):
+        self._host = host
+        self.device = cuda.Device(0)
+        self.data = SimpleNamespace(ptr=host.ctypes.data)
+
+    dtype = property(lambda self: self._host.dtype)
+    shape = property(lambda self: self._host.shape)
+    strides = property(lambda self: self._host.strides)
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    itemsize = property(lambda self: self._host.itemsize)
+    nbytes = property(lambda self: self._host.nbytes)
+    T = property(lambda self: self.transpose())
+    flags = property(lambda self: self._host.flags)
+
+    def __len__(self):
+        return len(self._host)
+
+    def __array__(self, *_args, **_options):
+        raise TypeError("no implicit copy from the device")
+
+    def __getitem__(self, index):
+        return ndarray(self._host[index])
+
+    def __setitem__(self, index, value):
+        self._host[index] = value._host if isinstance(value, ndarray) else value
+
+    def __iter__(self):
+        return map(ndarray, self._host)
+
+    def transpose(self, *axes):
+        return ndarray(self._host.transpose(*axes))
+
+    def reshape(self, *shape):
+        return ndarray(self._host.reshape(*shape))
+
+    def astype(self, dtype, order="K"):
+        return ndarray(self._host.astype(dtype, order=order))
+
+    def copy(self):
+        return ndarray(self._host.copy())
+
+    def get(self):
+        return self._host.copy()
+
+
+def empty(shape, dtype=float):
+    """Memory full of noise."""
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    noise = np.frombuffer(os.urandom(count), np.uint8).copy() if count else np.empty(0, np.uint8)
+    return ndarray(noise.view(dtype).reshape(shape))
+
+
+def zeros(shape, dtype=float):
+    return ndarray(np.zeros(shape, dtype))
+
+
+def ones(shape, dtype=float):
+    return ndarray(np.ones(shape, dtype))
+
+
+def asarray(x):
+    return x if isinstance(x, ndarray) else ndarray(np.asarray(x))
+
+
+def asnumpy(x):
+    return x.get()
+
+
+class Device:
+    """The one device there is."""
+
+    def __init__(self, index=None):
+        self.id = index or 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_args):
+        pass
+
+
+cuda = SimpleNamespace(
+    Device=Device,
+    get_current_stream=lambda: SimpleNamespace(is_capturing=lambda: False),
+)
+
+
+class RawModule:
+    """Source that is compiled for the CPU, one kernel at a time."""
+
+    def __init__(self, code, options, name_expressions):
+        self._code, self._options, self._names = code, options, name_expressions
+
+    def get_function(self, name):
+        assert name in self._names
+        key = hashlib.sha256((self._code + name).encode()).hexdigest()
+        library = Path(_libraries.name) / key[:16]
+        source = (
+            f'#include "{HERE / "cuda.h"}"\n{self._code}\n'
+            'extern "C" const char *run(unsigned blocks, unsigned x, unsigned y, unsigned seed, '
+            f"void **args) {{ return launch<&{name}>(blocks, x, y, seed, args); }}\n"
+        )
+        library.with_suffix(".cpp").write_text(source)
+        subprocess.run([*COMPILE, "-o", library, library.with_suffix(".cpp")], check=True)
+        run = ctypes.CDLL(str(library)).run
+        run.restype = ctypes.c_char_p
+        return lambda *args, **options: _launch(run, *args, **options)
+
+
+def _launch(run, grid, block, args, shared_mem=0):
+    """Launch a kernel; the order of its threads is another each time."""
+    global _launches
+    _launches += 1
+    assert shared_mem <= SHARED
+    assert len(grid) == 1
+    assert 1 <= grid[0] < 1 << 31
+    host = [np.asarray(a.data.ptr if isinstance(a, ndarray) else a) for a in args]
+    pointers = (ctypes.c_void_p * len(host))(*[a.ctypes.data for a in host])
+    x, y = (*block, 1)[:2]
+    wrong = run(grid[0], x, y, _launches, pointers)
+    if wrong:
+        raise RuntimeError(wrong.decode())

@@ -1,0 +1,171 @@
+/* CUDA on the CPU, for tests: one fiber for each thread of a block.
+
+   Fibers run one after the other, each until it waits for the others: at a barrier of the block, or
+   in a shuffle for the lanes of its warp. The order is a permutation that the caller seeds, and
+   shared memory holds noise before a block begins, so that what relies on a barrier that is not
+   there goes wrong. A barrier that some threads never reach is an error. */
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <tuple>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __shared__
+
+using std::ceil, std::fabs, std::floor, std::fmax, std::round, std::sqrt;
+
+struct Dim {
+    unsigned x, y, z;
+};
+
+static Dim threadIdx, blockIdx, blockDim, gridDim;
+alignas(16) long long shared_memory[(48 << 10) / 8];
+
+template <typename T> static T min(T a, T b) { return b < a ? b : a; }
+template <typename T> static T max(T a, T b) { return a < b ? b : a; }
+template <typename T> static void atomicMax(T *at, T value) { *at = max(*at, value); }
+
+enum State { READY, AT_BARRIER, IN_SHUFFLE, FINISHED };
+
+struct Fiber {
+    ucontext_t context;
+    std::vector<char> stack = std::vector<char>(1 << 16);
+    Dim thread;
+    State state;
+    int shuffles;
+    double slot[2]; /* what the lane gives in even and odd shuffles */
+};
+
+static std::vector<Fiber> fibers;
+static ucontext_t scheduler;
+static size_t current;
+
+static void wait(State state)
+{
+    fibers[current].state = state;
+    const size_t me = current;
+    swapcontext(&fibers[me].context, &scheduler);
+}
+
+static void __syncthreads() { wait(AT_BARRIER); }
+
+static double __shfl_xor_sync(unsigned, double value, int distance)
+{
+    const size_t me = current;
+    const int turn = fibers[me].shuffles++ % 2;
+    fibers[me].slot[turn] = value;
+    wait(IN_SHUFFLE);
+    return fibers[me ^ distance].slot[turn];
+}
+
+static void (*body)(void **);
+static void **arguments;
+
+static void enter()
+{
+    body(arguments);
+    fibers[current].state = FINISHED;
+    swapcontext(&fibers[current].context, &scheduler);
+}
+
+static void start(size_t count)
+{
+    if (fibers.size() < count)
+        fibers.resize(count);
+    for (size_t i = 0; i < count; i++) {
+        Fiber &fiber = fibers[i];
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.data();
+        fiber.context.uc_stack.ss_size = fiber.stack.size();
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, enter, 0);
+        fiber.thread = {unsigned(i % blockDim.x), unsigned(i / blockDim.x), 0};
+        fiber.state = READY;
+        fiber.shuffles = 0;
+    }
+}
+
+static bool all(size_t begin, size_t end, State state)
+{
+    return std::all_of(fibers.begin() + begin, fibers.begin() + end,
+                       [&](const Fiber &fiber) { return fiber.state == state; });
+}
+
+static void release(size_t begin, size_t end)
+{
+    for (size_t i = begin; i < end; i++)
+        fibers[i].state = READY;
+}
+
+static const char *run_block(const std::vector<size_t> &order)
+{
+    const size_t count = order.size();
+    start(count);
+    while (!all(0, count, FINISHED)) {
+        bool ran = false;
+        for (size_t i : order)
+            if (fibers[i].state == READY) {
+                ran = true;
+                current = i;
+                threadIdx = fibers[i].thread;
+                swapcontext(&scheduler, &fibers[i].context);
+            }
+        for (size_t warp = 0; warp + 32 <= count; warp += 32)
+            if (all(warp, warp + 32, IN_SHUFFLE)) {
+                release(warp, warp + 32);
+                ran = true;
+            }
+        if (all(0, count, AT_BARRIER)) {
+            release(0, count);
+            ran = true;
+        }
+        if (!ran)
+            return "some threads wait at a barrier or in a shuffle that others never reach";
+    }
+    return nullptr;
+}
+
+template <auto kernel, typename... Args, size_t... index>
+static void call(void (*)(Args...), void **args, std::index_sequence<index...>)
+{
+    kernel(*(std::remove_const_t<Args> *)args[index]...);
+}
+
+template <auto kernel> static void call_kernel(void **args)
+{
+    [&]<typename... Args>(void (*function)(Args...)) {
+        call<kernel>(function, args, std::index_sequence_for<Args...>());
+    }(kernel);
+}
+
+/* Run a kernel; return what went wrong, or null. */
+template <auto kernel>
+static const char *launch(unsigned blocks, unsigned x, unsigned y, unsigned seed, void **args)
+{
+    body = call_kernel<kernel>;
+    arguments = args;
+    gridDim = {blocks, 1, 1};
+    blockDim = {x, y, 1};
+    if (x * y == 0 || x * y > 1024)
+        return "a block has 1 to 1024 threads";
+    std::mt19937 random(seed);
+    std::vector<size_t> order(x * y);
+    std::iota(order.begin(), order.end(), 0);
+    for (unsigned block = 0; block < blocks; block++) {
+        std::shuffle(order.begin(), order.end(), random);
+        for (long long &word : shared_memory)
+            word = ((long long)random() << 32) ^ random();
+        blockIdx = {block, 0, 0};
+        if (const char *wrong = run_block(order))
+            return wrong;
+    }
+    return nullptr;
+}

@@ -1,0 +1,200 @@
+"""What is particular to the GPU backend. Its results are tested with the others, through `xp`."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import reference
+from helpers import DTYPES, LAYOUTS, assert_same_values, check_array, random_map, to_host
+
+import rmac
+from rmac import cuda
+from rmac.cuda import plan
+
+
+@pytest.fixture
+def gpu(xp):
+    """The namespace of a GPU backend under test."""
+    if xp is np:
+        pytest.skip("for arrays on a GPU; RMAC_TEST_BACKENDS names the backends")
+    return xp
+
+
+def specialisations():
+    for name, dtype in cuda._DTYPES.items():
+        yield f"pool_rois<{dtype.kind}>"
+        vector = 1
+        while vector * DTYPES[name].itemsize <= cuda._VECTOR:
+            for out in (dtype.bits, dtype.real):
+                yield f"pool_rows<{dtype.kind}, {vector}, {out}>"
+                yield f"pool_channels<{dtype.kind}, {vector}, {out}>"
+            vector *= 2
+    yield from ("describe<float>", "describe<double>")
+
+
+@pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90", "sm_120"])
+def test_every_specialisation_compiles_without_spills(arch):
+    nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="needs CuPy and NVRTC")
+    program = nvrtc.createProgram(cuda.source(), "kernels.cu", (), ())
+    names = list(specialisations())
+    for name in names:
+        nvrtc.addNameExpression(program, name)
+    nvrtc.compileProgram(
+        program, (f"--gpu-architecture={arch}", "--ptxas-options=-v", *cuda.OPTIONS)
+    )
+    log = nvrtc.getProgramLog(program)
+    registers = [int(count) for count in re.findall(r"Used (\d+) registers", log)]
+    assert len(registers) == len(names)
+    print(f"{arch}: {len(names)} kernels, {min(registers)} to {max(registers)} registers")
+    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
+    assert len(spills) >= len(names)
+    assert {int(stores) for _, stores in spills} == {0}
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_every_shape_and_number_of_levels(gpu, rng, layout, dtype):
+    for height, width in ((1, 1), (7, 7), (14, 14), (24, 32), (61, 3), (2, 40)):
+        x = random_map(rng, (2, 20, height, width), DTYPES[dtype], 0.01)
+        stored = gpu.asarray(np.ascontiguousarray(x.transpose(LAYOUTS[layout])))
+        for levels in range(1, 7):
+            boxes = rmac.region_grid(height, width, levels=levels).boxes
+            result = rmac.region_pool(stored, layout=layout, levels=levels)
+            expected = reference.region_pool(x, boxes)
+            assert_same_values(check_array(result, gpu, expected.shape, x.dtype), expected)
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_regions_that_take_many_launches(gpu, rng, layout):
+    """Hundreds of boxes, on a map with more columns than cells fit in shared memory."""
+    x = random_map(rng, (2, 3, 5, 900), DTYPES["float64"])
+    corners = np.sort(rng.integers(0, (900, 5), (500, 2, 2)), axis=1)
+    boxes = np.concatenate([corners[:, 0], corners[:, 1]], axis=1)
+    assert len(plan.region_tables(boxes.tobytes(), 100)) > 10
+    stored = gpu.asarray(np.ascontiguousarray(x.transpose(LAYOUTS[layout])))
+    result = rmac.region_pool(stored, boxes, layout=layout)
+    expected = reference.region_pool(x, boxes)
+    assert_same_values(check_array(result, gpu, expected.shape, x.dtype), expected)
+
+
+def test_loads_are_as_wide_as_memory_allows(gpu):
+    def vector(x):
+        (job,) = cuda._jobs(x, 0, rmac.region_grid(*x.shape[2:]).boxes, cuda._dtype_of(x))
+        return job.by_channels, job.vector
+
+    x = gpu.zeros((2, 64, 24, 32), np.float32)
+    last = gpu.zeros((2, 24, 32, 64), np.float32).transpose(0, 3, 1, 2)
+    assert vector(x) == (False, 4)
+    assert vector(last) == (True, 4)
+    assert vector(x[..., 1:]) == (False, 1)
+    assert vector(x[..., 2:]) == (False, 2)
+    assert vector(x[..., ::2]) == (False, 1)
+    assert vector(x[:, :, ::-1]) == (False, 4)
+    assert vector(last[:, 1:]) == (True, 1)
+    assert vector(gpu.zeros((2, 64, 7, 7), np.float16)) == (False, 1)
+    assert vector(gpu.zeros((2, 64, 24, 32), np.uint8)) == (False, 16)
+
+
+def test_the_order_of_threads_does_not_matter(gpu, rng):
+    x = gpu.asarray(random_map(rng, (2, 40, 9, 12), DTYPES["float32"]))
+    assert len({to_host(rmac.rmac(x)).tobytes() for _ in range(5)}) == 1
+
+
+def test_rois_that_are_on_no_map_have_empty_bins(gpu, rng):
+    """They cannot be an error: nobody waits for the device to tell."""
+    x = gpu.asarray(random_map(rng, (2, 3, 6, 5), DTYPES["float32"]))
+    rois = np.array([[0, 0, 0, 4, 4]] * 5, np.float32)
+    rois[1:, 0] = -1, 2, np.nan, 1
+    rois[4, 3] = np.inf
+    pooled = to_host(rmac.roi_pool(x, gpu.asarray(rois), output_size=1))
+    assert pooled[0].all()
+    assert not pooled[1:].any()
+
+
+def test_workers_are_an_error(gpu):
+    x = gpu.zeros((1, 2, 5, 5), np.float32)
+    rois = gpu.zeros((1, 5), np.float32)
+    for call in (
+        lambda: rmac.rmac(x, workers=2),
+        lambda: rmac.region_pool(x, workers=2),
+        lambda: rmac.roi_pool(x, rois, workers=2),
+    ):
+        with pytest.raises(ValueError, match="workers: expected None with an array on the GPU"):
+            call()
+
+
+def test_overlapping_output(gpu, rng):
+    memory = gpu.asarray(random_map(rng, (2, 8, 6, 6), DTYPES["float32"]))
+    expected = to_host(rmac.region_pool(memory.copy()))
+    out = memory.reshape(-1)[: expected.size].reshape(expected.shape)
+    assert_same_values(to_host(rmac.region_pool(memory, out=out)), expected)
+
+
+def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
+    """The shim's, and so the other tests', power to see a race."""
+    if gpu.__name__ != "shim":
+        pytest.skip("threads of the device run in its own order")
+    source, barrier = cuda.source(), "__syncthreads();"
+    maps = random_map(rng, (1, 70, 9, 12), DTYPES["float32"])
+    inputs = gpu.asarray(maps), gpu.asarray(maps.transpose(0, 2, 3, 1).copy())
+
+    def results():
+        cuda._function.cache_clear()
+        return [
+            to_host(rmac.rmac(x, layout=layout)).tobytes()
+            for x, layout in zip(inputs, ("NCHW", "NHWC"), strict=True)
+        ]
+
+    expected = results()
+    places = [match.start() for match in re.finditer(re.escape(barrier), source)]
+    assert len(places) == 6
+    for place in places:
+        mutated = source[:place] + source[place + len(barrier) :]
+        with monkeypatch.context() as patch:
+            patch.setattr(cuda, "source", lambda code=mutated: code)
+            assert results() != expected, source[:place].count("\n")
+    assert results() == expected
+
+
+def test_a_captured_graph_replays_with_new_data(gpu, rng):
+    if gpu.__name__ != "cupy":
+        pytest.skip("needs a device")
+    first, second = (random_map(rng, (2, 64, 24, 32), DTYPES["float32"]) for _ in range(2))
+    x, out = gpu.asarray(first), gpu.empty((2, 64), np.float32)
+    rmac.rmac(x, out=out)
+    stream = gpu.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        rmac.rmac(x, out=out)
+        graph = stream.end_capture()
+        x.set(second)
+        graph.launch(stream)
+    stream.synchronize()
+    np.testing.assert_array_equal(to_host(out), to_host(rmac.rmac(gpu.asarray(second))))
+
+
+def test_another_device_than_the_current_one(gpu, rng):
+    if gpu.__name__ != "cupy" or gpu.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("needs two devices")
+    with gpu.cuda.Device(1):
+        x = gpu.asarray(random_map(rng, (2, 8, 9, 12), DTYPES["float32"]))
+    result = rmac.rmac(x)
+    assert result.device.id == 1
+    with gpu.cuda.Device(1):
+        np.testing.assert_allclose(to_host(result), rmac.rmac(to_host(x)), rtol=1e-5)
+
+
+def test_more_elements_than_32_bits_count(gpu):
+    if gpu.__name__ != "cupy":
+        pytest.skip("needs a device")
+    x = gpu.zeros((3, 1 << 15, 160, 160), np.uint8)
+    x[2, -1, -1, -1] = 9
+    pooled = rmac.region_pool(x, [[0, 0, 159, 159], [0, 0, 3, 3]])
+    assert int(pooled[2, 0, -1]) == 9
+    assert int(pooled.astype(np.int64).sum()) == 9
+
+
+def test_the_package_has_its_kernels():
+    assert "__global__" in cuda.source()
+    assert "cupy" not in sys.modules or sys.modules["cupy"].__name__ in ("cupy", "shim")
