@@ -43,7 +43,7 @@ def device_of(x: Array, name: str = "x") -> str:
     if getattr(x, "requires_grad", False):
         raise TypeError(
             f"{name}: got a {_type_name(x)} that requires grad, and no gradient is defined here; "
-            "pass its data with x.detach().numpy()"
+            "pass its data with x.detach()"
         )
     raise TypeError(f"{name}: expected a numpy.ndarray or cupy.ndarray, got {_type_name(x)}")
 

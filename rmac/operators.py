@@ -11,9 +11,12 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol
 
+import numpy as np
+
 from rmac import cpu, cuda
 from rmac._arrays import Array, device_of, device_of_input
 from rmac._checks import positive_int, real
+from rmac._dlpack import given_back, is_foreign, taken_in
 
 __all__ = [
     "GradientNotDefinedError",
@@ -159,12 +162,25 @@ def run_on_device(
     if device is not None:
         x = _move(x, device)
     if isinstance(operator, str):
-        return _create(operator, x, **args)(x)
+        return _run(operator, x, args)
     if not callable(operator):
         raise TypeError(f"operator: expected a name or a callable, got {type(operator).__name__}")
     if args:
         raise TypeError(f"args: an operator instance has its own, got {', '.join(args)}")
     return operator(x)
+
+
+def _run(name: str, x: Any, options: dict[str, Any]) -> Any:
+    """Run a named operator; arrays of other libraries come in and go out through DLPack."""
+    array = x if type(x) is np.ndarray else taken_in(x)
+    foreign = {key: value for key, value in options.items() if is_foreign(value)}
+    if foreign:
+        options = options | {key: taken_in(value) for key, value in foreign.items()}
+    result = _create(name, array, **options)(array)
+    if "out" in foreign:
+        return foreign["out"]
+    first = x[0] if isinstance(x, list | tuple) and x else x
+    return given_back(result, first) if is_foreign(first) else result
 
 
 def _create(name: str, x: Array, /, **options: Any) -> Operator:
@@ -188,6 +204,7 @@ def _move(x: Array, device: str) -> Array:
         raise ValueError(f'device: expected "cpu", "cuda" or "cuda:N", got {device!r}')
     if isinstance(x, list | tuple):
         return [_move(one, device) for one in x]
+    x = taken_in(x)
     here = device_of(x)
     if kind == "cpu":
         return x if here == "cpu" else cuda.to_host(x)
@@ -264,8 +281,8 @@ def public_operator(
         def public(x: Array, /, *args: Params.args, **options: Params.kwargs) -> Array:
             if args:  # a factory takes names only
                 _, *named = signature.bind(x, *args, **options).arguments.items()
-                return _create(name, x, **dict(named))(x)
-            return _create(name, x, **options)(x)
+                return _run(name, x, dict(named))
+            return _run(name, x, options)
 
         public.__signature__ = signature  # type: ignore[attr-defined]
         return public

@@ -85,29 +85,40 @@ _DTYPES = {
 }
 
 
+def cupy_module() -> Any:
+    """Return CuPy, imported when it is first needed."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(
+            'arrays on the GPU need CuPy: pip install "rmac[cuda13]", or "rmac[cuda12]" for CUDA 12'
+        ) from error
+    return cupy
+
+
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any], like: Array) -> Array:
     """Return an uninitialised array on the device of `like`, an array or a list of them."""
-    cupy = _cupy()
+    cupy = cupy_module()
     with _device_of(like):
         return cupy.empty(shape, dtype)
 
 
 def to_device(x: Array, index: int | None) -> Array:
     """Return `x`, of the host or any device, on the device of that index or the current one."""
-    cupy = _cupy()
+    cupy = cupy_module()
     with cupy.cuda.Device(index):
         return cupy.asarray(x)
 
 
 def to_host(x: Array) -> Array:
     """Return a copy of `x` on the host."""
-    cupy = _cupy()
+    cupy = cupy_module()
     return cupy.asnumpy(x)
 
 
 def rmac_regions(boxes: npt.NDArray[np.int64], images: int, like: Array) -> Array:
     """Return every image's boxes in turn as RoIs, (N * R, 5) float32."""
-    cupy = _cupy()
+    cupy = cupy_module()
     with _device_of(like):
         return cupy.asarray(cpu.rmac_regions(boxes, images, boxes))
 
@@ -172,7 +183,7 @@ def rmac(
     regions = max(len(grid) for grid in boxes)
     in_place = aggregate in ("concat", "none")
     with _device_of(batches[0]):
-        cupy = _cupy()
+        cupy = cupy_module()
         maxima = out if in_place else _kept(cupy.empty((images, regions, channels), out.dtype))
         norms = _kept(cupy.empty((images, regions + 1), out.dtype))
         _pool(batches, boxes, maxima, regions, dtype.real)
@@ -197,16 +208,6 @@ def rmac(
             )
 
 
-def _cupy() -> Any:
-    try:
-        import cupy
-    except ImportError as error:
-        raise ImportError(
-            'arrays on the GPU need CuPy: pip install "rmac[cuda13]", or "rmac[cuda12]" for CUDA 12'
-        ) from error
-    return cupy
-
-
 def _no_workers(workers: int | None) -> None:
     if workers is not None:
         raise ValueError(f"workers: expected None with an array on the GPU, got {workers}")
@@ -222,7 +223,7 @@ def _device_of(x: Any) -> Any:
 
 def _kept(array: Array) -> Array:
     """Return an array for the current call alone, which lives as long as a graph may use it."""
-    cupy = _cupy()
+    cupy = cupy_module()
     if cupy.cuda.get_current_stream().is_capturing():
         _captured.append(array)
     return array
@@ -231,7 +232,7 @@ def _kept(array: Array) -> Array:
 @cache
 def _function(name: str) -> Any:
     """Return a kernel by its name with template arguments, compiled when it is first used."""
-    module = _cupy().RawModule(code=source(), options=OPTIONS, name_expressions=(name,))
+    module = cupy_module().RawModule(code=source(), options=OPTIONS, name_expressions=(name,))
     return module.get_function(name)
 
 
