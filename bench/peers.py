@@ -39,7 +39,7 @@ def numpy_loop(x, boxes):
 
 
 def torch_loop(torch, x, boxes):
-    total = torch.zeros(x.shape[:2])
+    total = torch.zeros(x.shape[:2], device=x.device)
     for x1, y1, x2, y2 in boxes:
         region = x[:, :, y1 : y2 + 1, x1 : x2 + 1].amax(dim=(2, 3)).float()
         total += region / region.norm(dim=1, keepdim=True)
@@ -47,6 +47,6 @@ def torch_loop(torch, x, boxes):
 
 
 def torchvision_pool(roi_pool, x, rois):
-    pooled = roi_pool(x, rois, output_size=1).reshape(x.shape[0], -1, x.shape[1])
+    pooled = roi_pool(x, rois, output_size=1).reshape(x.shape[0], -1, x.shape[1]).float()
     total = (pooled / pooled.norm(dim=2, keepdim=True)).sum(dim=1)
     return total / total.norm(dim=1, keepdim=True)

@@ -1,0 +1,155 @@
+"""Measure rmac on a GPU against copying its input on the device, and against its peers.
+
+    python bench/gpu.py [--json FILE]
+
+See bench/README.md for what the columns mean.
+"""
+
+import argparse
+import json
+import statistics
+
+import cupy as cp
+import numpy as np
+from run import feature_maps, naive, shape_of
+
+import rmac
+
+SHAPES = [
+    (64, 2048, 24, 32),
+    (32, 512, 48, 64),
+    (256, 2048, 7, 7),
+    (1, 2048, 24, 32),
+]
+ROTATED = 512 << 20  # bytes of inputs that take turns, more than any cache holds
+
+
+def main():
+    options = parse()
+    results = []
+    print(
+        f"{'shape':>18} {'layout':>6} {'dtype':>8} {'candidate':<22} "
+        f"{'ms':>9} {'GB/s':>8} {'of copy':>8} {'x rmac':>7}"
+    )
+    for shape in options.shapes:
+        for layout in options.layouts:
+            for dtype in options.dtypes:
+                results += measure_case(shape, layout, dtype, options)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            document = {
+                "config": rmac.show_config("dicts"),
+                "device": cp.cuda.runtime.getDeviceProperties(0)["name"].decode(),
+                "results": results,
+            }
+            json.dump(document, file, indent=1)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--levels", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--layouts", nargs="+", default=["NCHW", "NHWC"], choices=["NCHW", "NHWC"])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "float16"])
+    parser.add_argument("--shapes", nargs="+", type=shape_of, default=SHAPES, metavar="NxCxHxW")
+    parser.add_argument("--no-peers", action="store_true", help="only rmac and the copy")
+    parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    return parser.parse_args()
+
+
+def measure_case(shape, layout, dtype, options):
+    host = feature_maps(shape, layout, dtype)
+    inputs = [cp.asarray(host)]
+    inputs += [inputs[0].copy() for _ in range(min(15, ROTATED // host.nbytes))]
+    candidates = candidates_for(inputs, layout, options)
+    check(candidates, host, layout, options.levels)
+    times = {name: [] for name in candidates}
+    for _ in range(options.repeats):
+        for name, run in candidates.items():
+            times[name].append(milliseconds(run, len(inputs)))
+    rows = []
+    medians = {name: statistics.median(samples) for name, samples in times.items()}
+    copy_rate = 2 * host.nbytes / medians["copy"]
+    for name, ms in medians.items():
+        moved = host.nbytes * (2 if name == "copy" else 1)
+        row = {
+            "shape": list(shape),
+            "layout": layout,
+            "dtype": dtype,
+            "candidate": name,
+            "ms": ms,
+            "GB/s": moved / ms / 1e6,
+            "of copy": moved / ms / copy_rate,
+        }
+        rows.append(row)
+        print(
+            f"{'x'.join(map(str, shape)):>18} {layout:>6} {dtype:>8} {name:<22} "
+            f"{ms:9.4f} {row['GB/s']:8.0f} {row['of copy']:8.2f} {ms / medians['rmac']:7.2f}",
+            flush=True,
+        )
+    return rows
+
+
+def candidates_for(inputs, layout, options):
+    """Functions of the number of an input; those that describe are checked to agree."""
+    target = cp.empty_like(inputs[0])
+    settings = {"layout": layout, "levels": options.levels}
+    candidates = {
+        "copy": lambda i: target.data.copy_from_device_async(inputs[i].data, target.nbytes),
+        "rmac": lambda i: rmac.rmac(inputs[i], **settings),
+    }
+    if not options.no_peers:
+        candidates |= torch_peers(inputs, layout, options.levels)
+    return candidates
+
+
+def torch_peers(inputs, layout, levels):
+    try:
+        import torch
+        from peers import torch_loop, torchvision_pool
+    except ImportError:
+        return {}
+    tensors = [torch.from_dlpack(x) for x in inputs]
+    if layout == "NHWC":
+        tensors = [tensor.permute(0, 3, 1, 2) for tensor in tensors]
+    boxes = rmac.region_grid(*tensors[0].shape[2:], levels=levels).boxes.tolist()
+    compiled = torch.compile(torch_loop)
+    peers = {
+        "torch loop": lambda i: torch_loop(torch, tensors[i], boxes),
+        "torch loop, compiled": lambda i: compiled(torch, tensors[i], boxes),
+    }
+    try:
+        from torchvision.ops import roi_pool
+    except ImportError:
+        return peers
+    images = tensors[0].shape[0]
+    corners = torch.tensor(boxes, dtype=tensors[0].dtype, device="cuda").repeat(images, 1)
+    index = torch.arange(images, device="cuda").repeat_interleave(len(boxes))
+    rois = torch.cat([index[:, None].to(corners.dtype), corners], dim=1)
+    peers["torchvision roi_pool"] = lambda i: torchvision_pool(roi_pool, tensors[i], rois)
+    return peers
+
+
+def check(candidates, host, layout, levels):
+    nchw = host if layout == "NCHW" else host.transpose(0, 3, 1, 2)
+    expected = naive(nchw[:2], levels)
+    for name, run in candidates.items():
+        if name != "copy":
+            result = cp.asnumpy(cp.asarray(run(0)))[:2].astype(np.float64)
+            np.testing.assert_allclose(result, expected, rtol=2e-3, atol=1e-5, err_msg=name)
+
+
+def milliseconds(run, inputs):
+    """Time one call on each input, on the device."""
+    start, stop = cp.cuda.Event(), cp.cuda.Event()
+    run(0)
+    start.record()
+    for i in range(inputs):
+        run(i)
+    stop.record()
+    stop.synchronize()
+    return cp.cuda.get_elapsed_time(start, stop) / inputs
+
+
+if __name__ == "__main__":
+    main()
