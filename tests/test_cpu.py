@@ -109,10 +109,11 @@ def test_nothing_past_the_end_of_a_map_is_read():
                         count = np.prod(shape)
                         offset = size - int(count) * np.dtype(dtype).itemsize
                         x = np.frombuffer(memory, dtype, count, offset).reshape(shape)
-                        for y in (x, x[..., 1:], x[:, :, 1:], x[:, 1:], x[..., ::2]):
+                        last = x.reshape(1, height, width, channels).transpose(0, 3, 1, 2)
+                        for y in (x, x[..., 1:], x[:, :, 1:], x[:, 1:], x[..., ::2], last):
                             if y.size:
                                 rmac.region_pool(y)
-                                rmac.region_pool(y.reshape(y.shape), workers=2)
+                                rmac.region_pool(y, [[0, 0, y.shape[3] - 1, y.shape[2] - 1]])
         print("done")
     """
     assert run_python(code).stdout == "done\n"
@@ -308,6 +309,18 @@ def test_a_child_forked_before_the_import_computes_on_one_thread():
     )
     assert run_python(code).returncode == 0
     assert threads.workers_for(2) == 2
+
+
+def test_many_boxes_need_no_more_scratch_than_regions(rng):
+    """Bands of all intervals would take hundreds of MB here; the result is the same."""
+    corners = np.sort(rng.integers(0, 300, (600, 2, 2)), axis=1)
+    boxes = corners.reshape(-1, 4)
+    x = random_map(rng, (1, 16, 300, 300), DTYPES["float32"])
+    expected = reference.region_pool(x, boxes)
+    for stored in (x, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
+        job = cpu._region_job(boxes.tobytes(), stored.shape, stored.strides, 4, 1)
+        assert job.scratch < 3 << 20
+        assert_same_values(rmac.region_pool(stored, boxes), expected)
 
 
 @pytest.mark.parametrize("shape", [(8, 2048, 24, 32), (1, 5000, 60, 90), (4, 3, 7, 7)])

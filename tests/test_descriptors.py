@@ -147,3 +147,19 @@ def test_extreme_finite_values_give_unit_vectors(xp, dtype, value, aggregate):
     result = to_host(rmac.rmac(xp.asarray(x), aggregate=aggregate)).astype("float64")
     assert abs(np.linalg.norm(result) - 1) < 1e-6
     np.testing.assert_allclose(result, result[0, 0])
+
+
+def test_an_infinite_value_is_all_of_its_region(xp):
+    """As v / (norm + eps) has it: 0 beside it, and itself undefined."""
+    x = np.ones((1, 20, 3, 3), np.float32)
+    x[0, 3] = np.inf
+    vectors = to_host(rmac.rmac(xp.asarray(x), levels=1, aggregate="none"))[0, 0]
+    assert np.isnan(vectors[3])
+    assert not np.delete(vectors, 3).any()
+
+
+@pytest.mark.parametrize("eps", [1e30, 1e39, 1e300])
+def test_a_huge_eps_makes_a_descriptor_small(xp, eps):
+    x = np.full((1, 20, 7, 7), 3, np.float32)
+    result = to_host(rmac.rmac(xp.asarray(x), eps=eps, normalize=False))
+    assert (np.abs(result) < 1e-27).all()

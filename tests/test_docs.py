@@ -45,9 +45,14 @@ def test_examples_in_docstrings(name):
         assert results.failed == 0
 
 
-def test_python_in_the_readme_runs():
+def readme_python(*, gpu):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return [block for block in blocks if ("import cupy" in block) == gpu]
+
+
+def test_python_in_the_readme_runs():
+    blocks = readme_python(gpu=False)
     assert len(blocks) >= 2
     names = {}
     for block in blocks:
@@ -55,3 +60,13 @@ def test_python_in_the_readme_runs():
     assert names["descriptors"].shape == (8, 512)
     assert names["regions"].shape == (8, 20, 512)
     assert names["grid"].coverage == 1
+
+
+def test_python_in_the_readme_for_a_gpu_runs(xp):
+    if xp.__name__ != "cupy":
+        pytest.skip("needs a device")
+    names = {"rmac": rmac}
+    for block in readme_python(gpu=True):
+        exec(block, names)
+    assert type(names["descriptors"]) is xp.ndarray
+    assert names["descriptors"].shape == (8, 2048)

@@ -228,9 +228,9 @@ def _path(
 
     Vectors of channels in memory are what they want. Where rows are contiguous instead, reducing
     them first leaves little to transpose, unless there is little to reduce: small planes, and those
-    with rows shorter than half a line, are transposed whole. Both need an image's intervals of rows
-    in the cache, of which boxes of the user's may have very many. What remains is collected row by
-    row, at any strides, slowly; so are rows too short to be worth a vector operation each.
+    with rows that fill little of a line, are transposed whole. Both need an image's intervals of
+    rows in memory at hand, of which boxes of the user's may have very many. What remains is
+    collected row by row, at any strides, slowly; so are rows too short to be worth a vector each.
     """
     _, channels, height, width = shape
     _, channel_stride, row_stride, pixel_stride = strides
@@ -242,12 +242,14 @@ def _path(
         # A row shorter than a line is read as one: it must not reach past the plane that follows.
         nested = row_stride >= width * itemsize and channel_stride >= height * row_stride
         nested = nested and channel_stride + width * itemsize >= _LINE
-        small = height * width <= _SMALL_PLANE or 2 * width < line
-        for path, possible in (
-            (Path.PLANES, packed and small and channels >= line),
-            (Path.ROWS, width >= line or (nested and 4 * width >= line)),
+        small = height * width <= (_SMALL_PLANE if 8 * width >= 7 * line else 4 * _SMALL_PLANE)
+        planes = packed and (small or 2 * width < line) and channels >= line
+        rows = width >= line or (nested and 4 * width >= line)
+        for path, possible, most in (
+            (Path.PLANES, planes, _CACHE),
+            (Path.ROWS, rows, 4 * _CACHE),  # much of it is written and read once
         ):
-            if possible and kernels.scratch_bytes(plan, path, line, itemsize) <= _CACHE:
+            if possible and kernels.scratch_bytes(plan, path, line, itemsize) <= most:
                 return path
     return Path.GATHER
 

@@ -24,7 +24,8 @@ cdef double sum_of_squares(const floating* values, Py_ssize_t n) noexcept nogil:
 cdef inline floating quotient(floating value, floating norm, floating inverse) noexcept nogil:
     """Divide a finite value, with two roundings put right where a machine fuses them.
 
-    That is several times as fast as a division and as exact: a lone value becomes exactly 1.
+    That is several times as fast as a division and as exact, but for the last bit where the value
+    is next to the least there are: a lone value becomes exactly 1.
     """
     cdef floating guess
     if not RMAC_FMA:
@@ -39,10 +40,11 @@ cdef inline floating quotient(floating value, floating norm, floating inverse) n
 cdef floating norm_of(floating* values, Py_ssize_t n, double eps) noexcept nogil:
     """Return what a vector is to be divided by: its norm plus eps.
 
-    Where that, or its square, could be out of range, the vector is divided here; 1 remains to do.
+    Where that, its inverse or its square could be out of range, the vector is divided here; 1
+    remains to do.
     """
     cdef double squares = sum_of_squares(values, n)
-    if 1e-60 < squares < 1e60:
+    if 1e-60 < squares < 1e60 and eps < 1e30:
         return <floating>(sqrt(squares) + eps)
     l2_extreme(values, n, eps)
     return 1
@@ -65,7 +67,7 @@ cdef void l2_extreme(floating* values, Py_ssize_t n, double eps) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
         peak = max(peak, fabs(<double>values[i]))
-    if peak == 0:
+    if peak == 0 or peak == INFINITY:
         peak = 1
     for i in range(n):
         length = values[i] / peak

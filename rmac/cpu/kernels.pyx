@@ -25,7 +25,7 @@ Threads
 
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.math cimport fabs, fma, fmaf, sqrt
+from libc.math cimport INFINITY, fabs, fma, fmaf, sqrt
 from libc.stdint cimport (
     int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uintptr_t
 )
@@ -122,8 +122,8 @@ cdef struct Program:
     const Segment* segments
     const Py_ssize_t* steps
 
-cdef struct Lines:
-    # Where a region's maximum is, among what a block of channels was reduced to.
+cdef struct Reach:
+    # The lines of which a region is the maximum, among those that a block was reduced to.
     Py_ssize_t first, step, count
 
 cdef struct Map:
@@ -137,8 +137,9 @@ cdef struct Tables:
     Py_ssize_t width, height, n_regions, bins
     Program rows
     Program columns
-    const Lines* of_rows
-    const Lines* of_bands
+    bint keep_bands
+    const Reach* of_rows
+    const Reach* of_bands
     const Py_ssize_t* row
     const Py_ssize_t* bin
 
@@ -172,15 +173,18 @@ cdef class Plan:
     cdef Tables tables
     cdef list _arrays
 
-    def __init__(self, height, width, rows, columns, of_rows, of_bands, row, bin_, bins):
+    def __init__(
+        self, height, width, rows, columns, keep_bands, of_rows, of_bands, row, bin_, bins
+    ):
         cdef Tables* tables = &self.tables
         self._arrays = []
         tables.height, tables.width = height, width
         tables.n_regions, tables.bins = len(row), bins
         tables.rows = self._program(rows)
         tables.columns = self._program(columns)
-        tables.of_rows = <const Lines*>self._table(of_rows)
-        tables.of_bands = <const Lines*>self._table(of_bands)
+        tables.keep_bands = keep_bands
+        tables.of_rows = <const Reach*>self._table(of_rows)
+        tables.of_bands = <const Reach*>self._table(of_bands)
         tables.row = self._table(row)
         tables.bin = self._table(bin_)
 
@@ -283,7 +287,7 @@ def pool(
     path : IN, see `Path`
     lanes : IN, channels of a task, whole lines; one line but for `Path.CHANNELS`
     shift : IN, the dtype's key
-    scratch : TEMP, `scratch_bytes` for each worker and a line
+    scratch : TEMP, `scratch_bytes` for each worker and a cache line
     out : OUT, bits of the maxima, (N, R, C) unless the plan has bins
     workers : IN, threads
     """

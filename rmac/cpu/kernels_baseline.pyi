@@ -27,6 +27,7 @@ class Plan:
         width: int,
         rows: Any,
         columns: Any,
+        keep_bands: bool,
         of_rows: Any,
         of_bands: Any,
         row: Any,

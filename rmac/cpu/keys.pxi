@@ -55,13 +55,20 @@ cdef inline Line pool_line(const char* values, const Run* run, key_t shift) noex
     return line
 
 
-cdef inline key_t pool_value(const char* values, const Run* run, key_t shift) noexcept nogil:
-    cdef key_t key, most = least_key(shift)
-    cdef Py_ssize_t k
+cdef inline void pool_few(
+    key_t* out, const char* values, const Run* run, key_t shift, Py_ssize_t n, bint fresh
+) noexcept nogil:
+    """As `pool_run`, of less than a line."""
+    cdef Py_ssize_t at, k
+    cdef key_t key
+    if fresh:
+        for at in range(n):
+            out[at] = least_key(shift)
     for k in range(run.count):
-        key = encode((<const key_t*>(values + k * run.stride))[0], shift)
-        most = key if key > most else most
-    return most
+        for at in range(n):
+            key = encode((<const key_t*>values)[at], shift)
+            out[at] = key if key > out[at] else out[at]
+        values += run.stride
 
 
 cdef inline void pool_run(
@@ -69,12 +76,9 @@ cdef inline void pool_run(
 ) noexcept nogil:
     """Encode vectors of n values and take them into `out`, or start it if `fresh`."""
     cdef Py_ssize_t at = 0
-    cdef key_t key
     cdef Line line
     if n < lanes_of(shift):
-        for at in range(n):
-            key = pool_value(values + at * sizeof(key_t), run, shift)
-            out[at] = key if fresh or key > out[at] else out[at]
+        pool_few(out, values, run, shift, n, fresh)
         return
     while at < n:
         line = pool_line(values + at * sizeof(key_t), run, shift)

@@ -26,31 +26,54 @@ cdef void pool_segments(
         )
 
 
+cdef void take_band(
+    const Tables* plan, Py_ssize_t band, const key_t* slots, key_t* regions, Py_ssize_t n
+) noexcept nogil:
+    """Take a band's maxima into those of the regions that cross it."""
+    cdef const Reach* reach = plan.of_bands
+    cdef key_t* region
+    cdef Py_ssize_t i, first
+    for i in range(plan.n_regions):
+        first = reach[i].first // reach[i].step
+        if first <= band < first + reach[i].count:
+            region = regions + i * n
+            maximum(region, region, slots + reach[i].first % reach[i].step * n, n)
+
+
 cdef void pool_bands(
     const Map* x, const Tables* plan, int path, const char* block, Py_ssize_t lanes,
     key_t shift, key_t* out, key_t* gathered, Py_ssize_t n,
 ) noexcept nogil:
     """Maxima of every band of rows over the intervals of columns: (band, slot, n).
 
-    Pixels are vectors of channels: in place, or each row of them collected first.
+    Pixels are vectors of channels: in place, or each row of them collected first. Where that would
+    be too much to keep, each band's are taken into the regions at once: (region, n).
     """
     cdef const Segment* band
     cdef Py_ssize_t i, y
+    cdef key_t* slots = out
     cdef const char* row
     cdef Run run
     run.stride, run.ahead = x.pixel_stride, x.row_stride
     if path == Path.GATHER:
-        run.stride, run.ahead = n * sizeof(key_t), 0
+        run.stride, run.ahead, lanes = n * sizeof(key_t), 0, n
+    if not plan.keep_bands:
+        slots = out + plan.n_regions * n
+        for i in range(plan.n_regions * n):
+            out[i] = least_key(shift)
     for i in range(plan.rows.n_segments):
         band = plan.rows.segments + i
         for y in range(band.start, band.stop):
             row = block + y * x.row_stride
             if path == Path.GATHER:
-                gather_row(x, row, lanes, gathered, n)
+                gather_row(x, row, min(lanes, x.channels), gathered, n)
                 row = <const char*>gathered
-            pool_segments(&plan.columns, row, run, shift, lanes, out, n, y == band.start)
-        run_program(&plan.columns, out, n, n)
-        out += plan.columns.n_slots * n
+            pool_segments(&plan.columns, row, run, shift, lanes, slots, n, y == band.start)
+        run_program(&plan.columns, slots, n, n)
+        if plan.keep_bands:
+            slots += plan.columns.n_slots * n
+        else:
+            take_band(plan, i, slots, out, n)
 
 
 cdef inline Py_ssize_t rows_slot(const Tables* plan, Py_ssize_t n) noexcept nogil:
@@ -118,17 +141,20 @@ cdef Py_ssize_t maxima_keys(const Tables* plan, int path, Py_ssize_t n) noexcept
         return plan.rows.n_intervals * plan.width * n
     if path == Path.PLANES:
         return plan.rows.n_slots * plan.width * n
-    return plan.rows.n_segments * plan.columns.n_slots * n
+    if plan.keep_bands:
+        return plan.rows.n_segments * plan.columns.n_slots * n
+    return (plan.n_regions + plan.columns.n_slots) * n
 
 
 cdef Py_ssize_t scratch_keys(const Tables* plan, int path, Py_ssize_t n) noexcept nogil:
     """Keys of scratch memory that `pool_block` needs for n channels, whole lines."""
-    cdef Py_ssize_t keys = maxima_keys(plan, path, n) + n * plan.width
+    cdef Py_ssize_t keys = maxima_keys(plan, path, n), row = n * plan.width
     if path == Path.ROWS:
-        return keys + plan.rows.n_slots * rows_slot(plan, n) + plan.height * plan.width + n
+        keys += row + plan.rows.n_slots * rows_slot(plan, n)
+        return keys + (plan.height * plan.width + n if plan.width < n else 0)
     if path == Path.PLANES:
-        return keys + n * plan.width * 2 * plan.height
-    return keys
+        return keys + 2 * plan.height * row
+    return keys + (row if path == Path.GATHER else n)
 
 
 cdef void pool_block(
@@ -139,10 +165,11 @@ cdef void pool_block(
     cdef const char* block = x.data + image * x.image_stride + first * x.channel_stride
     cdef key_t* rest = scratch + maxima_keys(plan, path, n)
     cdef Py_ssize_t region, at, line = lanes_of(shift), step = plan.bins * target.itemsize
-    cdef const Lines* lines = plan.of_bands
+    cdef const Reach* reach = plan.of_bands
+    cdef Reach own
     cdef char* place
     if path == Path.ROWS or path == Path.PLANES:
-        lines = plan.of_rows
+        reach = plan.of_rows
     if path == Path.ROWS:
         pool_rows(x, plan, block, lanes, first + lanes == x.channels, shift, scratch, rest)
     elif path == Path.PLANES:
@@ -150,12 +177,14 @@ cdef void pool_block(
     else:
         pool_bands(x, plan, path, block, lanes, shift, scratch, rest, n)
     for region in range(plan.n_regions):
+        own = reach[region]
+        if reach == plan.of_bands and not plan.keep_bands:
+            own.first, own.count = region, 1
         place = place_of(plan, target, region, first)
         at = 0
         while at < lanes:
             store_maxima(
-                maximum_of_run(scratch + lines.first * n + at, lines.step * n, lines.count),
+                maximum_of_run(scratch + own.first * n + at, own.step * n, own.count),
                 shift, target.widening, place + at * step, step, min(line, lanes - at),
             )
             at += line
-        lines += 1

@@ -20,6 +20,8 @@ from rmac.regions import elementary_segments
 
 Index = npt.NDArray[np.intp]
 
+_MOST_KEPT = 4096  # lines of all bands; user's boxes may need many more
+
 
 class Program(NamedTuple):
     """Maxima over intervals of one axis, from maxima over its segments.
@@ -53,14 +55,15 @@ def make_plan(
     rows, row_of = _unique_intervals(starts[:, 1], stops[:, 1])
     across, down = _program(columns), _program(rows)
     first_band = np.searchsorted(down.segments[:, 0], starts[:, 1])
-    last_band = np.searchsorted(down.segments[:, 1], stops[:, 1])
+    last_band = np.searchsorted(down.segments[:, 1], stops[:, 1])  # the one that stops there
     return kernels.Plan(
         height,
         width,
         down,
         across,
-        _lines(row_of * width + starts[:, 0], 1, stops[:, 0] - starts[:, 0]),
-        _lines(
+        len(down.segments) * across.slots <= _MOST_KEPT,
+        _reach(row_of * width + starts[:, 0], 1, stops[:, 0] - starts[:, 0]),
+        _reach(
             first_band * across.slots + column_of,
             across.slots,
             last_band - first_band + 1,
@@ -71,7 +74,7 @@ def make_plan(
     )
 
 
-def _lines(first: Index, step: int, count: Index) -> Index:
+def _reach(first: Index, step: int, count: Index) -> Index:
     """Return the lines (R, 3) of which each region is the maximum: first, step and number."""
     return np.stack([first, np.full_like(first, step), count], axis=1).astype(np.intp)
 

@@ -392,13 +392,13 @@ template <typename Real> __device__ double warp_sum_of_squares(const Real *value
 template <typename Real> __device__ Real norm_of(Real *values, Index n, double eps)
 {
     double sum = warp_sum_of_squares(values, n, 1.0);
-    if (sum > 1e-60 && sum < 1e60)
+    if (sum > 1e-60 && sum < 1e60 && eps < 1e30)
         return (Real)(sqrt(sum) + eps);
     double peak = 0;
     for (Index i = threadIdx.x % WARP; i < n; i += WARP)
         peak = fmax(peak, fabs((double)values[i]));
     peak = peak_of_warp(peak);
-    if (peak == 0)
+    if (peak == 0 || peak > 1.7976931348623157e308)
         peak = 1;
     double length = sqrt(warp_sum_of_squares(values, n, peak)) + eps / peak;
     if (length == 0)
