@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_LINE: int = kernels.build_info()["line"]  # bytes of one vector of keys
-_CACHE_LINE = 64  # bytes
+_LINE = 64  # bytes that the kernels work on at once; a cache line
 _SMALL_PLANE = 128  # cells of a plane that is better transposed than reduced along its rows
 _CACHE = second_level_cache() * 3 // 4  # bytes of scratch that stay in it, with room to spare
 _SMALL_TASK = 1 << 16  # bytes of input that are not worth a thread of their own
@@ -201,7 +200,7 @@ def _threads(workers: int | None, size: int) -> int:
 
 
 def _scratch(threads: int, size: int) -> npt.NDArray[np.uint8]:
-    return np.empty(threads * size + _CACHE_LINE, np.uint8)
+    return np.empty(threads * size + _LINE, np.uint8)
 
 
 def _pool(x: Array, job: _Job, out: Array, threads: int) -> None:

@@ -57,8 +57,6 @@ cdef extern from *:
     #define RMAC_COMPILER "clang " __clang_version__
     #elif defined(__GNUC__)
     #define RMAC_COMPILER "gcc " __VERSION__
-    #elif defined(_MSC_VER)
-    #define RMAC_COMPILER "msvc"
     #else
     #define RMAC_COMPILER "unknown"
     #endif
@@ -72,7 +70,7 @@ cdef extern from *:
     int omp_get_max_threads() nogil
 
 cdef extern from "lines.h" nogil:
-    enum: LINE  # bytes of a line
+    enum: LINE  # bytes of a line, and of a cache line
     ctypedef struct Line:
         pass
     Line load_line(const void* keys)
@@ -83,9 +81,6 @@ cdef extern from "lines.h" nogil:
     Line encode_line(Line bits, int64_t shift)
     Line decode_line(Line keys, int64_t shift)
     Line larger(Line a, Line b, int64_t like)
-
-cdef enum:
-    CACHE_LINE = 64  # bytes, of most machines
 
 cpdef enum Path:
     """How a block of channels becomes pixels that are contiguous vectors of channels."""
@@ -215,8 +210,8 @@ include "paths.pxi"
 include "describe.pxi"
 
 
-cdef inline Py_ssize_t whole_cache_lines(Py_ssize_t size) noexcept nogil:
-    return (size + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
+    return (size + LINE - 1) // LINE * LINE
 
 
 def scratch_bytes(
@@ -227,8 +222,8 @@ def scratch_bytes(
     That is what `pool` needs for a block of channels and, if `channels` is given, what `rmac` needs
     besides for an image's regional maxima.
     """
-    cdef Py_ssize_t size = whole_cache_lines(scratch_keys(&plan.tables, path, lanes) * itemsize)
-    return size + whole_cache_lines(plan.tables.n_regions * channels * max(itemsize, 4))
+    cdef Py_ssize_t size = whole_lines(scratch_keys(&plan.tables, path, lanes) * itemsize)
+    return size + whole_lines(plan.tables.n_regions * channels * max(itemsize, 4))
 
 
 cdef Job job_of(
@@ -244,8 +239,8 @@ cdef Job job_of(
     job.path = path
     job.lanes = lanes
     job.blocks = (x.shape[1] + lanes - 1) // lanes
-    job.scratch = <uintptr_t>whole_cache_lines(<uintptr_t>&scratch[0])
-    job.scratch_size = (scratch.shape[0] - CACHE_LINE) // workers // CACHE_LINE * CACHE_LINE
+    job.scratch = <uintptr_t>whole_lines(<uintptr_t>&scratch[0])
+    job.scratch_size = (scratch.shape[0] - LINE) // workers // LINE * LINE
     return job
 
 
@@ -285,9 +280,9 @@ def pool(
     x : IN, bits of the values
     plan : IN, the regions
     path : IN, see `Path`
-    lanes : IN, channels of a task, whole lines; one line but for `Path.CHANNELS`
+    lanes : IN, channels of a task: one line of them, or several for `Path.CHANNELS`
     shift : IN, the dtype's key
-    scratch : TEMP, `scratch_bytes` for each worker and a cache line
+    scratch : TEMP, `scratch_bytes` for each worker and a line
     out : OUT, bits of the maxima, (N, R, C) unless the plan has bins
     workers : IN, threads
     """
@@ -314,7 +309,7 @@ cdef inline Target target_of(
     if recipe.aggregate != Aggregate.CONCAT:
         target.data = <char*>(
             job.scratch + thread * job.scratch_size
-            + whole_cache_lines(scratch_keys(job.plan, job.path, job.lanes) * sizeof(key_t))
+            + whole_lines(scratch_keys(job.plan, job.path, job.lanes) * sizeof(key_t))
         )
     return target
 
@@ -411,7 +406,6 @@ def build_info():
         "version": RMAC_VERSION.decode(),
         "compiler": RMAC_COMPILER.decode(),
         "isa": RMAC_ISA.decode(),
-        "line": LINE,
         "openmp": RMAC_OPENMP,
     }
 

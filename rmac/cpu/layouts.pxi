@@ -3,8 +3,8 @@
 cdef inline void prefetch(const char* data, Py_ssize_t size) noexcept nogil:
     """Begin to bring memory that the next task reads into the second-level cache."""
     cdef Py_ssize_t at
-    for at in range(size // CACHE_LINE):
-        prefetch_line(data + at * CACHE_LINE)
+    for at in range(size // LINE):
+        prefetch_line(data + at * LINE)
 
 
 cdef void gather_row(
@@ -47,12 +47,9 @@ cdef void transpose(
     """
     cdef Py_ssize_t lanes = lanes_of(src[0]), size = lanes * columns
     cdef Py_ssize_t ways = 4 if lanes % 3 == 1 else 2  # what makes the rest a power of 4
-    if lanes <= 4:
-        interleave(src, out, ways, size // ways)
-        return
-    if lanes <= 16:
-        interleave(src, spare, ways, size // ways)
-    else:
+    if lanes > 16:
         interleave(src, out, ways, size // ways)
         interleave(out, spare, 4, size // 4)
+    else:
+        interleave(src, spare, ways, size // ways)
     interleave(spare, out, 4, size // 4)
