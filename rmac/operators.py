@@ -173,12 +173,13 @@ def run_on_device(
 def _run(name: str, x: Any, options: dict[str, Any]) -> Any:
     """Run a named operator; arrays of other libraries come in and go out through DLPack."""
     array = x if type(x) is np.ndarray else taken_in(x)
-    foreign = {key: value for key, value in options.items() if is_foreign(value)}
-    if foreign:
-        options = options | {key: taken_in(value) for key, value in foreign.items()}
-    result = _create(name, array, **options)(array)
+    foreign = [key for key in ("out", "rois") if key in options and is_foreign(options[key])]
+    taken = options | {key: taken_in(options[key]) for key in foreign} if foreign else options
+    result = _create(name, array, **taken)(array)
     if "out" in foreign:
-        return foreign["out"]
+        return options["out"]
+    if array is x:
+        return result
     first = x[0] if isinstance(x, list | tuple) and x else x
     return given_back(result, first) if is_foreign(first) else result
 
