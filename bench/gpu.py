@@ -60,7 +60,7 @@ def parse():
 def measure_case(shape, layout, dtype, options):
     host = feature_maps(shape, layout, dtype)
     inputs = [cp.asarray(host)]
-    inputs += [inputs[0].copy() for _ in range(min(15, ROTATED // host.nbytes))]
+    inputs += [inputs[0].copy() for _ in range(min(63, ROTATED // host.nbytes))]
     candidates = candidates_for(inputs, layout, options)
     check(candidates, host, layout, options.levels)
     times = {name: [] for name in candidates}

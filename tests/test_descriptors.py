@@ -89,6 +89,9 @@ def test_every_value_of_a_small_dtype_widens_exactly(xp, dtype):
         normalize_regions=False,
         normalize=False,
     )
+    if xp is not np:  # where float32 arithmetic takes subnormals as 0
+        tiny = np.finfo(np.float32).tiny if expected.dtype == np.float32 else 0
+        expected[np.abs(expected) < tiny] = 0
     np.testing.assert_array_equal(to_host(result)[0], expected)
 
 

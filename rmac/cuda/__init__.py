@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rmac import cpu
 from rmac.cuda.plan import WORDS, Table, region_tables
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ _THREADS = 256  # of a block that pools
 _DESCRIBERS = 1024  # threads of a block that describes
 _VECTOR = 16  # bytes of the widest load
 _SHARED = 48 << 10  # bytes of shared memory that every device has
+_BOXES = 200  # that one launch writes as RoIs, as in kernels.cu
 _COUNTED = 900  # images of one launch that have their own number of regions, as in kernels.cu
 _MOST_BLOCKS = 1 << 30
 
@@ -61,6 +61,16 @@ _MAPS_OF_ROIS = np.dtype(
     [("data", np.intp), ("strides", np.int64, 4), ("sizes", np.int32, 4)], align=True
 )
 _COUNTS = np.dtype([("same", np.int32), ("of_image", np.int32, _COUNTED)], align=True)
+
+_BOXES_OF_LAUNCH = np.dtype(
+    [
+        ("first", np.int32),
+        ("count", np.int32),
+        ("regions", np.int64),
+        ("at", np.int32, 4 * _BOXES),
+    ],
+    align=True,
+)
 
 # Arrays that a captured graph will use again whenever it is launched.
 _captured: list[Array] = []
@@ -100,7 +110,7 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any], like: Array) -> Array:
     """Return an uninitialised array on the device of `like`, an array or a list of them."""
     cupy = cupy_module()
     with _device_of(like):
-        return cupy.empty(shape, dtype)
+        return _kept(cupy.empty(shape, dtype))
 
 
 def to_device(x: Array, index: int | None) -> Array:
@@ -118,14 +128,23 @@ def to_host(x: Array) -> Array:
 
 def rmac_regions(boxes: npt.NDArray[np.int64], images: int, like: Array) -> Array:
     """Return every image's boxes in turn as RoIs, (N * R, 5) float32."""
-    cupy = cupy_module()
+    rois = empty((images * len(boxes), 5), np.dtype(np.float32), like)
     with _device_of(like):
-        return cupy.asarray(cpu.rmac_regions(boxes, images, boxes))
+        for first in range(0, len(boxes) if images else 0, _BOXES):
+            some = boxes[first : first + _BOXES]
+            value = np.zeros((), _BOXES_OF_LAUNCH)
+            value["first"], value["count"], value["regions"] = first, len(some), len(boxes)
+            value["at"][: some.size] = some.ravel()
+            _function("write_rois")(
+                (_blocks(images * len(some)),), (_THREADS,), (value, np.int64(images), rois)
+            )
+    return rois
 
 
 def region_pool(x: Array, boxes: npt.NDArray[np.int64], out: Array, *, workers: int | None) -> None:
     """Write the maximum of each region: (N, R, C), dtype of x."""
     _no_workers(workers)
+    _same_device("out", out, x)
     with _device_of(x):
         _pool([x], [boxes], out, len(boxes), _dtype_of(x).bits)
 
@@ -141,6 +160,8 @@ def roi_pool(
 ) -> None:
     """Write the maximum of each RoI's bins: (K, C, ph, pw), dtype of x."""
     _no_workers(workers)
+    _same_device("out", out, x)
+    _same_device("rois", rois, x)
     if not out.size:
         return
     with _device_of(x):
@@ -148,10 +169,10 @@ def roi_pool(
         maps["data"], maps["strides"], maps["sizes"] = x.data.ptr, x.strides, x.shape
         corners = _kept(rois.astype(np.float32, order="C"))
         _function(f"pool_rois<{_dtype_of(x).kind}>")(
-            (min(-(-out.size // _THREADS), _MOST_BLOCKS),),
+            (_blocks(out.size),),
             (_THREADS,),
             (
-                maps[()],
+                maps,
                 corners,
                 np.int64(out.size),
                 np.int32(output_size[0]),
@@ -178,6 +199,9 @@ def rmac(
     The images are one batch, or several batches of one image each.
     """
     _no_workers(workers)
+    _same_device("out", out, batches[0])
+    for i, x in enumerate(batches):
+        _same_device(f"x[{i}]", x, batches[0])
     dtype = _dtype_of(batches[0])
     images, channels = len(out), batches[0].shape[1]
     regions = max(len(grid) for grid in boxes)
@@ -185,7 +209,7 @@ def rmac(
     with _device_of(batches[0]):
         cupy = cupy_module()
         maxima = out if in_place else _kept(cupy.empty((images, regions, channels), out.dtype))
-        norms = _kept(cupy.empty((images, regions + 1), out.dtype))
+        norms = _kept(cupy.empty((images, regions), out.dtype))
         _pool(batches, boxes, maxima, regions, dtype.real)
         describe = _function(f"describe<{dtype.real}>")
         for first, counts, blocks in _counts([len(grid) for grid in boxes], images):
@@ -199,18 +223,31 @@ def rmac(
                     np.int64(first),
                     np.int32(regions),
                     np.int32(channels),
-                    counts[()],
+                    counts,
                     np.int32(normalize_regions),
                     np.int32(_AGGREGATES[aggregate]),
                     np.int32(normalize and aggregate != "none"),
                     np.float64(eps),
                 ),
+                shared_mem=8 * _DESCRIBERS // 32,  # a float64 for each warp
             )
 
 
 def _no_workers(workers: int | None) -> None:
     if workers is not None:
         raise ValueError(f"workers: expected None with an array on the GPU, got {workers}")
+
+
+def _same_device(name: str, array: Array, x: Array) -> None:
+    if array.device.id != x.device.id:
+        raise ValueError(
+            f"{name}: expected an array on device {x.device.id}, as the first of x, "
+            f"got one on device {array.device.id}"
+        )
+
+
+def _blocks(items: int) -> int:
+    return min(-(-items // _THREADS), _MOST_BLOCKS)
 
 
 def _dtype_of(x: Array) -> _Dtype:
@@ -289,7 +326,7 @@ def _pool(
             block = _block(some[:taken], by_channels, vector)
             cells = max(job.table.cells for job in some[:taken])
             shared = cells * channels * dtype.key_size
-            function((blocks,), block, (launch[()], out), shared_mem=shared)
+            function((blocks,), block, (launch, out), shared_mem=shared)
             del some[:taken]
 
 
@@ -304,18 +341,30 @@ def _jobs(
     _, channels, _, width = x.shape
     by_channels = x.strides[1] == x.itemsize and channels > 1
     axis, size = (1, channels) if by_channels else (3, width)
-    others = [stride for i, stride in enumerate(x.strides) if i != axis]
+    others = [
+        stride
+        for i, (length, stride) in enumerate(zip(x.shape, x.strides, strict=True))
+        if i != axis and length > 1
+    ]
     vector = _VECTOR // x.itemsize if x.strides[axis] == x.itemsize else 1
     while vector > 1 and math.gcd(size * x.itemsize, x.data.ptr, *others) % (vector * x.itemsize):
         vector //= 2
-    while True:
-        together = _LANES * vector if by_channels else _PLANES
-        tables = region_tables(boxes.tobytes(), _SHARED // (together * dtype.key_size))
-        if len(tables) <= 1 or vector == 1 or not by_channels:
+    tables = _tables(boxes, by_channels, vector, dtype)
+    while by_channels and vector > 1:
+        fewer = _tables(boxes, by_channels, vector // 2, dtype)
+        if len(fewer) >= len(tables):
             break
-        vector //= 2
+        tables, vector = fewer, vector // 2
     for table in tables:
         yield _Job(x, first_image, table, by_channels, vector)
+
+
+def _tables(
+    boxes: npt.NDArray[np.int64], by_channels: bool, vector: int, dtype: _Dtype
+) -> tuple[Table, ...]:
+    """Return tables of which each one's cells fit shared memory, for the channels of a block."""
+    channels = _LANES * vector if by_channels else _PLANES
+    return region_tables(boxes.tobytes(), _SHARED // (channels * dtype.key_size))
 
 
 def _launch(jobs: list[_Job], channels: int, regions: int) -> tuple[npt.NDArray[Any], int, int]:

@@ -7,7 +7,8 @@
        A NaN of either sign is above +inf, so that a region which holds one gives NaN. +0 > -0.
    Accumulation
        Maxima do not round, so that the order of the atomics does not matter: they are on integers
-       alone. Norms are summed in float64, regional vectors in the type of the descriptor, both in an
+       alone. CuPy has float32 arithmetic take subnormals as 0: so do sums over regions; maxima and
+       norms are kept from it. Norms are summed in float64, regional vectors in the type of the descriptor, both in an
        order that depends on the shape alone.
    Memory
        Region edges cut the map into cells, bands of rows times segments of columns. A block reads
@@ -17,7 +18,7 @@
        pool_rows: contiguous rows, any strides. A block takes PLANES channels of one image;
        threadIdx.x goes along a row, a vector of elements each, threadIdx.y over (plane, band).
        pool_channels: contiguous channels. threadIdx.x goes over vectors of channels, threadIdx.y
-       over cells. pool_rois: one thread for each element of the result. describe: one block for
+       over cells, or their rows where there are few. pool_rois: one thread for each element of the result. describe: one block for
        each image, a warp for each region's norm. */
 
 enum Kind { UINT8, INT8, FLOAT16, BFLOAT16, FLOAT32, FLOAT64 };
@@ -27,6 +28,7 @@ const int PLANES = 16;
 const int WARP = 32;
 const int MAPS = 10;    /* that one launch takes */
 const int WORDS = 800;  /* of their tables */
+const int BOXES = 200;   /* written as RoIs by one launch */
 const int COUNTED = 900; /* images that have their own number of regions, in one launch */
 
 typedef long long Index;
@@ -92,7 +94,8 @@ template <int kind> __device__ typename Dtype<kind>::Key least_key()
     return (Key)((unsigned long long)1 << (8 * sizeof(Key) - 1));
 }
 
-/* The same number in float32, or in float64 if it is one. */
+/* The same number in float32, or in float64 if it is one. No arithmetic on float32 subnormals:
+   CuPy has them taken as 0. */
 template <int kind> __device__ typename Dtype<kind>::Real widen(typename Dtype<kind>::Bits bits)
 {
     typename Dtype<kind>::Real value;
@@ -103,15 +106,15 @@ template <int kind> __device__ typename Dtype<kind>::Real widen(typename Dtype<k
         return value;
     }
     unsigned int wide = (unsigned int)(unsigned short)bits << 16;
-    if (kind == FLOAT16) { /* its exponent has 5 bits, and is 112 less */
-        unsigned int magnitude = (wide & 0x7FFF0000) >> 3;
-        float scaled;
-        memcpy(&scaled, &magnitude, sizeof(scaled));
-        scaled *= 5.192296858534828e33f; /* 2**112 */
-        memcpy(&magnitude, &scaled, sizeof(scaled));
-        if (magnitude >= 0x47800000) /* 2**16, where float16 has inf and NaN */
-            magnitude |= 0x7F800000;
-        wide = (wide & 0x80000000) | magnitude;
+    if (kind == FLOAT16) {
+        const unsigned int magnitude = bits & 0x7FFF, exponent = magnitude >> 10;
+        const float subnormal = magnitude * 5.9604644775390625e-8f; /* times 2**-24 */
+        unsigned int result = (magnitude << 13) + (112 << 23); /* what exponents differ by */
+        if (exponent == 31)
+            result |= 0x7F800000;
+        if (exponent == 0)
+            memcpy(&result, &subnormal, sizeof(result));
+        wide = (wide & 0x80000000) | result;
     }
     memcpy(&value, &wide, sizeof(wide));
     return value;
@@ -271,19 +274,25 @@ __global__ void pool_channels(const Launch launch, Out *out)
     const Map &map = *work.map;
     const int channels = min(width, launch.channels - work.first);
 
-    for (int cell = threadIdx.y; cell < work.bands * work.segments; cell += blockDim.y) {
+    const int count_of_cells = work.bands * work.segments;
+    const int parts = max(1, (int)blockDim.y / count_of_cells); /* of a cell's rows */
+
+    fill(cells, least_key<kind>(), count_of_cells * width);
+    __syncthreads();
+    for (int i = threadIdx.y; i < count_of_cells * parts; i += blockDim.y) {
+        const int cell = i % count_of_cells;
         const int *band = work.band + 2 * (cell / work.segments);
         const int *segment = work.segment + 2 * (cell % work.segments);
-        const char *row = work.data + (work.first + lane) * map.channel_stride
-                          + band[0] * map.row_stride + segment[0] * map.pixel_stride;
+        const char *pixels = work.data + (work.first + lane) * map.channel_stride
+                             + segment[0] * map.pixel_stride;
         if (lane >= channels)
             continue;
         Key best[count];
 #pragma unroll
         for (int k = 0; k < count; k++)
             best[k] = least_key<kind>();
-        for (int y = band[0]; y < band[1]; y++, row += map.row_stride) {
-            const char *pixel = row;
+        for (int y = band[0] + i / count_of_cells; y < band[1]; y += parts) {
+            const char *pixel = pixels + y * map.row_stride;
 #pragma unroll 4
             for (int x = segment[0]; x < segment[1]; x++, pixel += map.pixel_stride) {
                 const Bits bits = *(const Bits *)pixel;
@@ -294,7 +303,10 @@ __global__ void pool_channels(const Launch launch, Out *out)
         }
 #pragma unroll
         for (int k = 0; k < count; k++)
-            cells[cell * width + lane + k] = best[k];
+            if (parts == 1)
+                cells[cell * width + lane + k] = best[k];
+            else
+                atomicMax(cells + cell * width + lane + k, best[k]);
     }
     __syncthreads();
     write_regions<kind>(launch, work, cells, width, channels, out);
@@ -361,6 +373,19 @@ __global__ void pool_rois(
     }
 }
 
+/* A number in float64, subnormals too. */
+__device__ inline double wide(double value) { return value; }
+
+__device__ inline double wide(float value)
+{
+    unsigned int bits;
+    memcpy(&bits, &value, sizeof(bits));
+    if (bits & 0x7F800000)
+        return value;
+    const double magnitude = (bits & 0x7FFFFF) * 1.401298464324817e-45; /* times 2**-149 */
+    return bits >> 31 ? -magnitude : magnitude;
+}
+
 /* The sum of a warp's values, the same in all its lanes. */
 __device__ inline double sum_of_warp(double value)
 {
@@ -376,35 +401,43 @@ __device__ inline double peak_of_warp(double value)
     return value;
 }
 
-template <typename Real> __device__ double warp_sum_of_squares(const Real *values, Index n, double peak)
+/* What each of `threads` threads adds to the sum of squares of values divided by `peak`. */
+template <typename Real>
+__device__ double part_of_squares(const Real *values, Index n, int thread, int threads, double peak)
 {
     double sum = 0;
 #pragma unroll 4
-    for (Index i = threadIdx.x % WARP; i < n; i += WARP) {
-        const double value = peak == 1 ? values[i] : values[i] / peak;
+    for (Index i = thread; i < n; i += threads) {
+        const double value = peak == 1 ? wide(values[i]) : wide(values[i]) / peak;
         sum += value * value;
     }
-    return sum_of_warp(sum);
+    return sum;
 }
 
-/* Return, to a whole warp, what a vector is to be divided by: its norm plus eps. Where that, or its
-   square, could be out of range, the vector is divided here, and 1 remains to do. */
+__device__ inline bool in_range(double squares, double eps)
+{
+    return squares > 1e-60 && squares < 1e60 && eps < 1e30;
+}
+
+/* Return, to a whole warp, what a vector is to be divided by: its norm plus eps. Where that, its
+   inverse or its square could be out of range, the vector is divided here, and 1 remains to do. */
 template <typename Real> __device__ Real norm_of(Real *values, Index n, double eps)
 {
-    double sum = warp_sum_of_squares(values, n, 1.0);
-    if (sum > 1e-60 && sum < 1e60 && eps < 1e30)
-        return (Real)(sqrt(sum) + eps);
+    const int lane = threadIdx.x % WARP;
+    const double squares = sum_of_warp(part_of_squares(values, n, lane, WARP, 1.0));
+    if (in_range(squares, eps))
+        return (Real)(sqrt(squares) + eps);
     double peak = 0;
-    for (Index i = threadIdx.x % WARP; i < n; i += WARP)
-        peak = fmax(peak, fabs((double)values[i]));
+    for (Index i = lane; i < n; i += WARP)
+        peak = fmax(peak, fabs(wide(values[i])));
     peak = peak_of_warp(peak);
     if (peak == 0 || peak > 1.7976931348623157e308)
         peak = 1;
-    double length = sqrt(warp_sum_of_squares(values, n, peak)) + eps / peak;
+    double length = sqrt(sum_of_warp(part_of_squares(values, n, lane, WARP, peak))) + eps / peak;
     if (length == 0)
         length = 1;
-    for (Index i = threadIdx.x % WARP; i < n; i += WARP)
-        values[i] = (Real)(values[i] / peak / length);
+    for (Index i = lane; i < n; i += WARP)
+        values[i] = (Real)(wide(values[i]) / peak / length);
     return 1;
 }
 
@@ -414,7 +447,7 @@ struct Counts {
 };
 
 /* Turn regional maxima (N, most, C), which are overwritten, into descriptors: (N, C), or in place
-   if regions are neither summed nor averaged. `norms` is (N, most + 1), for the block's use. */
+   if regions are neither summed nor averaged. `norms` is (N, most), for the block's use. */
 template <typename Real>
 __global__ void describe(
     Real *maxima, Real *norms, Real *out, Index first, int most, int channels, const Counts counts,
@@ -425,7 +458,7 @@ __global__ void describe(
     const Index image = first + blockIdx.x;
     const Index size = aggregate == CONCAT ? (Index)regions * channels : channels;
     Real *vectors = maxima + image * most * channels;
-    Real *norm = norms + image * (most + 1);
+    Real *norm = norms + image * most;
     Real *descriptor = aggregate == CONCAT ? vectors : out + image * channels;
 
     if (normalize_regions)
@@ -451,13 +484,42 @@ __global__ void describe(
     }
     if (!normalize)
         return;
+    /* A thread sums the squares of what it wrote itself. */
+    double *parts = (double *)shared_memory; /* of each warp */
+    double squares =
+        sum_of_warp(part_of_squares(descriptor, size, threadIdx.x, blockDim.x, 1.0));
+    if (threadIdx.x % WARP == 0)
+        parts[warp] = squares;
     __syncthreads();
-    if (warp == 0) {
-        const Real length = norm_of(descriptor, size, eps);
-        if (threadIdx.x == 0)
-            norm[most] = length;
+    squares = 0;
+    for (int i = 0; i < warps; i++)
+        squares += parts[i];
+    if (!in_range(squares, eps)) {
+        if (warp == 0)
+            norm_of(descriptor, size, eps);
+        return;
     }
-    __syncthreads();
+    const Real length = (Real)(sqrt(squares) + eps);
     for (Index i = threadIdx.x; i < size; i += blockDim.x)
-        descriptor[i] /= norm[most];
+        descriptor[i] /= length;
+}
+
+/* Boxes of one launch, and how many regions there are in all. */
+struct Boxes {
+    int first, count;
+    Index regions;
+    int at[4 * BOXES];
+};
+
+/* Every image's boxes as RoIs: (images, regions, 5). */
+__global__ void write_rois(const Boxes boxes, Index images, float *rois)
+{
+    for (Index i = (Index)blockIdx.x * blockDim.x + threadIdx.x; i < images * boxes.count;
+         i += (Index)gridDim.x * blockDim.x) {
+        const int box = i % boxes.count;
+        float *roi = rois + (i / boxes.count * boxes.regions + boxes.first + box) * 5;
+        roi[0] = i / boxes.count;
+        for (int edge = 0; edge < 4; edge++)
+            roi[1 + edge] = boxes.at[4 * box + edge];
+    }
 }

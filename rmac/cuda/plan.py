@@ -27,10 +27,10 @@ class Table(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def region_tables(boxes: bytes, most_cells: int) -> list[Table]:
+def region_tables(boxes: bytes, most_cells: int) -> tuple[Table, ...]:
     """Return tables for the regions of (R, 4) int64 `boxes`, each of at most so many cells."""
     regions = np.frombuffer(boxes, np.int64).reshape(-1, 4)
-    return _tables(regions, np.arange(len(regions)), most_cells)
+    return tuple(_tables(regions, np.arange(len(regions)), most_cells))
 
 
 def _tables(

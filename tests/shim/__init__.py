@@ -124,16 +124,26 @@ class RawModule:
         assert name in self._names
         key = hashlib.sha256((self._code + name).encode()).hexdigest()
         library = Path(_libraries.name) / key[:16]
+        flushed = int("double" not in name)  # float32 alone has subnormals taken as 0
         source = (
             f'#include "{HERE / "cuda.h"}"\n{self._code}\n'
             'extern "C" const char *run(unsigned blocks, unsigned x, unsigned y, unsigned seed, '
-            f"void **args) {{ return launch<&{name}>(blocks, x, y, seed, args); }}\n"
+            f"void **args) {{ return launch<&{name}, {flushed}>(blocks, x, y, seed, args); }}\n"
         )
         library.with_suffix(".cpp").write_text(source)
         subprocess.run([*COMPILE, "-o", library, library.with_suffix(".cpp")], check=True)
         run = ctypes.CDLL(str(library)).run
         run.restype = ctypes.c_char_p
         return lambda *args, **options: _launch(run, *args, **options)
+
+
+def argument(value):
+    """What CuPy takes: its arrays, NumPy's of one element by value, and plain scalars."""
+    if isinstance(value, ndarray):
+        return np.asarray(value.data.ptr)
+    assert isinstance(value, np.ndarray | np.number)
+    assert value.size == 1
+    return np.asarray(value)
 
 
 def _launch(run, grid, block, args, shared_mem=0):
@@ -143,7 +153,7 @@ def _launch(run, grid, block, args, shared_mem=0):
     assert shared_mem <= SHARED
     assert len(grid) == 1
     assert 1 <= grid[0] < 1 << 31
-    host = [np.asarray(a.data.ptr if isinstance(a, ndarray) else a) for a in args]
+    host = [argument(a) for a in args]
     pointers = (ctypes.c_void_p * len(host))(*[a.ctypes.data for a in host])
     x, y = (*block, 1)[:2]
     wrong = run(grid[0], x, y, _launches, pointers)
