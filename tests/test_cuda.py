@@ -1,7 +1,6 @@
 """What is particular to the GPU backend. Its results are tested with the others, through `xp`."""
 
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -36,7 +35,7 @@ def specialisations():
 @pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90", "sm_120"])
 def test_every_specialisation_compiles_without_spills(arch):
     nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="needs CuPy and NVRTC")
-    program = nvrtc.createProgram(cuda.source(), "kernels.cu", (), ())
+    program = nvrtc.createProgram(cuda.source(), "rmac.cu", (), ())
     names = list(specialisations())
     for name in names:
         nvrtc.addNameExpression(program, name)
@@ -185,7 +184,7 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
         mutated = source[:place] + source[place + len(barrier) :]
         with monkeypatch.context() as patch:
             patch.setattr(cuda, "source", lambda code=mutated: code)
-            assert results() != expected, source[:place].count("\n")
+            assert results() != expected, source[:place].rpartition("__global__")[2][:60]
     assert results() == expected
 
 
@@ -229,5 +228,5 @@ def test_more_elements_than_32_bits_count(gpu):
 
 
 def test_the_package_has_its_kernels():
-    assert "__global__" in cuda.source()
-    assert "cupy" not in sys.modules or sys.modules["cupy"].__name__ in ("cupy", "shim")
+    names = re.findall(r"__global__ void (\w+)", cuda.source())
+    assert names == ["pool_rows", "pool_channels", "pool_rois", "write_rois", "describe"]

@@ -21,20 +21,28 @@ if TYPE_CHECKING:
 
 Array = Any  # cupy.ndarray
 
-_MAPS = 10  # of one launch, as in kernels.cu
+_MAPS = 10  # of one launch
 _PLANES = 16  # that a block of pool_rows takes
 _LANES = 8  # vectors of channels that a block of pool_channels takes
 _THREADS = 256  # of a block that pools
 _DESCRIBERS = 1024  # threads of a block that describes
 _VECTOR = 16  # bytes of the widest load
 _SHARED = 48 << 10  # bytes of shared memory that every device has
-_BOXES = 200  # that one launch writes as RoIs, as in kernels.cu
-_COUNTED = 900  # images of one launch that have their own number of regions, as in kernels.cu
+_BOXES = 200  # that one launch writes as RoIs
+_COUNTED = 900  # images of one launch that have their own number of regions
 _MOST_BLOCKS = 1 << 30
 
 _AGGREGATES = {"sum": 1, "mean": 2, "concat": 0, "none": 0}
 
 OPTIONS = ("-std=c++17",)  # of the compiler
+_SOURCES = ("keys.cu", "regions.cu", "rois.cu", "describe.cu")
+_CONSTANTS = {  # that the kernels have too
+    "MAPS": _MAPS,
+    "WORDS": WORDS,
+    "PLANES": _PLANES,
+    "BOXES": _BOXES,
+    "COUNTED": _COUNTED,
+}
 
 _MAP = np.dtype(
     [
@@ -274,8 +282,13 @@ def _function(name: str) -> Any:
 
 
 def source() -> str:
-    """Return the source of the kernels."""
-    return files("rmac.cuda").joinpath("kernels.cu").read_text(encoding="utf-8")
+    """Return the source of the kernels, after the constants that they share with this module."""
+    constants = "".join(f"const int {name} = {value};\n" for name, value in _CONSTANTS.items())
+    folder = files("rmac.cuda")
+    return constants + "".join(
+        f'#line 1 "{name}"\n{folder.joinpath(name).read_text(encoding="utf-8")}'
+        for name in _SOURCES
+    )
 
 
 def _counts(regions: list[int], images: int) -> Iterator[tuple[int, npt.NDArray[Any], int]]:

@@ -1,7 +1,7 @@
 """How the GPU kernels reach every region in one pass over the map.
 
 Region edges cut the map into cells; the kernels reduce each to its maximum, and regions are maxima
-of cells. `Table` says which, in the words that kernels.cu explains. What is too large for one
+of cells. `Table` says which, in the words that regions.cu explains. What is too large for one
 launch is cut into several, each for some of the regions.
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rmac.regions import elementary_segments
 
-WORDS = 800  # room for tables in a launch, as in kernels.cu
+WORDS = 800  # room for tables in a launch
 _EDGES = 256  # bands or segments that a byte tells apart
 
 
