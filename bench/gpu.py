@@ -5,13 +5,12 @@
 See bench/README.md for what the columns mean.
 """
 
-import argparse
 import json
 import statistics
 
 import cupy as cp
 import numpy as np
-from run import feature_maps, naive, shape_of
+from run import feature_maps, naive, options_of
 
 import rmac
 
@@ -25,7 +24,7 @@ ROTATED = 512 << 20  # bytes of inputs that take turns, more than any cache hold
 
 
 def main():
-    options = parse()
+    options = options_of(__doc__, SHAPES, ["float32", "float16"]).parse_args()
     results = []
     print(
         f"{'shape':>18} {'layout':>6} {'dtype':>8} {'candidate':<22} "
@@ -43,18 +42,6 @@ def main():
                 "results": results,
             }
             json.dump(document, file, indent=1)
-
-
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--levels", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=25)
-    parser.add_argument("--layouts", nargs="+", default=["NCHW", "NHWC"], choices=["NCHW", "NHWC"])
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "float16"])
-    parser.add_argument("--shapes", nargs="+", type=shape_of, default=SHAPES, metavar="NxCxHxW")
-    parser.add_argument("--no-peers", action="store_true", help="only rmac and the copy")
-    parser.add_argument("--json", metavar="FILE", help="write the results there too")
-    return parser.parse_args()
 
 
 def measure_case(shape, layout, dtype, options):

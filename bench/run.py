@@ -64,16 +64,22 @@ def main():
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = options_of(__doc__, SHAPES, ["float32"])
     parser.add_argument("--workers", type=int, default=2)
+    return parser.parse_args()
+
+
+def options_of(doc, shapes, dtypes):
+    """Return a parser for what this benchmark and the GPU's have in common."""
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
     parser.add_argument("--levels", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--layouts", nargs="+", default=["NCHW", "NHWC"], choices=["NCHW", "NHWC"])
-    parser.add_argument("--dtypes", nargs="+", default=["float32"])
-    parser.add_argument("--shapes", nargs="+", type=shape_of, default=SHAPES, metavar="NxCxHxW")
-    parser.add_argument("--no-peers", action="store_true", help="only rmac and the read")
+    parser.add_argument("--dtypes", nargs="+", default=dtypes)
+    parser.add_argument("--shapes", nargs="+", type=shape_of, default=shapes, metavar="NxCxHxW")
+    parser.add_argument("--no-peers", action="store_true", help="only rmac and the floor")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
-    return parser.parse_args()
+    return parser
 
 
 def shape_of(text):
