@@ -5,9 +5,11 @@ from rmac._config import __version__, show_config
 from rmac.descriptors import rmac
 from rmac.pooling import region_pool, rmac_regions, roi_pool
 from rmac.regions import RegionGrid, region_grid
+from rmac.whitening import Whitening
 
 __all__ = [
     "RegionGrid",
+    "Whitening",
     "__version__",
     "operators",
     "region_grid",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rmac._checks import choice
+from rmac.cuda import cupy_module
 from rmac.regions import RegionGrid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
 Array = Any  # numpy.ndarray or cupy.ndarray; the result is of the same kind
 
@@ -58,6 +61,17 @@ def device_of_input(x: Array | Sequence[Array]) -> str:
     if len(devices) > 1:
         raise TypeError(f"x: expected maps on one device, got {' and '.join(sorted(devices))}")
     return devices.pop()
+
+
+def namespace(x: Array) -> Any:
+    """Return the module that an array is of, NumPy or CuPy."""
+    return np if isinstance(x, np.ndarray) else cupy_module()
+
+
+def on_device_of(x: Array) -> AbstractContextManager[Any]:
+    """Return a context in which new arrays come to be where `x` is."""
+    device: AbstractContextManager[Any] = nullcontext() if isinstance(x, np.ndarray) else x.device
+    return device
 
 
 def feature_map(x: Array, layout: str, name: str = "x") -> Array:
@@ -107,6 +121,53 @@ def _single(x: Array, layout: str, name: str) -> Array:
     if 0 in maps.shape[2:]:
         raise ValueError(f"{name}: expected at least one cell, got shape {x.shape}")
     return maps
+
+
+def feature_vectors(x: Array, name: str = "vectors") -> Array:
+    """Return vectors (..., C) of a dtype that has descriptors, or raise."""
+    device_of(x, name)
+    descriptor_dtype(x.dtype, name)
+    if not x.ndim or not x.shape[-1]:
+        raise ValueError(f"{name}: expected shape (..., C), got {x.shape}")
+    return _plain(x)
+
+
+def real_numbers(x: Array, name: str, shapes: Sequence[tuple[int, ...]] = ()) -> Array:
+    """Return a C-ordered copy as float64 of an array that has one of these shapes, or raise."""
+    device_of(x, name)
+    if x.dtype.kind not in "iuf" and x.dtype.name != "bfloat16":
+        raise TypeError(f"{name}: expected real numbers, got {x.dtype.name}")
+    if shapes and x.shape not in shapes:
+        raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {x.shape}")
+    copy = _plain(x).astype(np.float64, order="C")
+    require_finite(copy, name)
+    return copy
+
+
+def _plain(x: Array) -> Array:
+    """Return an array of a subclass, such as numpy.memmap, as one of the class itself."""
+    return np.asarray(x) if isinstance(x, np.ndarray) else x
+
+
+def require_finite(x: Array, name: str) -> None:
+    """Raise unless all of `x` is finite; on a GPU, where that would be waited for, never."""
+    if not isinstance(x, np.ndarray):
+        return
+    finite = np.isfinite(x)
+    if not finite.all():
+        raise ValueError(f"{name}: expected finite numbers, got {x[~finite][0]}")
+
+
+def require_same_device(x: Array, name: str, like: Array, other: str, advice: str = "") -> None:
+    """Raise unless `x` is on the device of `like`, which is called `other`."""
+    here = device_of(x, name)
+    if here != device_of(like):
+        raise TypeError(f"{name}: expected an array where {other} is, got {_type_name(x)}{advice}")
+    if here == "cuda" and x.device.id != like.device.id:
+        raise ValueError(
+            f"{name}: expected an array on device {like.device.id}, where {other} is, "
+            f"got one on device {x.device.id}"
+        )
 
 
 def descriptor_dtype(dtype: np.dtype[Any], name: str = "x") -> np.dtype[Any]:

@@ -6,7 +6,6 @@ import os
 import re
 from contextlib import contextmanager
 from math import prod
-from secrets import token_hex
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 import rmac
+from rmac._files import whole_file
 
 if TYPE_CHECKING:
     import argparse
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
         raise type(error)(re.sub(r"^x:", f"{options.features}:", str(error))) from None
     output = _writable(options.output, options.features)
     batch = max(1, _BATCH // max(1, maps[:1].nbytes))
-    with _whole_file(output) as file, _progress(len(maps)) as advance:
+    with whole_file(output) as file, _progress(len(maps)) as advance:
         header = {
             "descr": npy.dtype_to_descr(nothing.dtype),
             "fortran_order": False,
@@ -94,23 +94,6 @@ def _writable(path: str, source: str) -> str:
         if os.path.samefile(target, source):
             raise FileExistsError(f"{path}: the output would replace the input")
     return target
-
-
-@contextmanager
-def _whole_file(path: str) -> Iterator[IO[bytes]]:
-    """Open a file that appears under `path` only once it is complete."""
-    partial = os.path.join(os.path.dirname(path), f".rmac-{token_hex(8)}.part")
-    try:
-        file = open(partial, "xb")  # noqa: SIM115
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
-        with file:
-            yield file
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
 
 
 @contextmanager

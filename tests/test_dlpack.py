@@ -56,6 +56,20 @@ def test_memory_is_shared(rng):
     np.testing.assert_array_equal(out._array, rmac.rmac(x))
 
 
+@pytest.mark.usefixtures("elsewhere")
+def test_whitening(rng):
+    vectors = random_map(rng, (30, 5), DTYPES["float32"])
+    expected = rmac.Whitening(3).fit(vectors)
+    whitening = rmac.Whitening(3).fit(Tensor(vectors[:20])).partial_fit(Tensor(vectors[20:]))
+    np.testing.assert_allclose(whitening.projection, expected.projection)
+    result = expected.apply(Tensor(vectors))
+    assert type(result) is Tensor
+    np.testing.assert_array_equal(result._array, expected.apply(vectors))
+    mean, projection = Tensor(expected.mean.copy()), Tensor(expected.projection.copy())
+    made = rmac.Whitening.from_projection(mean, projection)
+    np.testing.assert_array_equal(made.apply(vectors), expected.apply(vectors))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "uint8"])
 def test_torch_tensors(dtype):
     torch = pytest.importorskip("torch")

@@ -20,6 +20,11 @@ PUBLIC |= {
     f"rmac.RegionGrid.{name}": getattr(rmac.RegionGrid, name)
     for name in ("coverage", "to_image", "plot")
 }
+PUBLIC |= {
+    f"rmac.Whitening.{name}": getattr(rmac.Whitening, name)
+    for name in dir(rmac.Whitening)
+    if not name.startswith("_")
+}
 DOCUMENTED = {
     name: thing
     for name, thing in PUBLIC.items()

@@ -5,6 +5,7 @@ It has just what `rmac.cuda` and the tests use. Put it into `sys.modules` as "cu
 
 import ctypes
 import hashlib
+import operator
 import os
 import subprocess
 import tempfile
@@ -48,7 +49,7 @@ class ndarray:  # noqa: N801
         raise TypeError("no implicit copy from the device")
 
     def __getitem__(self, index):
-        return ndarray(self._host[index])
+        return ndarray(np.asarray(self._host[index]))
 
     def __setitem__(self, index, value):
         self._host[index] = value._host if isinstance(value, ndarray) else value
@@ -70,6 +71,47 @@ class ndarray:  # noqa: N801
 
     def get(self):
         return self._host.copy()
+
+    def view(self):
+        return ndarray(self._host.view())
+
+    def __float__(self):
+        return float(self._host)
+
+    def __int__(self):
+        return int(self._host)
+
+
+def _on_device(function):
+    """A function of NumPy's for arrays of the device and plain scalars, as CuPy has it."""
+
+    def host(value):
+        if isinstance(value, np.ndarray):
+            raise TypeError("no implicit copy to the device")
+        return value._host if isinstance(value, ndarray) else value
+
+    def call(*args, **options):
+        result = function(*map(host, args), **{name: host(one) for name, one in options.items()})
+        if isinstance(result, tuple):
+            return tuple(map(ndarray, result))
+        return ndarray(np.asarray(result))
+
+    return call
+
+
+for _name in ("add", "sub", "mul", "truediv", "matmul", "iadd", "isub", "lt", "ge", "abs"):
+    setattr(ndarray, f"__{_name}__", _on_device(getattr(operator, f"__{_name}__")))
+for _name in ("argmax", "max", "mean", "sum", "trace"):
+    setattr(ndarray, _name, _on_device(getattr(np.ndarray, _name)))
+
+ascontiguousarray = _on_device(np.ascontiguousarray)
+matmul = _on_device(np.matmul)
+maximum = _on_device(np.maximum)
+outer = _on_device(np.outer)
+sign = _on_device(np.sign)
+sqrt = _on_device(np.sqrt)
+take_along_axis = _on_device(np.take_along_axis)
+linalg = SimpleNamespace(eigh=_on_device(np.linalg.eigh))
 
 
 def empty(shape, dtype=float):

@@ -1,0 +1,727 @@
+"""PCA-whitening: learned from vectors in one pass, however many, and applied to others."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from rmac import cuda
+from rmac._arrays import (
+    Array,
+    descriptor_dtype,
+    device_of,
+    feature_vectors,
+    namespace,
+    on_device_of,
+    real_numbers,
+    require_finite,
+    require_same_device,
+)
+from rmac._checks import positive_int, real
+from rmac._dlpack import given_back, is_foreign, taken_in
+from rmac._files import whole_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Whitening"]
+
+_BLOCK = 1 << 25  # bytes of vectors that are copied at a time
+_TIE = 1e-9  # of two magnitudes, as a share: what rounding makes of equal ones
+_FORMAT = 1  # of the files; to be raised when older readers would misread them
+_EPS = float(np.finfo(np.float64).eps)
+
+
+class _Moments(NamedTuple):
+    """What vectors are reduced to: their number, mean (C,), and scatter about it (C, C)."""
+
+    number: int
+    mean: Array
+    scatter: Array
+
+    @classmethod
+    def of(cls, vectors: Array) -> _Moments:
+        """Return the moments of vectors (..., C), in float64."""
+        with on_device_of(vectors):
+            xp, channels = namespace(vectors), vectors.shape[-1]
+            moments = cls(0, xp.zeros(channels), xp.zeros((channels, channels)))
+            for block in _blocks(vectors, np.dtype(np.float64)):
+                require_finite(block, "vectors")
+                mean = block.mean(axis=0)
+                block -= mean
+                moments = moments.merged(cls(len(block), mean, block.T @ block))
+        return moments
+
+    def merged(self, other: _Moments) -> _Moments:
+        """Return the moments of both's vectors: Chan, Golub and LeVeque's pairwise update."""
+        with on_device_of(self.mean):
+            number = max(1, self.number + other.number)
+            apart = other.mean - self.mean
+            scatter = namespace(apart).outer(apart, apart * (self.number * other.number / number))
+            scatter += self.scatter
+            scatter += other.scatter
+            mean = self.mean + apart * (other.number / number)
+        return _Moments(self.number + other.number, mean, scatter)
+
+
+class _Learned(NamedTuple):
+    """What is applied: mean (C,) and projection (D, C); the variances (D,) along it, if known."""
+
+    mean: Array
+    projection: Array
+    variances: Array | None
+
+
+def _blocks(vectors: Array, dtype: np.dtype[Any]) -> Iterator[Array]:
+    """Yield copies of vectors (..., C) in turn, as C-ordered (M, C)."""
+    if vectors.ndim == 1:
+        vectors = vectors[None]
+    if not vectors.size:
+        return
+    most = max(1, _BLOCK // (vectors.shape[-1] * dtype.itemsize))
+    inside = math.prod(vectors.shape[1:-1])
+    if inside > most:
+        for part in vectors:
+            yield from _blocks(part, dtype)
+        return
+    step = most // inside
+    for first in range(0, len(vectors), step):
+        block = vectors[first : first + step].astype(dtype, order="C")
+        yield block.reshape(-1, vectors.shape[-1])
+
+
+def _learn(moments: _Moments, dim: int | None, eps: float) -> _Learned:
+    """Return the principal components, first to last, each scaled to a variance of 1."""
+    if moments.number < 2:
+        raise ValueError(f"vectors: expected at least 2 to learn from, got {moments.number}")
+    if not math.isfinite(float(moments.scatter.trace())):
+        raise ValueError("vectors: expected finite numbers whose squares fit float64, got others")
+    xp = namespace(moments.scatter)
+    variances, vectors = xp.linalg.eigh(moments.scatter / moments.number)
+    variances = xp.maximum(variances[::-1][:dim], 0.0)
+    rows = xp.ascontiguousarray(vectors.T[::-1][:dim])
+    size = abs(rows)
+    strongest = (size >= size.max(axis=1, keepdims=True) * (1 - _TIE)).argmax(axis=1)
+    sign = xp.sign(xp.take_along_axis(rows, strongest[:, None], axis=1))
+    floor = _floor(variances, len(moments.mean), eps)
+    scale = xp.sqrt(xp.maximum(variances, floor))[:, None]
+    return _Learned(moments.mean, rows * sign / scale, variances)
+
+
+def _floor(variances: Array, channels: int, eps: float) -> float:
+    """Return what to take smaller variances as: `eps`, or more where rounding is all there is."""
+    noise = channels * _EPS * (float(variances[0]) or 1.0)
+    near_zero = int((variances < noise).sum())
+    if near_zero and eps < noise:
+        warnings.warn(
+            f"{near_zero} of {len(variances)} variances are zero but for rounding, and are taken "
+            f"as {noise:.2g}; reduce dim or raise eps, so as not to blow up noise",
+            stacklevel=5,  # of the method that a user calls
+        )
+        return noise
+    return eps
+
+
+class Whitening:
+    r"""PCA-whitening of vectors, such as regional vectors before they are summed.
+
+    Learned from vectors v with mean m, whose covariance (of 1/N) has the eigenvalues
+    :math:`\lambda_i` and eigenvectors :math:`e_i`, it is
+
+    .. math:: v \mapsto P (v - m), \qquad P_i = e_i / \sqrt{\max(\lambda_i, eps)}
+
+    Vectors are taken in any number of chunks, and what was learned from some can be merged with
+    what was learned from others, elsewhere: the result is the same to rounding, in any order.
+
+    Parameters
+    ----------
+    dim : int, optional
+        How many components to keep, those of the largest variances; all by default.
+    eps : float, default 0.0
+        The least variance that a component is taken to have.
+
+    See Also
+    --------
+    rmac : The descriptors whose regional vectors are whitened.
+
+    Notes
+    -----
+    The eigenvectors are found when something first needs them, and a `UserWarning` then tells if
+    variances that are zero but for rounding would be whitened. An eigenvector's sign is such that
+    its largest element in magnitude is positive, the first of these on a tie.
+
+    References
+    ----------
+    .. [1] H. Jégou and O. Chum, "Negative evidences and co-occurences in image retrieval: the
+       benefit of PCA and whitening", ECCV 2012.
+    .. [2] T. F. Chan, G. H. Golub and R. J. LeVeque, "Updating formulae and a pairwise algorithm
+       for computing sample variances", 1979.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).random((64, 32, 12, 16), dtype=np.float32)
+    >>> regions = rmac.rmac(x, aggregate="none")
+    >>> whitening = rmac.Whitening(dim=16).fit(regions)
+    >>> whitening
+    <Whitening: 32 to 16 channels, eps=0, of 1280 vectors>
+    >>> whitened = whitening.apply(regions)
+    >>> whitened.shape
+    (64, 20, 16)
+    """
+
+    def __init__(self, dim: int | None = None, *, eps: float = 0.0) -> None:
+        self._dim = None if dim is None else positive_int("dim", dim)
+        self._eps = real("eps", eps, low=0)
+        self._moments: _Moments | None = None
+        self._learned: _Learned | None = None
+        self._float32: tuple[Array, Array] | None = None
+
+    def fit(self, vectors: Array, dim: int | None = None, *, eps: float | None = None) -> Whitening:
+        """Learn from vectors, and forget what was learned before.
+
+        Parameters
+        ----------
+        vectors : array, shape (M, C) or (..., C)
+            What to learn from: float16, bfloat16, float32, float64, uint8 or int8, in any strides.
+        dim : int, optional
+            How many components to keep from now on.
+        eps : float, optional
+            The least variance from now on.
+
+        Returns
+        -------
+        Whitening
+            This one.
+
+        Raises
+        ------
+        TypeError
+            If `vectors` is not an array of these dtypes, or an option is of the wrong type.
+        ValueError
+            If a shape or value is wrong. On the host, vectors must be finite; on a GPU that is
+            checked when the projection is first needed.
+
+        See Also
+        --------
+        partial_fit : Learn from more vectors.
+        """
+        dim = self._dim if dim is None else dim
+        fresh = Whitening(dim, eps=self._eps if eps is None else eps).partial_fit(vectors)
+        vars(self).update(vars(fresh))
+        return self
+
+    def partial_fit(self, vectors: Array) -> Whitening:
+        """Learn from more vectors.
+
+        Parameters
+        ----------
+        vectors : array, shape (M, C) or (..., C)
+            What to learn from, as for `fit`.
+
+        Returns
+        -------
+        Whitening
+            This one.
+
+        Raises
+        ------
+        TypeError
+            If `vectors` is not such an array, or not on the device of those before.
+        ValueError
+            As `fit` does; or if this was made from a projection, which tells no moments.
+
+        See Also
+        --------
+        merge : Join what was learned elsewhere.
+        """
+        array = feature_vectors(taken_in(vectors))
+        self._require_open("partial_fit")
+        self._require_fits(array, array.shape[-1], "vectors")
+        self._add(_Moments.of(array))
+        return self
+
+    def merge(self, other: Whitening) -> Whitening:
+        """Return what would have been learned from the vectors of both.
+
+        Parameters
+        ----------
+        other : Whitening
+            One with as many channels, or that has learned nothing yet.
+
+        Returns
+        -------
+        Whitening
+            A new one, with the options of this one.
+
+        Raises
+        ------
+        TypeError
+            If `other` is not a Whitening, or on another device.
+        ValueError
+            If channels differ, or one of the two was made from a projection.
+
+        See Also
+        --------
+        partial_fit : Learn from more vectors.
+        """
+        if not isinstance(other, Whitening):
+            raise TypeError(f"other: expected a Whitening, got {type(other).__name__}")
+        self._require_open("merge")
+        other._require_open("merge")
+        result = Whitening(self._dim, eps=self._eps)
+        for moments in (self._moments, other._moments):
+            if moments is not None:
+                result._require_fits(moments.mean, len(moments.mean), "other")
+                result._add(moments)
+        return result
+
+    def apply(self, vectors: Array) -> Array:
+        """Whiten vectors: centre and project them.
+
+        Parameters
+        ----------
+        vectors : array, shape (..., C)
+            Vectors of a dtype that `fit` takes, in any strides, on the device of the whitening.
+
+        Returns
+        -------
+        array, shape (..., D)
+            The whitened vectors, not normalised: float64 for float64 vectors, else float32.
+
+        Raises
+        ------
+        TypeError
+            If `vectors` is not an array of these dtypes, or on another device.
+        ValueError
+            If it does not have C channels, or nothing has been learned.
+
+        See Also
+        --------
+        to_cupy : The same whitening for vectors on a GPU.
+        """
+        array = feature_vectors(taken_in(vectors))
+        self._require_fits(array, array.shape[-1], "vectors")
+        dim = len(self._ready().projection)
+        dtype = descriptor_dtype(array.dtype)
+        done = 0
+        with on_device_of(array):
+            result = namespace(array).empty((math.prod(array.shape[:-1]), dim), dtype)
+            for block in _blocks(array, dtype):
+                self._apply_to(block, result[done : done + len(block)])
+                done += len(block)
+        result = result.reshape(*array.shape[:-1], dim)
+        return given_back(result, vectors) if is_foreign(vectors) else result
+
+    def _apply_to(self, vectors: Array, out: Array) -> None:
+        """Write vectors (M, C), whitened, into `out` (M, D), without other memory.
+
+        Both are C-ordered, of one dtype, float32 or float64; `vectors` end up centred.
+        """
+        mean, projection = self._applied(vectors.dtype)
+        with on_device_of(vectors):
+            vectors -= mean
+            namespace(vectors).matmul(vectors, projection.T, out=out)
+
+    def to_cupy(self) -> Whitening:
+        """Return this whitening with its arrays on the current CUDA device.
+
+        Returns
+        -------
+        Whitening
+            A new one, or this one if its arrays are there, or if it has none yet.
+
+        See Also
+        --------
+        to_numpy : The way back.
+        """
+        return self._moved(lambda x: cuda.to_device(x, None))
+
+    def to_numpy(self) -> Whitening:
+        """Return this whitening with its arrays on the host.
+
+        Returns
+        -------
+        Whitening
+            A new one, or this one if its arrays are there, or if it has none yet.
+
+        See Also
+        --------
+        to_cupy : The way back.
+        """
+        return self._moved(lambda x: x if device_of(x) == "cpu" else cuda.to_host(x))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write this whitening to an ``.npz`` file, which appears once it is complete.
+
+        It holds the arrays ``mean``, ``projection`` and ``variances``, and ``scatter`` and
+        ``count``, so that learning can go on from it.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file's name, taken as it is. A file of that name is replaced.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        ValueError
+            If nothing has been learned.
+
+        See Also
+        --------
+        load : The way back.
+        """
+        self._ready()
+        here = self.to_numpy()
+        arrays: dict[str, Any] = here._ready()._asdict()
+        if here._moments is not None:
+            arrays |= {"count": here.count, "scatter": here._moments.scatter}
+        arrays |= {"format": _FORMAT, "dim": self._dim, "eps": self._eps}
+        with whole_file(os.path.realpath(os.fsdecode(path))) as file:
+            np.savez(file, **{name: part for name, part in arrays.items() if part is not None})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Whitening:
+        """Read a whitening from a file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Name of a file that `save` wrote.
+
+        Returns
+        -------
+        Whitening
+            What was saved, on the host.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is not one that `save` wrote.
+
+        See Also
+        --------
+        save : The way there.
+        """
+        with open(os.fsdecode(path), "rb") as file:
+            try:
+                return cls._read(file)
+            except Exception as error:  # zipfile and numpy fail to read a file in many ways
+                raise ValueError(
+                    f"{os.fsdecode(path)}: expected a file that Whitening.save wrote: {error}"
+                ) from error
+
+    @classmethod
+    def from_projection(cls, mean: Array, projection: Array) -> Whitening:
+        """Make a whitening of a mean and a projection that were learned elsewhere.
+
+        Of cnnimageretrieval-pytorch's ``m`` and ``P`` (its `whitenlearn` and `pcawhitenlearn`), for
+        example: ``from_projection(m, P[:dim])`` does what its `whitenapply` does, but for the
+        normalisation.
+
+        Parameters
+        ----------
+        mean : array, shape (C,) or (C, 1)
+            What is subtracted from a vector.
+        projection : array, shape (D, C)
+            What the difference is multiplied with.
+
+        Returns
+        -------
+        Whitening
+            One that can be applied, but not learn more.
+
+        Raises
+        ------
+        TypeError
+            If one of the two is not an array of real numbers, or not on the device of the other.
+        ValueError
+            If a shape is wrong or, on the host, a number not finite.
+
+        See Also
+        --------
+        from_sklearn : Of a fitted `sklearn.decomposition.PCA`.
+        from_faiss : Of a FAISS transform.
+        """
+        projection = real_numbers(taken_in(projection), "projection")
+        if projection.ndim != 2 or not projection.size:
+            raise ValueError(f"projection: expected shape (D, C), got {projection.shape}")
+        channels = projection.shape[1]
+        mean = real_numbers(taken_in(mean), "mean", [(channels,), (channels, 1)]).reshape(-1)
+        require_same_device(mean, "mean", projection, "the projection")
+        whitening = cls()
+        whitening._learned = _Learned(mean, projection, None)
+        return whitening
+
+    @classmethod
+    def from_sklearn(cls, pca: Any) -> Whitening:
+        """Make a whitening that transforms as a fitted `sklearn.decomposition.PCA` does.
+
+        Parameters
+        ----------
+        pca : sklearn.decomposition.PCA
+            With ``whiten=True``; or without, and then variances are left as they are. An
+            `IncrementalPCA` will do too.
+
+        Returns
+        -------
+        Whitening
+            One that can be applied, but not learn more. Its `variances` are scikit-learn's, of
+            1/(N - 1).
+
+        Raises
+        ------
+        TypeError
+            If `pca` is not such an object.
+        ValueError
+            If it has not been fitted.
+
+        See Also
+        --------
+        from_projection : Of arrays.
+        """
+        if not (hasattr(pca, "whiten") and hasattr(pca, "transform")):
+            raise TypeError(f"pca: expected a sklearn.decomposition.PCA, got {type(pca).__name__}")
+        if not hasattr(pca, "components_"):
+            raise ValueError("pca: expected a fitted one; call its fit first")
+        rows, variances = pca.components_, pca.explained_variance_
+        if pca.whiten:
+            scale = np.sqrt(variances)
+            rows = rows / np.maximum(scale, np.finfo(scale.dtype).eps)[:, None]
+        whitening = cls.from_projection(pca.mean_, rows)
+        learned = whitening._ready()
+        whitening._learned = learned._replace(variances=real_numbers(variances, "pca"))
+        return whitening
+
+    @classmethod
+    def from_faiss(cls, transform: Any) -> Whitening:
+        """Make a whitening that transforms as a FAISS `LinearTransform` does.
+
+        Parameters
+        ----------
+        transform : faiss.LinearTransform
+            A trained one, such as a `PCAMatrix` with an ``eigen_power`` of -0.5, which whitens.
+
+        Returns
+        -------
+        Whitening
+            One that can be applied, but not learn more. Its mean is that of a `PCAMatrix`, or else
+            the shortest that gives the transform's bias.
+
+        Raises
+        ------
+        ImportError
+            If FAISS is not installed.
+        TypeError
+            If `transform` is not such an object.
+        ValueError
+            If it has not been trained, or no mean gives its bias.
+
+        See Also
+        --------
+        to_faiss : The way back.
+        """
+        faiss = _faiss()
+        if isinstance(transform, faiss.VectorTransform):
+            transform = faiss.downcast_VectorTransform(transform)
+        if not isinstance(transform, faiss.LinearTransform):
+            kind = type(transform).__name__
+            raise TypeError(f"transform: expected a faiss.LinearTransform, got {kind}")
+        if not transform.is_trained:
+            raise ValueError("transform: expected a trained one; call its train first")
+        rows = faiss.vector_to_array(transform.A).reshape(transform.d_out, transform.d_in)
+        if isinstance(transform, faiss.PCAMatrix):
+            return cls.from_projection(faiss.vector_to_array(transform.mean), rows)
+        if not transform.have_bias:
+            return cls.from_projection(np.zeros(transform.d_in), rows)
+        return cls.from_projection(_mean_of(faiss.vector_to_array(transform.b), rows), rows)
+
+    def to_faiss(self) -> Any:
+        """Return this whitening as a FAISS transform, to put before an index.
+
+        Returns
+        -------
+        faiss.LinearTransform
+            A trained one. It has the mean folded into a bias, in float32 as all that FAISS has.
+
+        Raises
+        ------
+        ImportError
+            If FAISS is not installed.
+        ValueError
+            If nothing has been learned.
+
+        See Also
+        --------
+        from_faiss : The way back.
+        """
+        faiss = _faiss()
+        self._ready()
+        mean, rows, _ = self.to_numpy()._ready()
+        transform = faiss.LinearTransform(rows.shape[1], rows.shape[0], True)
+        faiss.copy_array_to_vector(rows.astype(np.float32).ravel(), transform.A)
+        faiss.copy_array_to_vector((rows @ -mean).astype(np.float32), transform.b)
+        transform.is_trained = True
+        transform.set_is_orthonormal()
+        return transform
+
+    @property
+    def mean(self) -> Array:
+        """The mean, float64 (C,). Read-only, as are the other arrays, on the host."""
+        return _read_only(self._ready().mean)
+
+    @property
+    def projection(self) -> Array:
+        """The matrix that centred vectors are multiplied with, float64 (D, C)."""
+        return _read_only(self._ready().projection)
+
+    @property
+    def variances(self) -> Array | None:
+        """The variances along the rows of `projection`, float64 (D,); None if they are not known.
+
+        They descend, and are those before the floor `eps` and the scaling.
+        """
+        variances = self._ready().variances
+        return None if variances is None else _read_only(variances)
+
+    @property
+    def dim(self) -> int | None:
+        """The number of components kept, D; None before it is known."""
+        if self._learned is not None:
+            return len(self._learned.projection)
+        return self._dim or self.channels
+
+    @property
+    def eps(self) -> float:
+        """The least variance that a component is taken to have."""
+        return self._eps
+
+    @property
+    def channels(self) -> int | None:
+        """The number of channels of the vectors, C; None before it is known."""
+        state = self._moments or self._learned
+        return None if state is None else len(state.mean)
+
+    @property
+    def count(self) -> int:
+        """The number of vectors learned from; 0 if this was made from a projection."""
+        return 0 if self._moments is None else self._moments.number
+
+    def __repr__(self) -> str:
+        if self.channels is None:
+            return f"<Whitening: dim={self._dim}, eps={self._eps:g}, not fitted>"
+        learned = "from a projection" if self._moments is None else f"of {self.count} vectors"
+        return f"<Whitening: {self.channels} to {self.dim} channels, eps={self._eps:g}, {learned}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_float32": None}
+
+    def _add(self, moments: _Moments) -> None:
+        """Learn from the vectors of these moments too; all checks are done before."""
+        self._moments = moments if self._moments is None else self._moments.merged(moments)
+        self._learned = self._float32 = None
+
+    def _require_open(self, method: str) -> None:
+        """Raise if vectors cannot be added."""
+        if self._moments is None and self._learned is not None:
+            raise ValueError(
+                f"{method}: expected a Whitening that has moments to go on from, "
+                "got one made from a projection"
+            )
+
+    def _require_fits(self, x: Array, channels: int, name: str) -> None:
+        """Raise unless vectors with these channels, on the device of x, go with this whitening."""
+        state = self._moments or self._learned
+        if state is None:
+            if self._dim is not None and self._dim > channels:
+                raise ValueError(f"dim: expected at most the {channels} channels, got {self._dim}")
+            return
+        if channels != len(state.mean):
+            raise ValueError(f"{name}: expected {len(state.mean)} channels, got {channels}")
+        move = "to_numpy" if device_of(state.mean) == "cuda" else "to_cupy"
+        advice = f"; call {move}() of the Whitening to move it"
+        require_same_device(x, name, state.mean, "the Whitening", advice)
+
+    def _ready(self) -> _Learned:
+        """Return what is applied, learned now if it has not been."""
+        if self._learned is None:
+            if self._moments is None:
+                raise ValueError("expected a fitted Whitening; call fit or partial_fit first")
+            with on_device_of(self._moments.mean):
+                self._learned = _learn(self._moments, self._dim, self._eps)
+        return self._learned
+
+    def _applied(self, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+        """Return the mean and the projection in that dtype, converted once."""
+        mean, projection, _ = self._ready()
+        if dtype == mean.dtype:
+            return mean, projection
+        if self._float32 is None:
+            with on_device_of(mean):
+                self._float32 = mean.astype(dtype), projection.astype(dtype)
+        return self._float32
+
+    def _moved(self, move: Callable[[Array], Array]) -> Whitening:
+        state = self._moments or self._learned
+        if state is None or move(state.mean) is state.mean:
+            return self
+        result = Whitening(self._dim, eps=self._eps)
+        if self._moments is not None:
+            number, mean, scatter = self._moments
+            result._moments = _Moments(number, move(mean), move(scatter))
+        if self._learned is not None:
+            result._learned = _Learned(*(a if a is None else move(a) for a in self._learned))
+        return result
+
+    @classmethod
+    def _read(cls, file: IO[bytes]) -> Whitening:
+        """Return what `save` wrote; an error of any kind if it cannot have."""
+        archive = np.load(file, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("it holds a single array")
+        if archive["format"] != _FORMAT:
+            raise ValueError(f"format: expected {_FORMAT}, got {archive['format']}")
+        projected = cls.from_projection(archive["mean"], archive["projection"])
+        mean, projection, _ = projected._ready()
+        dim, channels = projection.shape
+        variances = archive.get("variances")
+        if variances is not None:
+            variances = real_numbers(variances, "variances", [(dim,)])
+        result = cls(archive.get("dim"), eps=archive["eps"])
+        result._require_fits(mean, channels, "mean")
+        if "scatter" in archive:
+            scatter = real_numbers(archive["scatter"], "scatter", [(channels, channels)])
+            result._moments = _Moments(positive_int("count", archive["count"]), mean, scatter)
+        result._learned = _Learned(mean, projection, variances)
+        return result
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    if isinstance(view, np.ndarray):
+        view.flags.writeable = False
+    return view
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError("transforms of FAISS need it: pip install faiss-cpu") from error
+    return faiss
+
+
+def _mean_of(bias: Array, rows: Array) -> Array:
+    """Return the shortest vector m with rows @ -m = bias, or raise if there is none."""
+    rows, bias = rows.astype(np.float64), bias.astype(np.float64)
+    mean = np.linalg.lstsq(rows, -bias, rcond=None)[0]
+    if np.abs(rows @ mean + bias).max() > 1e-5 * np.abs(bias).max():
+        raise ValueError("transform: expected a bias that some mean gives, got another")
+    return mean

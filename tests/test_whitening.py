@@ -1,0 +1,708 @@
+"""PCA-whitening: what is learned, in whatever pieces, and what is made of it."""
+
+import contextlib
+import copy
+import os
+import pickle
+import sys
+import tracemalloc
+import warnings
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from helpers import DTYPES, check_array, examples, random_map, to_host
+from hypothesis import given, settings
+
+import rmac
+from rmac import Whitening, whitening
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return dict(np.load(DATA / "descriptors.npz").items())
+
+
+def mixed(rng, count, channels):
+    """Vectors whose principal components are nothing special, far from 0."""
+    mix = rng.standard_normal((channels, channels)) * 0.7 ** np.arange(channels)
+    return rng.standard_normal((count, channels)) @ mix.T + 3
+
+
+VECTORS = mixed(np.random.default_rng(7), 150, 6)
+
+
+def naive(vectors, dim=None):
+    """Mean, principal components without their signs, and variances."""
+    variances, rows = np.linalg.eigh(np.cov(vectors.T, bias=True))
+    return vectors.mean(axis=0), rows.T[::-1][:dim], variances[::-1][:dim]
+
+
+def assert_same_whitening(actual, expected, tolerance=1e-6):
+    for name in ("mean", "projection", "variances"):
+        a, e = (to_host(getattr(w, name)) for w in (actual, expected))
+        assert a.dtype == e.dtype == np.float64
+        assert a.shape == e.shape
+        assert np.abs(a - e).max() <= tolerance * np.abs(e).max(), name
+    assert actual.count == expected.count
+
+
+def test_matlab_learns_the_same(recorded, xp):
+    w = Whitening().fit(xp.asarray(recorded["train"]))
+    rows = recorded["matlab_eigvec"].T / np.sqrt(recorded["matlab_eigval"])[:, None]
+    projection = check_array(w.projection, xp, (24, 24), "float64")
+    projection = projection * np.sign((projection * rows).sum(axis=1))[:, None]
+    error = np.abs(projection - rows).max(axis=1) / np.abs(rows).max(axis=1)
+    assert error.max() <= 1e-6
+    mean = check_array(w.mean, xp, (24,), "float64")
+    np.testing.assert_allclose(mean, recorded["matlab_mean"], rtol=1e-6)
+    variances = check_array(w.variances, xp, (24,), "float64")
+    np.testing.assert_allclose(variances, recorded["matlab_eigval"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", range(8))
+@pytest.mark.parametrize("learned", [True, False], ids=["fit", "matlab's projection"])
+def test_whitened_descriptors(recorded, xp, case, learned):
+    """MATLAB's and VISSL's; without the recorded signs, signs do not matter."""
+    eigvec, eigval = recorded["matlab_eigvec"], recorded["matlab_eigval"]
+    if learned:
+        w = Whitening().fit(xp.asarray(recorded["train"]))
+        sign = np.sign((to_host(w.projection).T * eigvec).sum(axis=0))
+    else:
+        mean, rows = recorded["matlab_mean"], eigvec.T / np.sqrt(eigval)[:, None]
+        w, sign = Whitening.from_projection(xp.asarray(mean), xp.asarray(rows)), 1
+    x = xp.asarray(recorded[f"x{case}"][None])
+    levels = int(recorded[f"levels{case}"])
+    regions = rmac.rmac(x, levels=levels, preset="matlab", aggregate="none")
+    whitened = check_array(w.apply(regions), xp, regions.shape, "float32")[0] * sign
+    total = (whitened / np.linalg.norm(whitened, axis=1, keepdims=True)).sum(axis=0)
+    descriptor = total / np.linalg.norm(total)
+    for name in ("matlab", "vissl"):
+        assert np.abs(descriptor - recorded[f"{name}_whitened{case}"]).max() <= 1e-5
+
+
+@given(cuts=st.lists(st.integers(0, len(VECTORS)), max_size=12))
+@settings(max_examples=examples(60))
+def test_chunks_of_any_size(xp, cuts):
+    chunks = np.split(VECTORS, sorted(cuts))
+    w = Whitening(4)
+    for chunk in chunks:
+        assert w.partial_fit(xp.asarray(chunk)) is w
+    assert_same_whitening(w, Whitening(4).fit(VECTORS))
+
+
+@given(order=st.permutations(range(7)), cuts=st.sets(st.integers(1, 149), min_size=6, max_size=6))
+@settings(max_examples=examples(60))
+def test_merged_from_parts_in_any_order(xp, order, cuts):
+    parts = [Whitening().fit(xp.asarray(part)) for part in np.split(VECTORS, sorted(cuts))]
+    before = [pickle.dumps(part) for part in parts]
+    merged = Whitening(4)
+    for i in order:
+        merged = merged.merge(parts[i])
+    assert_same_whitening(merged, Whitening(4).fit(VECTORS))
+    assert [pickle.dumps(part) for part in parts] == before
+
+
+def test_merging_keeps_the_options_of_the_first():
+    a, b = Whitening(3, eps=0.5).fit(VECTORS[:70]), Whitening(2).fit(VECTORS[70:])
+    merged = a.merge(b)
+    assert (merged.dim, merged.eps, merged.count) == (3, 0.5, 150)
+    assert (a.count, b.count) == (70, 80)
+    nothing = Whitening(2).merge(Whitening())
+    assert (nothing.dim, nothing.channels, nothing.count) == (2, None, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(40, 5), (4, 10, 5), (2, 1, 20, 5)])
+def test_learning_from_any_array(xp, rng, monkeypatch, dtype, shape):
+    """In blocks, which may begin and end anywhere."""
+    values = random_map(rng, shape, DTYPES[dtype])
+    expected = Whitening().fit(values.astype(np.float64).reshape(-1, 5))
+    monkeypatch.setattr(whitening, "_BLOCK", 7 * 5 * 8)
+    strided = xp.asarray(np.repeat(values, 2, axis=-2))[..., ::2, :]
+    for vectors in (xp.asarray(values), strided):
+        assert_same_whitening(Whitening().fit(vectors), expected, 1e-12)
+        assert to_host(vectors).tobytes() == values.tobytes()
+
+
+def peak(function):
+    """The most memory that a call has taken at a time."""
+    tracemalloc.start()
+    function()
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return taken
+
+
+def test_memory_is_bounded(rng, monkeypatch):
+    """Whatever the strides: a block and the scatter, not a copy of the vectors."""
+    vectors = random_map(rng, (400, 50, 24), DTYPES["float32"])
+    monkeypatch.setattr(whitening, "_BLOCK", 1 << 16)
+    w = Whitening().fit(vectors)
+    w.apply(vectors[0])
+    result = vectors.nbytes
+    for some in (vectors, vectors.transpose(1, 0, 2), vectors[:, ::-1]):
+        assert peak(lambda some=some: Whitening().fit(some)) < 1 << 18
+        assert peak(lambda some=some: w.apply(some)) < result + (1 << 18)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (70,), (3, 0), (5, 4), (2, 3, 2)])
+def test_apply(xp, rng, monkeypatch, dtype, shape):
+    w = Whitening(4).fit(VECTORS)
+    moved = w.to_cupy() if xp is not np else w
+    values = random_map(rng, (*shape, 6), DTYPES[dtype])
+    monkeypatch.setattr(whitening, "_BLOCK", 7 * 6 * 8)
+    vectors = xp.asarray(values)
+    result_dtype = np.dtype("float64" if dtype == "float64" else "float32")
+    result = check_array(moved.apply(vectors), xp, (*shape, 4), result_dtype)
+    assert to_host(vectors).tobytes() == values.tobytes()
+    centred = values.astype(np.float64) - w.mean
+    bound = (np.abs(centred) + np.abs(w.mean)) @ np.abs(w.projection.T)
+    error = np.abs(result - centred @ w.projection.T)
+    assert (error <= 8 * np.finfo(result_dtype).eps * bound).all()
+
+
+def test_vectors_are_centred_before_they_are_projected(xp):
+    """Far from 0, where a product of them would have lost the digits that matter."""
+    noise = np.random.default_rng(3).integers(-3, 4, (500, 8)).astype(np.float32)
+    vectors = np.concatenate([4096 + noise, 4096 - noise])  # their mean is exact
+    w = Whitening().fit(xp.asarray(vectors))
+    expected = np.concatenate([noise, -noise]) @ to_host(w.projection).T
+    np.testing.assert_allclose(to_host(w.apply(xp.asarray(vectors))), expected, atol=3e-6)
+
+
+def test_a_mean_that_dwarfs_the_variances(xp):
+    """As a sum of squares would not survive it."""
+    noise = 1e-3 * mixed(np.random.default_rng(3), 1000, 6)
+    vectors = 1e4 + noise
+    noise = vectors - 1e4  # exact, of what rounding has left
+    w = Whitening()
+    for chunk in np.split(vectors, 8):
+        w.partial_fit(xp.asarray(chunk))
+    mean, rows, variances = naive(noise)
+    np.testing.assert_allclose(to_host(w.mean) - 1e4, mean, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(to_host(w.variances), variances, rtol=1e-5)
+    projection = to_host(w.projection) * np.sqrt(variances)[:, None]
+    np.testing.assert_allclose(np.abs(projection), np.abs(rows), rtol=0, atol=1e-5)
+    whitened = to_host(w.apply(xp.asarray(vectors)))
+    np.testing.assert_allclose(np.cov(whitened.T, bias=True), np.eye(6), atol=1e-6)
+
+
+def test_whitened_vectors_have_unit_covariance_and_the_dimensions_asked_for(xp):
+    for dim in (1, 3, 6, None):
+        w = Whitening(dim).fit(xp.asarray(VECTORS))
+        kept = dim or 6
+        assert (w.dim, w.channels, w.count) == (kept, 6, 150)
+        whitened = check_array(w.apply(xp.asarray(VECTORS)), xp, (150, kept), "float64")
+        covariance = np.atleast_2d(np.cov(whitened.T, bias=True))
+        np.testing.assert_allclose(covariance, np.eye(kept), atol=1e-9)
+        _, rows, variances = naive(VECTORS, dim)
+        np.testing.assert_allclose(to_host(w.variances), variances, rtol=1e-9)
+        projection = np.abs(to_host(w.projection)) * np.sqrt(variances)[:, None]
+        np.testing.assert_allclose(projection, np.abs(rows), rtol=1e-7)
+
+
+def test_eps_is_the_least_variance(xp):
+    variances = Whitening().fit(VECTORS).variances
+    eps = float(np.sqrt(variances[2] * variances[3]))
+    w = Whitening(eps=eps).fit(xp.asarray(VECTORS))
+    np.testing.assert_allclose(to_host(w.variances), variances)
+    whitened = to_host(w.apply(xp.asarray(VECTORS))).var(axis=0)
+    np.testing.assert_allclose(whitened, np.minimum(variances / eps, 1))
+
+
+def test_signs(xp, rng):
+    for _ in range(5):
+        w = Whitening().fit(xp.asarray(mixed(rng, 100, 9)))
+        projection = to_host(w.projection)
+        strongest = np.abs(projection).argmax(axis=1)
+        assert (projection[np.arange(9), strongest] > 0).all()
+        assert (projection < 0).any()
+
+
+def test_the_first_of_equal_magnitudes_is_positive(xp, rng):
+    """Although rounding leaves them unequal, one way or the other."""
+    for _ in range(10):
+        half = rng.standard_normal((20, 2))
+        vectors = xp.asarray(np.concatenate([half, half[:, ::-1]]))
+        assert (to_host(Whitening().fit(vectors).projection)[:, 0] > 0).all()
+
+
+def test_variances_that_are_only_rounding(xp, rng):
+    vectors = xp.asarray(mixed(rng, 50, 4) @ rng.standard_normal((4, 7)))
+    w = Whitening().fit(vectors)
+    with pytest.warns(UserWarning, match=r"3 of 7 variances .* reduce dim or raise eps") as warned:
+        result = to_host(w.apply(vectors))
+    assert warned[0].filename == __file__
+    assert (to_host(w.variances) >= 0).all()
+    assert np.isfinite(result).all()
+    assert (np.abs(result[:, 4:]) < 10).all()
+    noise = 7 * np.finfo(float).eps * float(w.variances[0])
+    np.testing.assert_allclose(result[:, :4].std(axis=0), 1)
+    np.testing.assert_allclose(np.linalg.norm(to_host(w.projection)[4:], axis=1), noise**-0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        w.apply(vectors)  # it has warned
+        assert Whitening(4).fit(vectors).projection.shape == (4, 7)
+        assert Whitening(eps=1e-9).fit(vectors).projection.shape == (7, 7)
+
+
+@pytest.mark.parametrize(
+    "use", [lambda w: w.projection, lambda w: w.mean, lambda w: w.save(os.devnull)]
+)
+def test_the_warning_names_the_line_that_asked(use, monkeypatch):
+    monkeypatch.setattr(whitening, "whole_file", contextlib.nullcontext)
+    monkeypatch.setattr(np, "savez", lambda *_args, **_arrays: None)
+    w = Whitening().fit(VECTORS[:4])
+    with pytest.warns(UserWarning, match="3 of 6 variances") as warned:
+        use(w)
+    assert warned[0].filename == __file__
+
+
+def test_vectors_that_do_not_vary(xp):
+    w = Whitening().fit(xp.ones((5, 3)))
+    with pytest.warns(UserWarning, match="3 of 3 variances"):
+        np.testing.assert_array_equal(to_host(w.apply(xp.ones((2, 3)))), np.zeros((2, 3)))
+
+
+def test_fit_forgets_and_partial_fit_does_not(xp):
+    first, second = xp.asarray(VECTORS[:50] + 9), xp.asarray(VECTORS[50:])
+    w = Whitening(3).fit(first)
+    w.apply(first)
+    assert w.fit(second) is w
+    assert_same_whitening(w, Whitening(3).fit(second), 0)
+    np.testing.assert_array_equal(
+        to_host(w.apply(second.astype("float32"))),
+        to_host(Whitening(3).fit(second).apply(second.astype("float32"))),
+    )
+    w.partial_fit(first)
+    both = np.concatenate([to_host(second), to_host(first)])
+    assert_same_whitening(w, Whitening(3).fit(both))
+    np.testing.assert_allclose(
+        to_host(w.apply(first.astype("float32"))), to_host(w.apply(first)), atol=1e-5
+    )
+    w.fit(first, 2, eps=0.25)
+    assert (w.dim, w.eps) == (2, 0.25)
+    assert (w.fit(second).dim, w.eps) == (2, 0.25)
+
+
+def test_a_chunk_with_an_error_changes_nothing(monkeypatch):
+    monkeypatch.setattr(whitening, "_BLOCK", 8 * 6 * 8)
+    bad = VECTORS.copy()
+    bad[-1, 2] = np.inf
+    w = Whitening(3).fit(VECTORS)
+    before = pickle.dumps(w)
+    for wrong in (
+        lambda: w.partial_fit(bad),
+        lambda: w.fit(bad, 2, eps=1),
+        lambda: w.fit(VECTORS, 7),
+        lambda: w.partial_fit(VECTORS[:, :5]),
+    ):
+        with pytest.raises(ValueError, match="expected"):
+            wrong()
+        assert pickle.dumps(w) == before
+
+
+def test_vectors_that_are_not_finite_on_a_gpu(xp):
+    if xp is np:
+        pytest.skip("the host sees them at once")
+    w = Whitening().fit(xp.asarray(np.where(VECTORS > 5, np.nan, VECTORS)))
+    with pytest.raises(ValueError, match="vectors: expected finite numbers"):
+        w.apply(xp.asarray(VECTORS))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_apply_to_memory_of_the_caller(xp, dtype):
+    w = Whitening(4).fit(xp.asarray(VECTORS))
+    vectors = xp.asarray(VECTORS.astype(dtype))
+    out = xp.zeros((150, 4), dtype)
+    expected = to_host(w.apply(vectors))
+    w._apply_to(vectors, out)
+    np.testing.assert_array_equal(to_host(out), expected)
+
+
+def test_repeated_calls_take_no_memory(rng):
+    w = Whitening().fit(rng.standard_normal((600, 256)))
+    vectors = rng.standard_normal((500, 256)).astype(np.float32)
+    out = np.empty_like(vectors)
+    w._apply_to(vectors, out)
+    assert peak(lambda: w._apply_to(vectors, out)) < w.projection.nbytes // 4
+
+
+def test_to_cupy_and_back(xp):
+    if xp is np:
+        pytest.skip("needs a second kind of array")
+    host = Whitening(4).fit(VECTORS)
+    device = host.to_cupy()
+    assert host.to_numpy() is host
+    assert device.to_cupy() is device
+    assert type(device.projection) is xp.ndarray
+    assert device.projection.flags.c_contiguous
+    assert_same_whitening(device, host)
+    assert_same_whitening(device.to_numpy(), host, 0)
+    assert_same_whitening(device.partial_fit(xp.asarray(VECTORS)), host.partial_fit(VECTORS))
+    other = Whitening.from_projection(host.mean, host.projection).to_cupy()
+    assert_same_whitening(host.to_cupy(), host, 0)
+    np.testing.assert_array_equal(to_host(other.projection), host.projection)
+    assert other.variances is None
+    unfitted = Whitening(3)
+    assert unfitted.to_cupy() is unfitted
+    for wrong, move in (
+        (lambda: host.apply(xp.asarray(VECTORS)), "to_cupy"),
+        (lambda: device.apply(VECTORS), "to_numpy"),
+        (lambda: device.partial_fit(VECTORS), "to_numpy"),
+        (lambda: host.merge(device), "to_cupy"),
+        (lambda: Whitening.from_projection(host.mean, device.projection), "mean: expected an"),
+    ):
+        with pytest.raises(TypeError, match=move):
+            wrong()
+
+
+def test_from_projection(xp, rng):
+    mean, projection = rng.standard_normal(5), rng.standard_normal((3, 5)).astype(np.float32)
+    vectors = rng.standard_normal((20, 5))
+    for m in (mean, mean[:, None]):
+        w = Whitening.from_projection(xp.asarray(m), xp.asarray(projection))
+        result = check_array(w.apply(xp.asarray(vectors)), xp, (20, 3), "float64")
+        np.testing.assert_allclose(result, (vectors - mean) @ projection.T, rtol=1e-12)
+    assert (w.dim, w.channels, w.count, w.variances) == (3, 5, 0, None)
+    message = "expected a Whitening that has moments to go on from, got one made from a projection"
+    fitted = Whitening().fit(xp.asarray(vectors))
+    for wrong in (lambda: w.partial_fit(vectors), lambda: w.merge(fitted), lambda: fitted.merge(w)):
+        with pytest.raises(ValueError, match=message):
+            wrong()
+    assert w.fit(xp.asarray(vectors)).dim == 5
+
+
+def test_what_it_was_made_of_may_change(rng):
+    mean, projection = rng.standard_normal(5), rng.standard_normal((3, 5))
+    w = Whitening.from_projection(mean, projection)
+    expected = w.apply(np.ones(5))
+    mean += 1
+    projection += 1
+    np.testing.assert_array_equal(w.apply(np.ones(5)), expected)
+
+
+def test_arrays_are_read_only():
+    w = Whitening().fit(VECTORS)
+    for array in (w.mean, w.projection, w.variances):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+
+
+@pytest.mark.parametrize(
+    "clone", [copy.copy, copy.deepcopy, lambda w: pickle.loads(pickle.dumps(w))]
+)
+def test_copies_go_their_own_way(clone):
+    w = Whitening(3, eps=1e-5).fit(VECTORS[:100])
+    w.apply(VECTORS.astype(np.float64))
+    size = len(pickle.dumps(w))
+    w.apply(VECTORS.astype(np.float32))
+    assert len(pickle.dumps(w)) == size
+    twin = clone(w)
+    assert_same_whitening(twin, w, 0)
+    assert (twin.dim, twin.eps) == (3, 1e-5)
+    twin.partial_fit(VECTORS[100:])
+    assert (w.count, twin.count) == (100, 150)
+    assert_same_whitening(twin, Whitening(3, eps=1e-5).fit(VECTORS))
+
+
+def test_repr_learns_nothing():
+    w = Whitening(3, eps=1e-5)
+    assert repr(w) == "<Whitening: dim=3, eps=1e-05, not fitted>"
+    w.partial_fit(VECTORS)
+    assert repr(w) == "<Whitening: 6 to 3 channels, eps=1e-05, of 150 vectors>"
+    assert w._learned is None
+    w = Whitening.from_projection(w.mean, w.projection)
+    assert repr(w) == "<Whitening: 6 to 3 channels, eps=0, from a projection>"
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w", "w.whitening"])
+@pytest.mark.parametrize("as_path", [str, Path, lambda path: str(path).encode()])
+def test_save_and_load(xp, tmp_path, name, as_path):
+    w = Whitening(3, eps=1e-5).fit(xp.asarray(VECTORS[:100]))
+    path = tmp_path / name
+    w.save(as_path(path))
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    loaded = Whitening.load(as_path(path))
+    assert type(loaded.projection) is np.ndarray
+    assert_same_whitening(loaded, w, 0)
+    assert (loaded.dim, loaded.eps) == (3, 1e-5)
+    loaded.partial_fit(VECTORS[100:])
+    assert_same_whitening(loaded, Whitening(3, eps=1e-5).fit(VECTORS))
+
+
+def test_save_and_load_a_projection(tmp_path):
+    w = Whitening.from_projection(VECTORS[0], VECTORS[:3])
+    w.save(tmp_path / "w.npz")
+    loaded = Whitening.load(tmp_path / "w.npz")
+    np.testing.assert_array_equal(loaded.mean, w.mean)
+    np.testing.assert_array_equal(loaded.projection, w.projection)
+    assert (loaded.variances, loaded.count, loaded.dim) == (None, 0, 3)
+    with pytest.raises(ValueError, match="made from a projection"):
+        loaded.partial_fit(VECTORS)
+
+
+def test_other_programs_can_read_the_file(tmp_path):
+    w = Whitening(3).fit(VECTORS)
+    w.save(tmp_path / "w.npz")
+    with np.load(tmp_path / "w.npz", allow_pickle=False) as archive:
+        np.testing.assert_array_equal(archive["mean"], w.mean)
+        np.testing.assert_array_equal(archive["projection"], w.projection)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "w.npz"
+    first = Whitening(2).fit(VECTORS)
+    first.save(path)
+    Whitening(3).fit(VECTORS).save(path)
+    assert Whitening.load(path).dim == 3
+    before = path.read_bytes()
+
+    def fail(file, **_arrays):
+        file.write(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "savez", fail)
+    with pytest.raises(OSError, match="no space left"):
+        first.save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError, match="cannot be written"):
+        first.save(tmp_path / "no" / "w.npz")
+
+
+class Trap:
+    """An object that tells when a pickle of it is opened."""
+
+    def __reduce__(self):
+        return pytest.fail, ("unpickled",)
+
+
+def foreign_files(good):
+    """Files that are no whitening: what is wrong with each, and its content."""
+    arrays = dict(np.load(good).items())
+    saved = good.read_bytes()
+    changes = {
+        "no mean": {"mean": None},
+        "no projection": {"projection": None},
+        "no format": {"format": None},
+        "a later format": {"format": 2},
+        "mean of another length": {"mean": np.zeros(5)},
+        "projection of one axis": {"projection": np.zeros(6)},
+        "not finite": {"projection": np.full((3, 6), np.nan)},
+        "not real": {"projection": np.zeros((3, 6), complex)},
+        "objects": {"mean": np.array([Trap()] * 6)},
+        "variances of another length": {"variances": np.zeros(2)},
+        "scatter of another shape": {"scatter": np.zeros((5, 5))},
+        "no count": {"count": None},
+        "count of nothing": {"count": 0},
+        "eps below 0": {"eps": -1.0},
+        "dim above the channels": {"dim": 99},
+    }
+    for wrong, change in changes.items():
+        changed = {name: part for name, part in (arrays | change).items() if part is not None}
+        np.savez(good, **changed)
+        yield wrong, good.read_bytes()
+    np.save(good.with_suffix(".npy"), np.zeros((6, 6)))
+    yield "one array", good.with_suffix(".npy").read_bytes()
+    yield "a pickle", pickle.dumps(Trap())
+    yield "empty", b""
+    yield "text", b"mean,projection\n1,2\n"
+    damaged = bytearray(saved)
+    damaged[200] ^= 1
+    yield "damaged", bytes(damaged)
+    for share in (0.1, 0.5, 0.9, 0.99):
+        yield "truncated", saved[: int(len(saved) * share)]
+
+
+def test_files_that_are_no_whitening(tmp_path):
+    path = tmp_path / "w.npz"
+    Whitening(3).fit(VECTORS).save(path)
+    for wrong, content in list(foreign_files(path)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="expected a file that Whitening") as raised:
+            pytest.fail(f"{wrong}: loaded as {Whitening.load(path)}")
+        assert str(raised.value).startswith(f"{path}: "), wrong
+    with pytest.raises(FileNotFoundError):
+        Whitening.load(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("whiten", [True, False])
+@pytest.mark.parametrize("dim", [4, None])
+def test_scikit_learn(dtype, whiten, dim):
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    vectors = VECTORS.astype(dtype)
+    for kind in (decomposition.PCA, decomposition.IncrementalPCA):
+        pca = kind(dim, whiten=whiten)
+        with pytest.raises(ValueError, match="pca: expected a fitted one"):
+            Whitening.from_sklearn(pca)
+        w = Whitening.from_sklearn(pca.fit(vectors))
+        np.testing.assert_allclose(w.apply(vectors), pca.transform(vectors), atol=1e-5)
+        np.testing.assert_allclose(w.variances, pca.explained_variance_, rtol=1e-6)
+    with pytest.raises(TypeError, match=r"pca: expected a sklearn.decomposition.PCA, got Trunc"):
+        Whitening.from_sklearn(decomposition.TruncatedSVD())
+
+
+def test_scikit_learn_with_a_channel_that_does_not_vary():
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    vectors = VECTORS * [1, 1, 0, 1, 1, 1]
+    pca = decomposition.PCA(whiten=True, svd_solver="full").fit(vectors)
+    pca.explained_variance_[-1] = 0
+    w = Whitening.from_sklearn(pca)
+    np.testing.assert_allclose(w.apply(vectors), pca.transform(vectors), atol=1e-5)
+
+
+def test_scikit_learn_learns_the_same():
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    pca = decomposition.PCA(4, whiten=True, svd_solver="full").fit(VECTORS)
+    whitened = Whitening(4).fit(VECTORS).apply(VECTORS) * np.sqrt(149 / 150)
+    np.testing.assert_allclose(np.abs(whitened), np.abs(pca.transform(VECTORS)), atol=1e-9)
+
+
+@pytest.mark.parametrize("dim", [4, 6])
+@pytest.mark.parametrize("power", [0, -0.5])
+@pytest.mark.parametrize("rotated", [False, True])
+def test_faiss_there_and_back(tmp_path, dim, power, rotated):
+    faiss = pytest.importorskip("faiss")
+    vectors = VECTORS.astype(np.float32)
+    pca = faiss.PCAMatrix(6, dim, power, rotated)
+    with pytest.raises(ValueError, match="transform: expected a trained one"):
+        Whitening.from_faiss(pca)
+    pca.train(vectors)
+    path = str(tmp_path / "pca")
+    faiss.write_VectorTransform(pca, path)
+    index = faiss.IndexPreTransform(pca, faiss.IndexFlatL2(dim))
+    for transform in (pca, faiss.read_VectorTransform(path), index.chain.at(0)):
+        w = Whitening.from_faiss(transform)
+        np.testing.assert_allclose(w.apply(vectors), pca.apply(vectors), atol=1e-5)
+        np.testing.assert_allclose(w.mean, VECTORS.mean(axis=0), rtol=1e-5)
+        back = w.to_faiss()
+        np.testing.assert_allclose(back.apply(vectors), pca.apply(vectors), atol=1e-5)
+        again = Whitening.from_faiss(back)  # whose mean has to be found from a bias
+        np.testing.assert_allclose(again.apply(vectors), pca.apply(vectors), atol=1e-5)
+
+
+def test_faiss_transforms():
+    faiss = pytest.importorskip("faiss")
+    vectors = VECTORS.astype(np.float32)
+    rotation = faiss.RandomRotationMatrix(6, 9)
+    rotation.init(5)
+    w = Whitening.from_faiss(rotation)
+    np.testing.assert_allclose(w.apply(vectors), rotation.apply(vectors), atol=1e-5)
+    fitted = Whitening(4).fit(VECTORS)
+    transform = fitted.to_faiss()
+    np.testing.assert_allclose(transform.apply(vectors), fitted.apply(vectors), atol=1e-5)
+    assert not transform.is_orthonormal
+    for wrong in (faiss.NormalizationTransform(6), VECTORS):
+        with pytest.raises(TypeError, match=r"transform: expected a faiss\.LinearTransform, got"):
+            Whitening.from_faiss(wrong)
+    impossible = faiss.LinearTransform(2, 3, True)
+    faiss.copy_array_to_vector(np.array([1, 0, 0, 1, 0, 0], "f4"), impossible.A)
+    faiss.copy_array_to_vector(np.ones(3, "f4"), impossible.b)
+    impossible.is_trained = True
+    with pytest.raises(ValueError, match="transform: expected a bias that some mean gives"):
+        Whitening.from_faiss(impossible)
+
+
+def test_faiss_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    for use in (lambda: Whitening.from_faiss(None), lambda: Whitening().fit(VECTORS).to_faiss()):
+        with pytest.raises(ImportError, match="pip install faiss-cpu"):
+            use()
+
+
+NOT_FITTED = r"^expected a fitted Whitening; call fit or partial_fit first$"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda w: w.apply(VECTORS),
+        lambda w: w.projection,
+        lambda w: w.mean,
+        lambda w: w.variances,
+        lambda w: w.save("never.npz"),
+    ],
+)
+def test_before_anything_is_learned(use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=NOT_FITTED):
+        use(Whitening(3))
+    for few in (VECTORS[:1], VECTORS[0], VECTORS[:0]):
+        with pytest.raises(
+            ValueError, match=r"vectors: expected at least 2 to learn from, got [01]"
+        ):
+            use(Whitening(3).fit(few))
+    assert list(tmp_path.iterdir()) == []
+
+
+FITTED = Whitening().fit(VECTORS)
+ERRORS = [
+    (lambda: Whitening(0), ValueError, "dim: expected an integer of at least 1, got 0"),
+    (lambda: Whitening(2.0), TypeError, "dim: expected an integer, got float"),
+    (lambda: Whitening(eps=-1), ValueError, "eps: expected a number with 0 <= eps, finite, got -1"),
+    (lambda: Whitening(7).fit(VECTORS), ValueError, "dim: expected at most the 6 channels, got 7"),
+    (lambda: Whitening(7).merge(FITTED), ValueError, "dim: expected at most the 6 channels, got 7"),
+    (lambda: FITTED.fit([[1.0]]), TypeError, "vectors: expected a numpy.ndarray or cupy.ndarray"),
+    (lambda: FITTED.fit(VECTORS * 1j), TypeError, "vectors: expected float16, bfloat16, float32"),
+    (lambda: FITTED.fit(np.ones(())), ValueError, "vectors: expected shape (..., C), got ()"),
+    (
+        lambda: FITTED.fit(np.ones((3, 0))),
+        ValueError,
+        "vectors: expected shape (..., C), got (3, 0)",
+    ),
+    (lambda: FITTED.fit(VECTORS * np.nan), ValueError, "vectors: expected finite numbers, got nan"),
+    (lambda: FITTED.apply(VECTORS[:, 1:]), ValueError, "vectors: expected 6 channels, got 5"),
+    (lambda: FITTED.apply(None), TypeError, "vectors: expected a numpy.ndarray or cupy.ndarray"),
+    (lambda: FITTED.partial_fit(VECTORS.T), ValueError, "vectors: expected 6 channels, got 150"),
+    (
+        lambda: FITTED.merge(Whitening().fit(VECTORS[:, 1:])),
+        ValueError,
+        "other: expected 6 channels, got 5",
+    ),
+    (lambda: FITTED.merge(VECTORS), TypeError, "other: expected a Whitening, got ndarray"),
+    (
+        lambda: Whitening.from_projection(VECTORS[0], VECTORS[0]),
+        ValueError,
+        "projection: expected shape (D, C), got (6,)",
+    ),
+    (
+        lambda: Whitening.from_projection(VECTORS[:2], VECTORS),
+        ValueError,
+        "mean: expected shape (6,) or (6, 1), got (2, 6)",
+    ),
+    (
+        lambda: Whitening.from_projection(VECTORS[0] / 0.0, VECTORS),
+        ValueError,
+        "mean: expected finite numbers, got inf",
+    ),
+    (
+        lambda: Whitening.from_projection(VECTORS[0], VECTORS > 0),
+        TypeError,
+        "projection: expected real numbers, got bool",
+    ),
+    (lambda: Whitening.from_projection(None, VECTORS), TypeError, "mean: expected a numpy.ndarray"),
+    (lambda: Whitening.load(3), TypeError, "expected str"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "error", "message"), ERRORS, ids=[e[2][:40] for e in ERRORS])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_errors(wrong, error, message):
+    with pytest.raises(error) as raised:
+        wrong()
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_vectors_whose_squares_overflow():
+    with np.errstate(all="ignore"):
+        w = Whitening().fit(VECTORS * 1e200)
+        with pytest.raises(ValueError, match="vectors: expected finite numbers whose squares fit"):
+            w.apply(VECTORS)
