@@ -4,7 +4,7 @@ from rmac import operators
 from rmac._config import __version__, show_config
 from rmac.descriptors import rmac
 from rmac.pooling import region_pool, rmac_regions, roi_pool
-from rmac.regions import RegionGrid, region_grid
+from rmac.regions import RegionGrid, region_grid, sequence_grid
 
 __all__ = [
     "RegionGrid",
@@ -15,5 +15,6 @@ __all__ = [
     "rmac",
     "rmac_regions",
     "roi_pool",
+    "sequence_grid",
     "show_config",
 ]
