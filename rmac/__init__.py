@@ -5,10 +5,12 @@ from rmac._config import __version__, show_config
 from rmac.descriptors import rmac
 from rmac.pooling import region_pool, rmac_regions, roi_pool
 from rmac.regions import RegionGrid, region_grid, sequence_grid
+from rmac.scales import merge_scales
 
 __all__ = [
     "RegionGrid",
     "__version__",
+    "merge_scales",
     "operators",
     "region_grid",
     "region_pool",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rmac._checks import choice
+from rmac.cuda import cupy_module
 from rmac.regions import RegionGrid, check_grid_options, region_grid, sequence_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
 Array = Any  # numpy.ndarray or cupy.ndarray; the result is of the same kind
 
@@ -49,16 +52,27 @@ def device_of(x: Array, name: str = "x") -> str:
     raise TypeError(f"{name}: expected a numpy.ndarray or cupy.ndarray, got {_type_name(x)}")
 
 
-def device_of_input(x: Array | Sequence[Array]) -> str:
-    """As `device_of`, of an operator's input: an array, or a list of feature maps."""
+def device_of_input(x: Array | Sequence[Array], name: str = "x") -> str:
+    """As `device_of`, of an operator's input: an array, or a list of them."""
     if not isinstance(x, list | tuple):
-        return device_of(x)
-    devices = {device_of(one, f"x[{i}]") for i, one in enumerate(x)}
+        return device_of(x, name)
+    devices = {device_of(one, f"{name}[{i}]") for i, one in enumerate(x)}
     if not devices:
-        raise ValueError("x: expected at least one feature map, got none")
+        raise ValueError(f"{name}: expected at least one array, got none")
     if len(devices) > 1:
-        raise TypeError(f"x: expected maps on one device, got {' and '.join(sorted(devices))}")
+        where = " and ".join(sorted(devices))
+        raise TypeError(f"{name}: expected arrays on one device, got {where}")
     return devices.pop()
+
+
+def namespace_of(x: Array) -> Any:
+    """Return the functions for arrays such as `x`: NumPy, or CuPy."""
+    return np if isinstance(x, np.ndarray) else cupy_module()
+
+
+def on_device_of(x: Array) -> AbstractContextManager[Any]:
+    """Return a context in which new arrays are made on the device of `x`."""
+    return nullcontext() if isinstance(x, np.ndarray) else x.device
 
 
 def feature_map(x: Array, layout: str, name: str = "x") -> Array:
