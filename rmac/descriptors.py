@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from rmac._arrays import Array, deliver, descriptor_dtype, feature_batches, output
+from rmac._arrays import Array, default_grid, deliver, descriptor_dtype, feature_batches, output
 from rmac._checks import choice, flag, optional_workers, real, remembered
 from rmac.operators import Backend, public_operator
 from rmac.pooling import checked_pool
-from rmac.regions import RegionGrid, region_grid
 from rmac.whitening import Whitening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from rmac.regions import RegionGrid
 
 __all__ = ["rmac"]
 
@@ -51,15 +52,15 @@ def rmac(
 
     Parameters
     ----------
-    x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
+    x : array, shape (N, C, H, W), or as `layout` says
         Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides. Or a list
-        of N maps of their own sizes, (C, H, W) or (H, W, C) each, of one dtype.
+        of N maps of their own sizes, without the axis N, of one dtype.
     pool, p : {"max", "mean", "gem"}, float
         How a region's values become one, as in `region_pool`.
     levels, overlap, preset : int, float, str
-        The grid, see `region_grid`.
-    layout : {"NCHW", "NHWC"}, default "NCHW"
-        The meaning of the axes of `x`, as in `region_pool`.
+        The grid, see `region_grid`; for sequences `sequence_grid`, which has no use for `overlap`.
+    layout : {"NCHW", "NHWC", "NCT", "NTC"}, default "NCHW"
+        The meaning of the axes of `x`, as in `region_pool`; T are the positions of a sequence.
     normalize_regions : bool, default True
         Whether to L2-normalise each region's vector, before it is whitened and after.
     whitening : Whitening, optional
@@ -117,10 +118,7 @@ def rmac(
     """
     options = _checked_options(pool, p, normalize_regions, aggregate, normalize, eps, workers)
     batches = feature_batches(x, layout)
-    grids = [
-        region_grid(*maps.shape[2:], levels=levels, overlap=overlap, preset=preset)
-        for maps in batches
-    ]
+    grids = [default_grid(maps, layout, levels, overlap, preset) for maps in batches]
     channels = batches[0].shape[1]
     if whitening is not None:
         channels = _whitened_channels(whitening, batches[0])
