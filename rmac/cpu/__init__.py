@@ -287,7 +287,8 @@ def _path(plan: kernels.Plan, shape: tuple[int, ...], strides: tuple[int, ...], 
     _, channel_stride, row_stride, pixel_stride = strides
     itemsize, line = way.bits.itemsize, way.line
     if channel_stride == itemsize and channels > 1:
-        return Path.CHANNELS
+        # Most of a line is better copied to a whole one than taken value by value.
+        return Path.GATHER if 3 * line < 4 * channels < 4 * line else Path.CHANNELS
     if pixel_stride == itemsize:
         packed = row_stride == width * itemsize and channel_stride == height * row_stride
         # A row shorter than a line is read as one, unless it is copied to be summed: it must not

@@ -107,8 +107,7 @@ cdef void pool_rows(
     for lane in range(lanes):
         plane = block + lane * x.channel_stride
         if key_t in floating or (last and lane == lanes - 1 and x.width < lanes_of(shift)):
-            prefetch(plane + run.ahead, x.height * x.row_stride)
-            copy_plane(x, plane, copied)
+            copy_plane(x, plane, run.ahead, copied)
             plane = <const char*>copied
             run.stride = x.width * sizeof(key_t)
         pool_segments(

@@ -75,13 +75,18 @@ cdef inline void take_roots(floating* values, Py_ssize_t n, double p) noexcept n
             take_root_double(values, n, p)
 
 
-cdef void copy_plane(const Map* x, const char* plane, key_t* out) noexcept nogil:
-    cdef Py_ssize_t y
-    if x.row_stride == x.width * x.itemsize:
-        copy_values(x, plane, out, x.height * x.width)
+cdef void copy_plane(
+    const Map* x, const char* plane, Py_ssize_t ahead, key_t* out
+) noexcept nogil:
+    """Copy a plane of contiguous rows, and prefetch the one that lies `ahead`."""
+    cdef Py_ssize_t y, rows = 1, size = x.width
+    if x.row_stride == size * x.itemsize:
+        size *= x.height
     else:
-        for y in range(x.height):
-            copy_values(x, plane + y * x.row_stride, out + y * x.width, x.width)
+        rows = x.height
+    for y in range(rows):
+        prefetch(plane + y * x.row_stride + ahead, size * x.itemsize)
+        copy_values(x, plane + y * x.row_stride, out + y * size, size)
     raise_values(out, x.height * x.width, x.p)
 
 
