@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 from rmac._arrays import Array, deliver, descriptor_dtype, feature_batches, output
 from rmac._checks import choice, flag, optional_workers, real, remembered
 from rmac.operators import Backend, public_operator
+from rmac.pooling import checked_pool
 from rmac.regions import RegionGrid, region_grid
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def rmac(
     /,
     *,
     pool: str = "max",
+    p: float = 3.0,
     levels: int = 3,
     overlap: float = 0.4,
     preset: str = "caffe2",
@@ -37,7 +39,7 @@ def rmac(
 ) -> Array:
     r"""Describe each feature map by one vector: regional maximum activation of convolutions.
 
-    With :math:`f_r` the channels' maxima in region r of the grid, the descriptor is
+    With :math:`f_r` the channels' maxima, or means, in region r of the grid, the descriptor is
 
     .. math:: L2\left(\sum_r L2(f_r)\right), \qquad L2(v) = v / (\lVert v \rVert + eps)
 
@@ -46,7 +48,7 @@ def rmac(
     x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
         Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides. Or a list
         of N maps of their own sizes, (C, H, W) or (H, W, C) each, of one dtype.
-    pool : {"max"}, default "max"
+    pool, p : {"max", "mean", "gem"}, float
         How a region's values become one, as in `region_pool`.
     levels, overlap, preset : int, float, str
         The grid, see `region_grid`.
@@ -102,7 +104,7 @@ def rmac(
     (8, 512)
     >>> similarity = descriptors @ descriptors.T
     """
-    options = _checked_options(pool, normalize_regions, aggregate, normalize, eps, workers)
+    options = _checked_options(pool, p, normalize_regions, aggregate, normalize, eps, workers)
     batches = feature_batches(x, layout)
     grids = [
         region_grid(*maps.shape[2:], levels=levels, overlap=overlap, preset=preset)
@@ -132,6 +134,8 @@ def _shape(
 
 
 class _Options(TypedDict):
+    pool: str
+    p: float
     normalize_regions: bool
     aggregate: str
     normalize: bool
@@ -142,14 +146,17 @@ class _Options(TypedDict):
 @remembered
 def _checked_options(
     pool: str,
+    p: float,
     normalize_regions: bool,
     aggregate: str,
     normalize: bool,
     eps: float,
     workers: int | None,
 ) -> _Options:
-    choice("pool", pool, ["max"])
+    pool, p = checked_pool(pool, p)
     return {
+        "pool": pool,
+        "p": p,
         "normalize_regions": flag("normalize_regions", normalize_regions),
         "aggregate": choice("aggregate", aggregate, AGGREGATES),
         "normalize": flag("normalize", normalize),

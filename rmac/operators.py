@@ -38,7 +38,9 @@ class Backend(Protocol):
 
     def empty(self, shape: tuple[int, ...], dtype: Any, like: Array, /) -> Array: ...
     def rmac_regions(self, boxes: Any, images: int, like: Array, /) -> Array: ...
-    def region_pool(self, x: Array, boxes: Any, out: Array, /, *, workers: int | None) -> None: ...
+    def region_pool(
+        self, x: Array, boxes: Any, out: Array, /, *, pool: str, p: float, workers: int | None
+    ) -> None: ...
     def roi_pool(
         self,
         x: Array,
@@ -54,6 +56,20 @@ class Backend(Protocol):
         self,
         batches: Sequence[Array],
         boxes: Sequence[Any],
+        out: Array,
+        /,
+        *,
+        pool: str,
+        p: float,
+        normalize_regions: bool,
+        aggregate: str,
+        normalize: bool,
+        eps: float,
+        workers: int | None,
+    ) -> None: ...
+    def describe(
+        self,
+        vectors: Array,
         out: Array,
         /,
         *,

@@ -1,4 +1,4 @@
-"""Regional pooling: the maximum of each channel in each region of a feature map."""
+"""Regional pooling: one value of each channel for each region of a feature map."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from rmac._arrays import (
     Array,
     deliver,
+    descriptor_dtype,
     feature_batches,
     feature_map,
     output,
@@ -17,7 +18,7 @@ from rmac._arrays import (
     region_rois,
     require_axes,
 )
-from rmac._checks import choice, optional_workers, positive_int, real
+from rmac._checks import choice, optional_workers, positive_int, real, remembered
 from rmac.operators import Backend, public_operator
 from rmac.regions import RegionGrid, check_grid_options, region_grid
 
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["region_pool", "rmac_regions", "roi_pool"]
 
+POOLS = ("max", "mean", "gem")
+
 _FLOAT32_MAX = 3.4e38
+_MOST_POWER = 50.0  # 1e-6 to the power of more is next to nothing even in float64
 
 
 @public_operator("RMACRegions")
@@ -79,6 +83,7 @@ def region_pool(
     regions: RegionGrid | npt.ArrayLike | None = None,
     *,
     pool: str = "max",
+    p: float = 3.0,
     levels: int = 3,
     overlap: float = 0.4,
     preset: str = "caffe2",
@@ -86,7 +91,7 @@ def region_pool(
     workers: int | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Pool each channel of each feature map over regions.
+    r"""Pool each channel of each feature map over regions.
 
     Every value of `x` is read once, however many regions overlap there.
 
@@ -99,9 +104,13 @@ def region_pool(
         Boxes ``x1, y1, x2, y2`` inside the map, in cells, inclusive on both ends; on the host. By
         default the R-MAC grid that `levels`, `overlap` and `preset` describe; those are not used
         otherwise.
-    pool : {"max"}, default "max"
-        How a region's values become one. The maximum is exact; a region that holds a NaN gives NaN,
-        as in `numpy.max` (Caffe2 and torchvision pass over NaN, by accident of their comparisons).
+    pool : {"max", "mean", "gem"}, default "max"
+        How a region's values become one: their maximum, their mean, or their generalised mean. The
+        maximum is exact. A region that holds a NaN gives NaN, as in `numpy.max` (Caffe2 and
+        torchvision pass over NaN, by accident of their comparisons).
+    p : float, default 3.0
+        The power of the generalised mean, greater than 0 and less than 50: 1 is nearly the mean,
+        and the more, the nearer to the maximum. Not used otherwise.
     levels, overlap, preset : int, float, str
         See `region_grid`.
     layout : {"NCHW", "NHWC"}, default "NCHW"
@@ -111,12 +120,13 @@ def region_pool(
         Threads to use on the CPU. By default ``OMP_NUM_THREADS``, else the CPUs that this process
         may use. The result does not depend on it.
     out : array, shape (N, R, C), optional
-        Where to put the result, of the dtype of `x`.
+        Where to put the result, of its dtype.
 
     Returns
     -------
     array, shape (N, R, C)
-        The regional maxima in the dtype of `x`; `out` if given. A list of (R, C) for a list.
+        Maxima in the dtype of `x`; means in float64 for a float64 `x`, else float32. `out` if
+        given. A list of (R, C) for a list.
 
     Raises
     ------
@@ -127,8 +137,22 @@ def region_pool(
 
     See Also
     --------
-    rmac : The descriptor made of these maxima.
+    rmac : The descriptor made of these regional vectors.
     roi_pool : Pooling over regions that differ from image to image.
+
+    Notes
+    -----
+    The generalised mean [1]_ of n values is
+
+    .. math:: \left(\frac{1}{n} \sum_i \max(x_i, 10^{-6})^p\right)^{1/p}
+
+    as in cnnimageretrieval-pytorch. Sums are in float32 for a `p` of 1 to 6, where its range is
+    enough for activations of up to a million, else in float64; for float64 in float64.
+
+    References
+    ----------
+    .. [1] F. Radenović, G. Tolias and O. Chum, "Fine-tuning CNN image retrieval with no human
+       annotation", TPAMI 2019, arXiv:1711.02512, section 3.2.
 
     Examples
     --------
@@ -138,7 +162,7 @@ def region_pool(
     >>> bool(rmac.region_pool(x, [[0, 0, 31, 23]])[0, 0, 7] == x[0, 7].max())
     True
     """
-    choice("pool", pool, ["max"])
+    pool, p = checked_pool(pool, p)
     check_grid_options(levels, overlap, preset)
     workers = optional_workers(workers)
     ragged = isinstance(x, list | tuple)
@@ -151,10 +175,17 @@ def region_pool(
             grid = region_grid(*maps.shape[2:], levels=levels, overlap=overlap, preset=preset)
         boxes = region_boxes(grid, maps.shape)
         shape = (maps.shape[0], len(boxes), maps.shape[1])
-        result = output(out, maps, shape, maps.dtype, backend.empty)
-        backend.region_pool(maps, boxes, result, workers=workers)
+        dtype = maps.dtype if pool == "max" else descriptor_dtype(maps.dtype)
+        result = output(out, maps, shape, dtype, backend.empty)
+        backend.region_pool(maps, boxes, result, pool=pool, p=p, workers=workers)
         pooled.append(deliver(result, out))
     return [result[0] for result in pooled] if ragged else pooled[0]
+
+
+@remembered
+def checked_pool(pool: str, p: float) -> tuple[str, float]:
+    """Return how regions are pooled in plain types, or raise."""
+    return choice("pool", pool, POOLS), real("p", p, low=0, high=_MOST_POWER, strict=True)
 
 
 @public_operator("RoIPool")

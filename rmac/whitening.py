@@ -721,7 +721,7 @@ def _faiss() -> Any:
 def _mean_of(bias: Array, rows: Array) -> Array:
     """Return the shortest vector m with rows @ -m = bias, or raise if there is none."""
     rows, bias = rows.astype(np.float64), bias.astype(np.float64)
-    mean = np.linalg.lstsq(rows, -bias)[0]
+    mean = np.linalg.lstsq(rows, -bias, rcond=None)[0]
     if np.abs(rows @ mean + bias).max() > 1e-5 * np.abs(bias).max():
         raise ValueError("transform: expected a bias that some mean gives, got another")
     return mean

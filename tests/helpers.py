@@ -43,6 +43,13 @@ def assert_same_values(actual, expected):
     np.testing.assert_array_equal(actual.view(bits)[~nan], expected.view(bits)[~nan])
 
 
+def assert_within(actual, expected, allowed):
+    """Within so much of it, or the same where it is not finite."""
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(actual[~finite], expected[~finite])
+    assert (np.abs(actual[finite] - expected[finite]) <= allowed[finite]).all()
+
+
 def random_map(rng, shape, dtype, special=0.0):
     """Values of either sign; a share `special` of them NaN, infinite or zero, if the dtype can."""
     if dtype.kind in "iu":
@@ -79,6 +86,12 @@ CHANNELS = st.one_of(st.integers(1, 70), st.sampled_from([8, 16, 32, 64, 65]))
 MEMORY = st.tuples(
     st.sampled_from(["NCHW", "NCHW", "NHWC", "NWCH", "HWCN"]),
     st.one_of(st.just((1, 1, 1, 1)), st.tuples(*[st.sampled_from([1, 1, 1, 2, -1, 0])] * 4)),
+)
+POOLS = st.one_of(
+    st.just({"pool": "mean"}),
+    st.fixed_dictionaries(
+        {"pool": st.just("gem"), "p": st.sampled_from([0.3, 1, 1.5, 2, 2.92, 3, 4, 5, 6, 7, 8.5])}
+    ),
 )
 GRID_OPTIONS = st.fixed_dictionaries(
     {

@@ -20,6 +20,29 @@ def window_maximum(window):
     return np.where((highest == 0) & has_positive_zero, np.zeros_like(highest), highest)
 
 
+def region_mean(x, boxes, p, dtype):
+    """Means (N, R, C), generalised with power p if there is one, and bounds on their errors.
+
+    The bounds are for sums in `dtype`. A window of n cells rounds at the power, by p eps or the 4
+    units in the last place that a GPU's own may err, at n additions and when it is divided; the
+    root divides the relative error by p and errs itself.
+    """
+    means = np.empty((x.shape[0], len(boxes), x.shape[1]))
+    errors = np.empty_like(means)
+    with np.errstate(invalid="ignore"):  # NaN, and inf - inf
+        for r, (x1, y1, x2, y2) in enumerate(boxes):
+            window = x[:, :, y1 : y2 + 1, x1 : x2 + 1].astype(np.float64)
+            roundings = window[0, 0].size + (p or 0) + 6
+            if p is None:
+                means[:, r] = window.mean(axis=(2, 3))
+                errors[:, r] = roundings * np.abs(window).mean(axis=(2, 3))
+            else:
+                powers = np.where(window < 1e-6, 1e-6, window) ** p
+                means[:, r] = powers.mean(axis=(2, 3)) ** (1 / p)
+                errors[:, r] = (roundings / p + 5) * means[:, r]
+    return means, errors * np.finfo(dtype).eps
+
+
 def roi_pool(x, rois, output_size, spatial_scale):
     """Caffe2's RoIPool, but that NaN propagates."""
     one = np.float32
@@ -48,9 +71,9 @@ def l2(vectors, eps=0.0):
     return vectors / np.where(norm == 0, 1, norm)
 
 
-def rmac(x, boxes, *, normalize_regions=True, aggregate="sum", normalize=True, eps=0.0):
-    """Descriptors in float64, and how far a result in `dtype` may be from each element."""
-    vectors = region_pool(x, boxes).astype(np.float64)
+def rmac(vectors, *, normalize_regions=True, aggregate="sum", normalize=True, eps=0.0):
+    """Descriptors of regional vectors (N, R, C), in float64."""
+    vectors = vectors.astype(np.float64)
     if normalize_regions:
         vectors = l2(vectors, eps)
     if aggregate == "none":
@@ -60,27 +83,27 @@ def rmac(x, boxes, *, normalize_regions=True, aggregate="sum", normalize=True, e
     else:
         result = vectors.sum(axis=1)
         if aggregate == "mean":
-            result = result / len(boxes)
+            result = result / vectors.shape[1]
     return l2(result, eps) if normalize else result
 
 
-def rmac_error(x, boxes, dtype, **options):
+def rmac_error(vectors, dtype, **options):
     """Bound on the rounding error of each element of a descriptor computed in `dtype`.
 
     An element rounds when it is normalised, at each of the R additions, when it is divided by R and
     when it is normalised again; the error of a sum is relative to its terms' absolute values, and
     the final norm brings them to scale. Norms are summed in float64 and add one more.
     """
-    vectors = region_pool(x, boxes).astype(np.float64)
+    regions, vectors = vectors.shape[1], vectors.astype(np.float64)
     if options.get("normalize_regions", True):
         vectors = l2(vectors, options.get("eps", 0.0))
-    roundings = len(boxes) + 6
+    roundings = regions + 6
     if options.get("aggregate", "sum") in ("none", "concat"):
         size, result = np.abs(vectors), vectors
     else:
         size, result = np.abs(vectors).sum(axis=1), vectors.sum(axis=1)
         if options.get("aggregate") == "mean":
-            size, result = size / len(boxes), result / len(boxes)
+            size, result = size / regions, result / regions
     if options.get("aggregate") != "none":
         size, result = size.reshape(len(size), -1), result.reshape(len(result), -1)
         if options.get("normalize", True):

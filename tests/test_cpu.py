@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import reference
-from helpers import DTYPES, assert_same_values, random_map
+from helpers import DTYPES, assert_same_values, assert_within, random_map
 from hypothesis import given
 
 import rmac
@@ -20,19 +20,21 @@ from rmac.cpu.isa import kernels
 @given(
     st.lists(
         st.tuples(st.integers(0, 30), st.integers(1, 12)), min_size=1, max_size=12, unique=True
-    )
+    ),
+    st.booleans(),
 )
-def test_a_program_computes_every_interval(pairs):
+def test_a_program_computes_every_interval(pairs, overlapping):
     intervals = np.array([(start, start + length) for start, length in pairs], np.intp)
-    program = plan._program(intervals)
+    program = plan._program(intervals, overlapping)
     values = np.random.default_rng(0).permutation(50)
-    slots = {slot: values[start:stop].max() for start, stop, slot in program.segments.tolist()}
+    reduce, combine = (np.max, max) if overlapping else (np.sum, np.add)
+    slots = {slot: reduce(values[start:stop]) for start, stop, slot in program.segments.tolist()}
     for written, left, right in program.steps.tolist():
-        slots[written] = max(slots[left], slots[right])
+        slots[written] = combine(slots[left], slots[right])
     assert program.slots == len(slots)
     assert program.intervals == len(intervals)
     for slot, (start, stop) in enumerate(intervals):
-        assert slots[slot] == values[start:stop].max()
+        assert slots[slot] == reduce(values[start:stop])
     covered = {cell for start, stop in intervals for cell in range(start, stop)}
     read = [cell for start, stop, _ in program.segments for cell in range(start, stop)]
     assert sorted(read) == sorted(covered)
@@ -42,16 +44,19 @@ def test_a_program_is_short():
     """Less than half the steps of one interval at a time, where windows overlap as R-MAC's do."""
     grid = rmac.region_grid(24, 32)
     columns = np.unique(grid.boxes[:, [0, 2]] + [0, 1], axis=0).astype(np.intp)
-    program = plan._program(columns)
+    program = plan._program(columns, overlapping=True)
     starts = program.segments[:, 0]
     alone = sum(np.count_nonzero((a <= starts) & (starts < b)) - 1 for a, b in columns)
     assert len(program.steps) < alone / 2
 
 
-def path_of(x):
-    boxes = rmac.region_grid(*x.shape[2:]).boxes
-    regions = plan.region_plan(boxes.tobytes(), *x.shape[2:])
-    return cpu._path(regions, x.shape, x.strides, x.itemsize)
+def job_of(x, boxes, pool="max", threads=1):
+    way = cpu._way(x.dtype, pool, 3.0)
+    return cpu._region_job(boxes.tobytes(), x.shape, x.strides, way, threads)
+
+
+def path_of(x, pool="max"):
+    return job_of(x, rmac.region_grid(*x.shape[2:]).boxes, pool).path
 
 
 def test_paths_are_chosen_by_shape_and_strides():
@@ -68,16 +73,20 @@ def test_paths_are_chosen_by_shape_and_strides():
     assert path_of(channels_last[:, :, ::2, ::2]) == kernels.Path.CHANNELS
     assert path_of(large[..., ::2]) == kernels.Path.GATHER
     assert path_of(np.empty((2, 64, 1, 1), np.float32)) == kernels.Path.CHANNELS
+    assert path_of(small[..., 3:], "mean") == kernels.Path.ROWS
+    assert path_of(small[:, :15], "gem") == kernels.Path.ROWS
+    assert path_of(np.empty((2, 16, 7, 7), np.uint8), "gem") == kernels.Path.PLANES
 
 
 @pytest.mark.parametrize("path", list(kernels.Path))
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-def test_every_path_gives_the_maximum(monkeypatch, rng, path, dtype):
+def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
     """Each one that a map's memory allows, whatever would be chosen."""
     for shape in [(2, 70, 9, 12), (1, 5, 6, 5), (1, 64, 2, 31)]:
         x = random_map(rng, shape, DTYPES[dtype], 0.05)
         boxes = rmac.region_grid(*shape[2:], levels=4).boxes
         expected = reference.region_pool(x, boxes)
+        means, allowed = reference.region_mean(x, boxes, 3, np.float32)
         if path == kernels.Path.PLANES and shape[1] * x.itemsize < cpu._LINE:
             continue  # it takes whole lines of channels
         if path == kernels.Path.ROWS and (shape[2] + 1) * shape[3] * x.itemsize < cpu._LINE:
@@ -87,6 +96,7 @@ def test_every_path_gives_the_maximum(monkeypatch, rng, path, dtype):
         monkeypatch.setattr(cpu, "_path", lambda *_: path)
         cpu._region_job.cache_clear()
         assert_same_values(rmac.region_pool(x, boxes), expected)
+        assert_within(rmac.region_pool(x, boxes, pool="gem"), means, allowed)
     cpu._region_job.cache_clear()
 
 
@@ -112,6 +122,7 @@ def test_nothing_past_the_end_of_a_map_is_read():
                         for y in (x, x[..., 1:], x[:, :, 1:], x[:, 1:], x[..., ::2], last):
                             if y.size:
                                 rmac.region_pool(y)
+                                rmac.region_pool(y, pool="gem")
                                 rmac.region_pool(y, [[0, 0, y.shape[3] - 1, y.shape[2] - 1]])
         print("done")
     """
@@ -271,11 +282,9 @@ def test_threads_are_used():
     assert cpu._threads(3, 1 << 30) == 3
     used = []
     x = np.zeros((8, 64, 24, 32), np.float32)
-    job = cpu._region_job(rmac.region_grid(24, 32).boxes.tobytes(), x.shape, x.strides, 4, 3)
-    dtype = cpu._dtype_of(x.dtype)._replace(pool=lambda *args: used.append(args[-1]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "_dtype_of", lambda _: dtype)
-        cpu._pool(x, job, np.empty((8, 20, 64), np.float32), 3)
+    job = job_of(x, rmac.region_grid(24, 32).boxes, threads=3)
+    way = cpu._way(x.dtype, "max", 3.0)._replace(pool=lambda *args: used.append(args[-1]))
+    cpu._pool(x, way, job, np.empty((8, 20, 64), np.float32), 3)
     assert used == [3]
 
 
@@ -317,17 +326,18 @@ def test_many_boxes_need_no_more_scratch_than_regions(rng):
     x = random_map(rng, (1, 16, 300, 300), DTYPES["float32"])
     expected = reference.region_pool(x, boxes)
     for stored in (x, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
-        job = cpu._region_job(boxes.tobytes(), stored.shape, stored.strides, 4, 1)
-        assert job.scratch < 3 << 20
+        assert job_of(stored, boxes).scratch < 3 << 20
+        assert job_of(stored, boxes, "mean").scratch < 4 << 20
         assert_same_values(rmac.region_pool(stored, boxes), expected)
 
 
 @pytest.mark.parametrize("shape", [(8, 2048, 24, 32), (1, 5000, 60, 90), (4, 3, 7, 7)])
 @pytest.mark.parametrize("dtype", ["int8", "float16", "float64"])
-def test_scratch_memory_fits_the_cache(shape, dtype):
+@pytest.mark.parametrize("pool", ["max", "gem"])
+def test_scratch_memory_fits_the_cache(shape, dtype, pool):
     grid = rmac.region_grid(*shape[2:])
     for order in ((0, 1, 2, 3), (0, 2, 3, 1)):
         x = np.empty([shape[axis] for axis in order], dtype).transpose(np.argsort(order))
-        job = cpu._region_job(grid.boxes.tobytes(), x.shape, x.strides, x.itemsize, 2)
+        job = job_of(x, grid.boxes, pool, threads=2)
         assert job.scratch <= cpu._CACHE
-        assert job.lanes * x.itemsize >= cpu._LINE
+        assert job.lanes * max(x.itemsize, 4 if pool == "gem" else 1) >= cpu._LINE

@@ -5,7 +5,15 @@ import re
 import numpy as np
 import pytest
 import reference
-from helpers import DTYPES, LAYOUTS, assert_same_values, check_array, random_map, to_host
+from helpers import (
+    DTYPES,
+    LAYOUTS,
+    assert_same_values,
+    assert_within,
+    check_array,
+    random_map,
+    to_host,
+)
 
 import rmac
 from rmac import cuda
@@ -29,6 +37,8 @@ def specialisations():
                 yield f"pool_rows<{dtype.kind}, {vector}, {out}>"
                 yield f"pool_channels<{dtype.kind}, {vector}, {out}>"
             vector *= 2
+        for sums in sorted({dtype.real, "double"}):
+            yield f"pool_means<{dtype.kind}, {sums}, {dtype.real}>"
     yield from ("describe<float>", "describe<double>", "write_rois")
 
 
@@ -62,6 +72,9 @@ def test_every_shape_and_number_of_levels(gpu, rng, layout, dtype):
             result = rmac.region_pool(stored, layout=layout, levels=levels)
             expected = reference.region_pool(x, boxes)
             assert_same_values(check_array(result, gpu, expected.shape, x.dtype), expected)
+            means, allowed = reference.region_mean(x, boxes, 3, np.float32)
+            pooled = rmac.region_pool(stored, layout=layout, levels=levels, pool="gem")
+            assert_within(to_host(pooled), means, allowed)
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
@@ -75,11 +88,15 @@ def test_regions_that_take_many_launches(gpu, rng, layout):
     result = rmac.region_pool(stored, boxes, layout=layout)
     expected = reference.region_pool(x, boxes)
     assert_same_values(check_array(result, gpu, expected.shape, x.dtype), expected)
+    means, allowed = reference.region_mean(x, boxes, None, x.dtype)
+    pooled = rmac.region_pool(stored, boxes, layout=layout, pool="mean")
+    assert_within(to_host(pooled), means, allowed)
 
 
 def test_loads_are_as_wide_as_memory_allows(gpu):
     def vector(x):
-        (job,) = cuda._jobs(x, 0, rmac.region_grid(*x.shape[2:]).boxes, cuda._dtype_of(x))
+        way = cuda._way(cuda._dtype_of(x), "max", 0, "float")
+        (job,) = cuda._jobs(x, 0, rmac.region_grid(*x.shape[2:]).boxes, way)
         return job.by_channels, job.vector
 
     x = gpu.zeros((2, 64, 24, 32), np.float32)
@@ -169,8 +186,9 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
         cuda._function.cache_clear()
         try:
             return [
-                to_host(rmac.rmac(x, layout=layout)).tobytes()
+                to_host(rmac.rmac(x, layout=layout, pool=pool)).tobytes()
                 for x, layout in zip(inputs, ("NCHW", "NHWC"), strict=True)
+                for pool in ("max", "mean")
             ]
         except RuntimeError:  # threads that wait for others which took another way
             return None
@@ -179,7 +197,7 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
 
     expected = results()
     places = [match.start() for match in re.finditer(re.escape(barrier), source)]
-    assert len(places) == 6
+    assert len(places) == 7
     for place in places:
         mutated = source[:place] + source[place + len(barrier) :]
         with monkeypatch.context() as patch:
@@ -229,4 +247,5 @@ def test_more_elements_than_32_bits_count(gpu):
 
 def test_the_package_has_its_kernels():
     names = re.findall(r"__global__ void (\w+)", cuda.source())
-    assert names == ["pool_rows", "pool_channels", "pool_rois", "write_rois", "describe"]
+    rois = ["pool_rois", "write_rois"]
+    assert names == ["pool_rows", "pool_channels", "pool_means", *rois, "describe"]

@@ -10,6 +10,7 @@ from helpers import (
     GRID_OPTIONS,
     LAYOUTS,
     MEMORY,
+    POOLS,
     check_array,
     examples,
     random_map,
@@ -38,24 +39,28 @@ DESCRIPTOR_OPTIONS = st.fixed_dictionaries(
     dtype=st.sampled_from(sorted(DTYPES)),
     layout=st.sampled_from(sorted(LAYOUTS)),
     memory=MEMORY,
+    pool=st.one_of(st.just({}), POOLS),
     grid_options=GRID_OPTIONS,
     options=DESCRIPTOR_OPTIONS,
     workers=st.integers(1, 4),
     seed=st.integers(0, 2**32),
 )
 def test_rmac_equals_the_oracle(
-    xp, images, channels, size, dtype, layout, memory, grid_options, options, workers, seed
+    xp, images, channels, size, dtype, layout, memory, pool, grid_options, options, workers, seed
 ):
     rng = np.random.default_rng(seed)
     x = stored_as(random_map(rng, (images, channels, *size), DTYPES[dtype]), memory, rng)
-    boxes = rmac.region_grid(*size, **grid_options).boxes
-    expected = reference.rmac(x, boxes, **options)
+    stored = xp.asarray(x.transpose(LAYOUTS[layout]))
+    if pool:
+        vectors = to_host(rmac.region_pool(stored, layout=layout, **pool, **grid_options))
+    else:
+        vectors = reference.region_pool(x, rmac.region_grid(*size, **grid_options).boxes)
+    expected = reference.rmac(vectors, **options)
     result_dtype = np.dtype("float64" if dtype == "float64" else "float32")
-    allowed = reference.rmac_error(x, boxes, result_dtype, **options)
+    allowed = reference.rmac_error(vectors, result_dtype, **options)
 
     threads = {"workers": workers} if xp is np else {}
-    stored = xp.asarray(x.transpose(LAYOUTS[layout]))
-    result = rmac.rmac(stored, layout=layout, **grid_options, **options, **threads)
+    result = rmac.rmac(stored, layout=layout, **pool, **grid_options, **options, **threads)
     result = check_array(result, xp, expected.shape, result_dtype)
     assert (np.abs(result - expected) <= allowed).all()
 

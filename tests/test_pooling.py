@@ -13,7 +13,9 @@ from helpers import (
     GRID_OPTIONS,
     LAYOUTS,
     MEMORY,
+    POOLS,
     assert_same_values,
+    assert_within,
     check_array,
     examples,
     random_map,
@@ -51,6 +53,56 @@ def test_region_pool_equals_the_oracle(
     result = rmac.region_pool(xp.asarray(stored), layout=layout, **options, **threads)
     result = check_array(result, xp, expected.shape, DTYPES[dtype])
     assert_same_values(result, expected)
+
+
+@settings(max_examples=examples(1000))
+@given(
+    images=st.integers(1, 2),
+    channels=CHANNELS,
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    dtype=st.sampled_from(sorted(DTYPES)),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    memory=MEMORY,
+    special=st.sampled_from([0.0, 0.01, 0.9]),
+    pool=POOLS,
+    workers=st.integers(1, 4),
+    options=GRID_OPTIONS,
+    seed=st.integers(0, 2**32),
+)
+def test_means_equal_the_oracle(
+    xp, images, channels, size, dtype, layout, memory, special, pool, workers, options, seed
+):
+    rng = np.random.default_rng(seed)
+    x = random_map(rng, (images, channels, *size), DTYPES[dtype], special)
+    stored = xp.asarray(stored_as(x, memory, rng).transpose(LAYOUTS[layout]))
+    boxes = rmac.region_grid(*size, **options).boxes
+    result_dtype = np.dtype("float64" if dtype == "float64" else "float32")
+    expected, allowed = reference.region_mean(x, boxes, pool.get("p"), result_dtype)
+    threads = {"workers": workers} if xp is np else {}
+    result = rmac.region_pool(stored, layout=layout, **pool, **options, **threads)
+    result = check_array(result, xp, expected.shape, result_dtype)
+    assert_within(result, expected, allowed)
+    again = rmac.region_pool(stored[-1:], layout=layout, **pool, **options)
+    assert to_host(again).tobytes() == result[-1:].tobytes()
+
+
+def test_means_are_right_far_from_one(xp):
+    """Powers of less than 1e-6 and of a million are in the range of what they are summed in."""
+    for value, p in ((1e-7, 6), (1e-7, 49.9), (1e6, 6), (1e6, 49.9), (6e4, 7.3)):
+        x = xp.asarray(np.full((1, 20, 5, 7), value, np.float32))
+        pooled = to_host(rmac.region_pool(x, pool="gem", p=p))
+        np.testing.assert_allclose(pooled, max(value, 1e-6), rtol=2e-6)
+
+
+def test_means_of_any_boxes(xp, rng):
+    corners = np.sort(rng.integers(0, (40, 30), (600, 2, 2)), axis=1)
+    boxes = corners.reshape(-1, 4)
+    x = random_map(rng, (1, 20, 30, 40), DTYPES["float64"])
+    for order in LAYOUTS.values():
+        stored = np.ascontiguousarray(x.transpose(order)).transpose(np.argsort(order))
+        expected, allowed = reference.region_mean(x, boxes, 3, np.float64)
+        result = rmac.region_pool(xp.asarray(stored), boxes, pool="gem")
+        assert_within(to_host(result), expected, allowed)
 
 
 @settings(max_examples=examples(400))

@@ -6,7 +6,7 @@ below, `boxes` (R, 4) int64 lie on the map, `out` is C-ordered and apart from `x
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,9 +26,9 @@ _LINE = 64  # bytes that the kernels work on at once; a cache line
 _SMALL_PLANE = 128  # cells of a plane that is better transposed than reduced along its rows
 _CACHE = second_level_cache() * 3 // 4  # bytes of scratch that stay in it, with room to spare
 _SMALL_TASK = 1 << 16  # bytes of input that are not worth a thread of their own
+_POWERS = (1, 6)  # of which float32 sums are as good as float32 is: (1e-6)**6 is still normal
 
-
-Aggregate, Path, Widening = kernels.Aggregate, kernels.Path, kernels.Widening
+Aggregate, Kind, Path = kernels.Aggregate, kernels.Kind, kernels.Path
 
 _AGGREGATES = {
     "sum": Aggregate.SUM,
@@ -38,35 +38,52 @@ _AGGREGATES = {
 }
 
 
-class _Dtype(NamedTuple):
-    """How the kernels see a dtype; `shift` is explained there."""
+class _Way(NamedTuple):
+    """How the kernels go about the values of a dtype."""
 
-    bits: np.dtype[Any]
-    shift: int
-    widening: int
-    pool: Any  # the kernels for these bits
+    bits: np.dtype[Any]  # that they see
+    kind: int
+    p: float  # the power that they sum, 0 for the values themselves
+    sums: bool  # or maxima
+    shift: float  # explained there
+    itemsize: int  # of a key, or of a number that they sum
+    line: int  # of those that they work on at once
+    pool: Any
     rmac: Any
 
 
-def _dtype(bits: type[np.integer[Any]], shift: int, widening: int) -> _Dtype:
-    key = f"{bits.__name__}_t"
-    real = "double" if bits is np.int64 else "float"
-    return _Dtype(np.dtype(bits), shift, widening, kernels.pool[key], kernels.rmac[key, real])
-
-
-_DTYPES = {
-    "uint8": _dtype(np.int8, -0x80, Widening.UINT8),
-    "int8": _dtype(np.int8, 0, Widening.INT8),
-    "float16": _dtype(np.int16, 0x3FF, Widening.FLOAT16),
-    "bfloat16": _dtype(np.int16, 0x7F, Widening.BFLOAT16),
-    "float32": _dtype(np.int32, 0x7F_FFFF, Widening.NOTHING),
-    "float64": _dtype(np.int64, 0xF_FFFF_FFFF_FFFF, Widening.NOTHING),
+_KEYS: dict[str, tuple[type[np.integer[Any]], int, int]] = {
+    "uint8": (np.int8, -0x80, Kind.UINT8),
+    "int8": (np.int8, 0, Kind.INT8),
+    "float16": (np.int16, 0x3FF, Kind.FLOAT16),
+    "bfloat16": (np.int16, 0x7F, Kind.BFLOAT16),
+    "float32": (np.int32, 0x7F_FFFF, Kind.FLOAT32),
+    "float64": (np.int64, 0xF_FFFF_FFFF_FFFF, Kind.FLOAT64),
 }
 
 
-@cache
-def _dtype_of(dtype: np.dtype[Any]) -> _Dtype:
-    return _DTYPES[dtype.name]
+@lru_cache(maxsize=1024)
+def _way(dtype: np.dtype[Any], pool: str, p: float) -> _Way:
+    bits, shift, kind = _KEYS[dtype.name]
+    sums = pool != "max"
+    p = p if pool == "gem" else 0.0
+    real = "double" if kind == Kind.FLOAT64 else "float"
+    key, itemsize = f"{bits.__name__}_t", dtype.itemsize
+    if sums:
+        exact = p == 0 or _POWERS[0] <= p <= _POWERS[1]
+        key = real if exact else "double"
+        shift, itemsize = 0, 4 if key == "float" else 8
+    return _Way(
+        np.dtype(bits),
+        kind,
+        p,
+        sums,
+        shift,
+        itemsize,
+        _LINE // itemsize,
+        kernels.pool[key],
+        kernels.rmac[key, real],
+    )
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any], like: Array) -> Array:  # noqa: ARG001
@@ -82,10 +99,19 @@ def rmac_regions(boxes: npt.NDArray[np.int64], images: int, like: Array) -> Arra
     return rois.reshape(-1, 5)
 
 
-def region_pool(x: Array, boxes: npt.NDArray[np.int64], out: Array, *, workers: int | None) -> None:
-    """Write the maximum of each region: (N, R, C), dtype of x."""
+def region_pool(
+    x: Array,
+    boxes: npt.NDArray[np.int64],
+    out: Array,
+    *,
+    pool: str,
+    p: float,
+    workers: int | None,
+) -> None:
+    """Write what each region is pooled to: (N, R, C)."""
+    way = _way(x.dtype, pool, p)
     threads = _threads(workers, x.nbytes)
-    _pool(x, _region_job(boxes.tobytes(), x.shape, x.strides, x.itemsize, threads), out, threads)
+    _pool(x, way, _region_job(boxes.tobytes(), x.shape, x.strides, way, threads), out, threads)
 
 
 def roi_pool(
@@ -100,6 +126,7 @@ def roi_pool(
     """Write the maximum of each RoI's bins: (K, C, ph, pw), dtype of x."""
     images, _, height, width = x.shape
     ph, pw = output_size
+    way = _way(x.dtype, "max", 0)
     threads = _threads(workers, x.nbytes // max(images, 1))
     bins = roi_bins(*check_rois(rois, images), height, width, output_size, spatial_scale)
     out.fill(0)
@@ -108,7 +135,7 @@ def roi_pool(
     for image, of_image in zip(found, np.split(by_image, first[1:]), strict=False):
         plan = make_plan(bins.boxes[of_image], height, width, bins.target[of_image], ph * pw)
         one = x[image : image + 1]
-        _pool(one, _job(plan, one.shape, one.strides, one.itemsize, threads), out, threads)
+        _pool(one, way, _job(plan, one.shape, one.strides, way, threads), out, threads)
 
 
 def rmac(
@@ -116,6 +143,8 @@ def rmac(
     boxes: Sequence[npt.NDArray[np.int64]],
     out: Array,
     *,
+    pool: str,
+    p: float,
     normalize_regions: bool,
     aggregate: str,
     normalize: bool,
@@ -126,21 +155,22 @@ def rmac(
 
     The images are one batch, or several batches of one image each.
     """
-    dtype = _dtype_of(batches[0].dtype)
+    way = _way(batches[0].dtype, pool, p)
     threads = _threads(workers, sum([x.nbytes for x in batches]))
     jobs = [
-        _region_job(grid.tobytes(), x.shape, x.strides, x.itemsize, threads)
+        _region_job(grid.tobytes(), x.shape, x.strides, way, threads)
         for x, grid in zip(batches, boxes, strict=True)
     ]
     threads = min(threads, sum([job.tasks for job in jobs]))
-    dtype.rmac(
-        [x.view(dtype.bits) for x in batches],
+    way.rmac(
+        [x.view(way.bits) for x in batches],
         [job.plan for job in jobs],
         [job.path for job in jobs],
         [job.lanes for job in jobs],
-        dtype.shift,
+        way.kind,
+        way.p,
+        way.shift,
         _scratch(threads, max([job.rmac_scratch for job in jobs])),
-        dtype.widening,
         normalize_regions,
         _AGGREGATES[aggregate],
         normalize and aggregate != "none",
@@ -148,6 +178,31 @@ def rmac(
         _largest_first(batches) if len(batches) > 1 else None,
         out if out.ndim == 2 else out.reshape(len(out), -1),
         threads,
+    )
+
+
+def describe(
+    vectors: Array,
+    out: Array,
+    *,
+    normalize_regions: bool,
+    aggregate: str,
+    normalize: bool,
+    eps: float,
+    workers: int | None,
+) -> None:
+    """Write descriptors of regional vectors (N, R, D), which are overwritten: (N, D).
+
+    Where they are not aggregated, they are `out`.
+    """
+    kernels.describe["double" if vectors.dtype == np.float64 else "float"](
+        vectors,
+        normalize_regions,
+        _AGGREGATES[aggregate],
+        normalize and aggregate != "none",
+        eps,
+        out.reshape(len(out), -1),
+        min(_threads(workers, vectors.nbytes), len(out)),
     )
 
 
@@ -169,28 +224,25 @@ class _Job(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _region_job(
-    boxes: bytes, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, threads: int
+    boxes: bytes, shape: tuple[int, ...], strides: tuple[int, ...], way: _Way, threads: int
 ) -> _Job:
-    return _job(region_plan(boxes, *shape[2:]), shape, strides, itemsize, threads)
+    plan = region_plan(boxes, *shape[2:], overlapping=not way.sums)
+    return _job(plan, shape, strides, way, threads)
 
 
 def _job(
-    plan: kernels.Plan,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-    itemsize: int,
-    threads: int,
+    plan: kernels.Plan, shape: tuple[int, ...], strides: tuple[int, ...], way: _Way, threads: int
 ) -> _Job:
-    path = _path(plan, shape, strides, itemsize)
-    lanes = _lanes(plan, shape, itemsize, path, threads)
+    path = _path(plan, shape, strides, way)
+    lanes = _lanes(plan, shape, way, path, threads)
     images, channels = shape[:2]
     return _Job(
         plan,
         path,
         lanes,
         images * -(-channels // lanes),
-        kernels.scratch_bytes(plan, path, lanes, itemsize),
-        kernels.scratch_bytes(plan, path, lanes, itemsize, channels),
+        kernels.scratch_bytes(plan, path, lanes, way.itemsize, way.sums),
+        kernels.scratch_bytes(plan, path, lanes, way.itemsize, way.sums, channels),
     )
 
 
@@ -203,26 +255,26 @@ def _scratch(threads: int, size: int) -> npt.NDArray[np.uint8]:
     return np.empty(threads * size + _LINE, np.uint8)
 
 
-def _pool(x: Array, job: _Job, out: Array, threads: int) -> None:
+def _pool(x: Array, way: _Way, job: _Job, out: Array, threads: int) -> None:
     if x.size == 0 or job.plan.n_regions == 0:
         return
-    dtype = _dtype_of(x.dtype)
     threads = min(threads, job.tasks)
-    dtype.pool(
-        x.view(dtype.bits),
+    way.pool(
+        x.view(way.bits),
         job.plan,
         job.path,
         job.lanes,
-        dtype.shift,
+        way.kind,
+        way.p,
+        way.shift,
         _scratch(threads, job.scratch),
-        out.view(dtype.bits).reshape(-1),
+        out.itemsize,
+        out.reshape(-1).view(np.uint8),
         threads,
     )
 
 
-def _path(
-    plan: kernels.Plan, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int
-) -> int:
+def _path(plan: kernels.Plan, shape: tuple[int, ...], strides: tuple[int, ...], way: _Way) -> int:
     """Choose how the kernels get at pixels; the one place where that is decided.
 
     Vectors of channels in memory are what they want. Where rows are contiguous instead, reducing
@@ -233,14 +285,15 @@ def _path(
     """
     _, channels, height, width = shape
     _, channel_stride, row_stride, pixel_stride = strides
-    line = _LINE // itemsize
+    itemsize, line = way.bits.itemsize, way.line
     if channel_stride == itemsize and channels > 1:
         return Path.CHANNELS
     if pixel_stride == itemsize:
         packed = row_stride == width * itemsize and channel_stride == height * row_stride
-        # A row shorter than a line is read as one: it must not reach past the plane that follows.
+        # A row shorter than a line is read as one, unless it is copied to be summed: it must not
+        # reach past the plane that follows.
         nested = row_stride >= width * itemsize and channel_stride >= height * row_stride
-        nested = nested and channel_stride + width * itemsize >= _LINE
+        nested = (nested and channel_stride + width * itemsize >= _LINE) or way.sums
         small = height * width <= (_SMALL_PLANE if 8 * width >= 7 * line else 4 * _SMALL_PLANE)
         planes = packed and (small or 2 * width < line) and channels >= line
         rows = width >= line or (nested and 4 * width >= line)
@@ -248,20 +301,22 @@ def _path(
             (Path.PLANES, planes, _CACHE),
             (Path.ROWS, rows, 4 * _CACHE),  # much of it is written and read once
         ):
-            if possible and kernels.scratch_bytes(plan, path, line, itemsize) <= most:
+            if possible and _scratch_of_line(plan, path, way) <= most:
                 return path
     return Path.GATHER
 
 
-def _lanes(
-    plan: kernels.Plan, shape: tuple[int, ...], itemsize: int, path: int, threads: int
-) -> int:
+def _lanes(plan: kernels.Plan, shape: tuple[int, ...], way: _Way, path: int, threads: int) -> int:
     """Choose how many channels a task takes: a line, or what the cache holds of whole pixels."""
-    line = _LINE // itemsize
+    line = way.line
     if path != Path.CHANNELS:
         return line
     images, channels = shape[:2]
-    fits: int = _CACHE // kernels.scratch_bytes(plan, path, line, itemsize) * line
+    fits: int = _CACHE // _scratch_of_line(plan, path, way) * line
     blocks = max(-(-channels // max(fits, line)), -(-2 * threads // images))
     lanes = -(-channels // blocks)
     return lanes + -lanes % line
+
+
+def _scratch_of_line(plan: kernels.Plan, path: int, way: _Way) -> int:
+    return kernels.scratch_bytes(plan, path, way.line, way.itemsize, way.sums)

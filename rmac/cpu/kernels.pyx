@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, freethreading_compatible=True
-"""One-pass regional maxima, and descriptors from them.
+"""One-pass regional maxima and means, and descriptors from them.
 
 Keys
     Maxima are taken over integer keys that order as the values do, so that one integer instruction
@@ -9,15 +9,17 @@ Keys
     floats in order, and `shift` turns the scale so that -inf is the least key and NaNs of either
     sign are above +inf. Integers of 8 bits are only shifted. A key is undone exactly: the result is
     one of the inputs, bit for bit.
+    What is summed, values or their powers, is its own key, in float32 or float64; so that the same
+    code combines maxima and sums.
 NaN
     A region that holds a NaN gives a NaN. +0 is greater than -0.
 Accumulation
-    Maxima do not round. Norms are summed in float64, regional vectors in the dtype of the result,
-    both in an order that depends on the shape alone.
+    Maxima do not round. Means are summed in the type of their keys, norms in float64, regional
+    vectors in the dtype of the result, all in an order that depends on shape and strides alone.
 Memory
     `x` is read where it lies, once, in any strides, by tasks of one image and one block of
     channels. What a task makes of it stays in scratch memory that fits the cache; `Path` tells how
-    it gets at vectors of channels.
+    it gets at vectors of channels. What is summed is copied there first, widened and raised.
 Threads
     A task runs on one thread. None reads what another writes; where the blocks of two overlap,
     both write the same.
@@ -81,6 +83,13 @@ cdef extern from "lines.h" nogil:
     Line encode_line(Line bits, int64_t shift)
     Line decode_line(Line keys, int64_t shift)
     Line larger(Line a, Line b, int64_t like)
+    Line add_lines(Line a, Line b, double like)
+
+cdef extern from "powers.h" nogil:
+    void raise_float(float* values, Py_ssize_t n, double p)
+    void raise_double(double* values, Py_ssize_t n, double p)
+    void take_root_float(float* values, Py_ssize_t n, double p)
+    void take_root_double(double* values, Py_ssize_t n, double p)
 
 cpdef enum Path:
     """How a block of channels becomes pixels that are contiguous vectors of channels."""
@@ -95,19 +104,29 @@ cpdef enum Aggregate:
     SUM = 1
     MEAN = 2
 
-cpdef enum Widening:
-    """What is widened to float32 for a descriptor."""
-    NOTHING = 0
+cpdef enum Kind:
+    """What numbers are, in memory."""
+    BITS = 0  # no matter which
     UINT8 = 1
     INT8 = 2
     FLOAT16 = 3
     BFLOAT16 = 4
+    FLOAT32 = 5
+    FLOAT64 = 6
+
+ctypedef fused bits_t:
+    int8_t
+    int16_t
+    int32_t
+    int64_t
 
 ctypedef fused key_t:
     int8_t
     int16_t
     int32_t
     int64_t
+    float
+    double
 
 cdef struct Segment:
     Py_ssize_t start, stop, slot
@@ -124,8 +143,11 @@ cdef struct Reach:
 cdef struct Map:
     # A batch of feature maps in memory; strides in bytes.
     const char* data
-    Py_ssize_t channels, height, width
+    Py_ssize_t images, channels, height, width
     Py_ssize_t image_stride, channel_stride, row_stride, pixel_stride
+    Py_ssize_t itemsize
+    int kind
+    double p  # the power of them that is summed, 0 for themselves
 
 cdef struct Tables:
     # A plan: how to reach every region of maps of one size, see `rmac.cpu.plan`.
@@ -137,6 +159,7 @@ cdef struct Tables:
     const Reach* of_bands
     const Py_ssize_t* row
     const Py_ssize_t* bin
+    const Py_ssize_t* cells  # of each region
 
 cdef struct Job:
     # How a call reads a batch of maps; what every task of it shares.
@@ -148,14 +171,13 @@ cdef struct Job:
     Py_ssize_t scratch_size
 
 cdef struct Target:
-    # Where an image's regional maxima go: (region, channel, bin) of `channels`, see `Tables`.
+    # Where an image's regional vectors go: (region, channel, bin) of `channels`, see `Tables`.
     char* data
     Py_ssize_t itemsize, channels
-    int widening
+    int kind  # what maxima are, if they are to be widened to float32
 
 cdef struct Recipe:
-    # What becomes of regional maxima, as in `rmac.rmac`.
-    int widening
+    # What becomes of regional vectors, as in `rmac.rmac`.
     int aggregate
     bint normalize_regions
     bint normalize
@@ -169,7 +191,8 @@ cdef class Plan:
     cdef list _arrays
 
     def __init__(
-        self, height, width, rows, columns, keep_bands, of_rows, of_bands, row, bin_, bins
+        self, height, width, rows, columns, keep_bands, of_rows, of_bands, row, bin_, bins,
+        cells,
     ):
         cdef Tables* tables = &self.tables
         self._arrays = []
@@ -182,6 +205,7 @@ cdef class Plan:
         tables.of_bands = <const Reach*>self._table(of_bands)
         tables.row = self._table(row)
         tables.bin = self._table(bin_)
+        tables.cells = self._table(cells)
 
     @property
     def n_regions(self):
@@ -204,8 +228,9 @@ cdef class Plan:
 
 
 include "keys.pxi"
-include "stores.pxi"
 include "layouts.pxi"
+include "values.pxi"
+include "stores.pxi"
 include "paths.pxi"
 include "describe.pxi"
 
@@ -215,30 +240,46 @@ cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
 
 
 def scratch_bytes(
-    Plan plan, int path, Py_ssize_t lanes, Py_ssize_t itemsize, Py_ssize_t channels=0
+    Plan plan, int path, Py_ssize_t lanes, Py_ssize_t itemsize, bint sums, Py_ssize_t channels=0
 ):
     """Return the size of the memory that a thread needs, in bytes.
 
-    That is what `pool` needs for a block of channels and, if `channels` is given, what `rmac` needs
-    besides for an image's regional maxima.
+    That is what `pool` needs for a block of channels, keys of `itemsize` bytes, and, if `channels`
+    is given, what `rmac` needs besides for an image's regional vectors.
     """
-    cdef Py_ssize_t size = whole_lines(scratch_keys(&plan.tables, path, lanes) * itemsize)
+    cdef Py_ssize_t size = whole_lines(scratch_keys(&plan.tables, path, lanes, sums) * itemsize)
     return size + whole_lines(plan.tables.n_regions * channels * max(itemsize, 4))
 
 
+cdef Map map_of(const bits_t[:, :, :, :] x, int kind, double p) except *:
+    cdef Map out
+    out.data = <const char*>&x[0, 0, 0, 0]
+    out.images, out.channels, out.height, out.width = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+    out.image_stride, out.channel_stride = x.strides[0], x.strides[1]
+    out.row_stride, out.pixel_stride = x.strides[2], x.strides[3]
+    out.itemsize = sizeof(bits_t)
+    out.kind = kind
+    out.p = p
+    return out
+
+
 cdef Job job_of(
-    const key_t[:, :, :, :] x, Plan plan, int path, Py_ssize_t lanes, unsigned char[::1] scratch,
+    x, Plan plan, int path, Py_ssize_t lanes, int kind, double p, unsigned char[::1] scratch,
     int workers,
 ) except *:
     cdef Job job
-    job.x.data = <const char*>&x[0, 0, 0, 0]
-    job.x.channels, job.x.width, job.x.height = x.shape[1], x.shape[3], x.shape[2]
-    job.x.image_stride, job.x.channel_stride = x.strides[0], x.strides[1]
-    job.x.row_stride, job.x.pixel_stride = x.strides[2], x.strides[3]
+    if kind <= Kind.INT8:
+        job.x = map_of[int8_t](x, kind, p)
+    elif kind <= Kind.BFLOAT16:
+        job.x = map_of[int16_t](x, kind, p)
+    elif kind == Kind.FLOAT32:
+        job.x = map_of[int32_t](x, kind, p)
+    else:
+        job.x = map_of[int64_t](x, kind, p)
     job.plan = &plan.tables
     job.path = path
     job.lanes = lanes
-    job.blocks = (x.shape[1] + lanes - 1) // lanes
+    job.blocks = (job.x.channels + lanes - 1) // lanes
     job.scratch = <uintptr_t>whole_lines(<uintptr_t>&scratch[0])
     job.scratch_size = (scratch.shape[0] - LINE) // workers // LINE * LINE
     return job
@@ -248,32 +289,31 @@ cdef inline void pool_task(
     const Job* job, Py_ssize_t image, Py_ssize_t block, int thread, key_t shift,
     const Target* target,
 ) noexcept nogil:
-    """Write the regional maxima of one image and one block of channels."""
+    """Write the regional vectors of one image and one block of channels."""
     cdef Py_ssize_t lanes = min(job.lanes, job.x.channels)
     # The last block is a whole one too: it begins where it must, over channels of the one before,
     # for which both write the same.
     cdef Py_ssize_t first = min(block * lanes, job.x.channels - lanes)
     pool_block(
-        &job.x, job.plan, job.path, image, first, lanes, shift,
-        <key_t*>(job.scratch + thread * job.scratch_size), target, job.lanes,
+        job, image, first, lanes, shift, <key_t*>(job.scratch + thread * job.scratch_size), target
     )
 
 
 cdef inline void pool_image_block(
-    const Job* job, Py_ssize_t task, int thread, key_t shift, char* out
+    const Job* job, Py_ssize_t task, int thread, key_t shift, Py_ssize_t itemsize, char* out
 ) noexcept nogil:
     cdef Py_ssize_t image = task // job.blocks
     cdef Target target
-    target.itemsize, target.channels, target.widening = sizeof(key_t), job.x.channels, 0
-    target.data = out + image * job.plan.n_regions * job.x.channels * sizeof(key_t)
+    target.itemsize, target.channels, target.kind = itemsize, job.x.channels, Kind.BITS
+    target.data = out + image * job.plan.n_regions * job.x.channels * itemsize
     pool_task(job, image, task % job.blocks, thread, shift, &target)
 
 
 def pool(
-    const key_t[:, :, :, :] x, Plan plan, int path, Py_ssize_t lanes, key_t shift,
-    unsigned char[::1] scratch, key_t[::1] out, int workers,
+    x, Plan plan, int path, Py_ssize_t lanes, int kind, double p, key_t shift,
+    unsigned char[::1] scratch, Py_ssize_t itemsize, unsigned char[::1] out, int workers,
 ):
-    """Write the maximum of every region, channel and image of x (N, C, H, W).
+    """Write what every region, channel and image of x (N, C, H, W) is pooled to.
 
     Parameters
     ----------
@@ -281,35 +321,39 @@ def pool(
     plan : IN, the regions
     path : IN, see `Path`
     lanes : IN, channels of a task: one line of them, or several for `Path.CHANNELS`
-    shift : IN, the dtype's key
+    kind : IN, what the values are
+    p : IN, the power of generalised means, 0 for plain ones and for maxima
+    shift : IN, the dtype's key; or, by its type, the one that is summed in
     scratch : TEMP, `scratch_bytes` for each worker and a line
-    out : OUT, bits of the maxima, (N, R, C) unless the plan has bins
+    itemsize : IN, bytes of a result
+    out : OUT, bits of the results, (N, R, C) unless the plan has bins
     workers : IN, threads
     """
-    cdef Job job = job_of(x, plan, path, lanes, scratch, workers)
-    cdef Py_ssize_t task, tasks = x.shape[0] * job.blocks
+    cdef Job job = job_of(x, plan, path, lanes, kind, p, scratch, workers)
+    cdef Py_ssize_t task, tasks = job.x.images * job.blocks
     cdef char* target = <char*>&out[0]
     if workers == 1:
         with nogil:
             for task in range(tasks):
-                pool_image_block(&job, task, 0, shift, target)
+                pool_image_block(&job, task, 0, shift, itemsize, target)
     else:
         for task in prange(tasks, nogil=True, schedule="static", num_threads=workers):
-            pool_image_block(&job, task, threadid(), shift, target)
+            pool_image_block(&job, task, threadid(), shift, itemsize, target)
 
 
 cdef inline Target target_of(
     const Job* job, int thread, key_t like, const Recipe* recipe, floating* out
 ) noexcept nogil:
-    """Where an image's regional maxima go: its row of the output, or a thread's scratch memory."""
+    """Where an image's regional vectors go: its row of the output, or a thread's scratch memory."""
     cdef Target target
     target.itemsize, target.channels = sizeof(floating), job.x.channels
-    target.widening = recipe.widening
+    target.kind = job.x.kind if job.x.kind < Kind.FLOAT32 else Kind.BITS
     target.data = <char*>out
     if recipe.aggregate != Aggregate.CONCAT:
         target.data = <char*>(
-            job.scratch + thread * job.scratch_size
-            + whole_lines(scratch_keys(job.plan, job.path, job.lanes) * sizeof(key_t))
+            job.scratch + thread * job.scratch_size + whole_lines(
+                scratch_keys(job.plan, job.path, job.lanes, key_t in floating) * sizeof(key_t)
+            )
         )
     return target
 
@@ -325,22 +369,20 @@ cdef void rmac_image(
 
 
 def rmac(
-    list maps, list plans, list paths, list lanes, key_t shift, unsigned char[::1] scratch,
-    int widening, bint normalize_regions, int aggregate, bint normalize, double eps,
+    list maps, list plans, list paths, list lanes, int kind, double p, key_t shift,
+    unsigned char[::1] scratch, bint normalize_regions, int aggregate, bint normalize, double eps,
     const Py_ssize_t[::1] order, floating[:, ::1] out, int workers,
 ):
     """Write the descriptor of every image, of one batch or of several batches of one image each.
 
-    An image's maxima stay with the thread that pools them until they are its descriptor. With
-    fewer images than workers, all workers pool each image together.
+    An image's regional vectors stay with the thread that pools them until they are its descriptor.
+    With fewer images than workers, all workers pool each image together.
 
     Parameters
     ----------
     maps, plans, paths, lanes : IN, of each batch, as in `pool`
-    shift : IN, the dtype's key
-    scratch : TEMP, as in `pool`
-    widening, normalize_regions, aggregate, normalize, eps : IN, see `Widening`, `Aggregate` and
-        `rmac.rmac`
+    kind, p, shift, scratch : as in `pool`
+    normalize_regions, aggregate, normalize, eps : IN, see `Aggregate` and `rmac.rmac`
     order : IN, (N,) the batches in the order to take them in, None for one batch
     out : OUT, (N, D)
     workers : IN, threads
@@ -353,8 +395,8 @@ def rmac(
     cdef Job* jobs = <Job*><char*>memory
     cdef Job* job
     for i in range(len(maps)):
-        jobs[i] = job_of[key_t](maps[i], plans[i], paths[i], lanes[i], scratch, workers)
-    recipe.widening, recipe.aggregate, recipe.eps = widening, aggregate, eps
+        jobs[i] = job_of(maps[i], plans[i], paths[i], lanes[i], kind, p, scratch, workers)
+    recipe.aggregate, recipe.eps = aggregate, eps
     recipe.normalize_regions, recipe.normalize = normalize_regions, normalize
     if workers == 1:
         with nogil:
@@ -380,6 +422,30 @@ def rmac(
                 <floating*>target.data, &recipe, job.plan.n_regions, job.x.channels,
                 &out[image, 0],
             )
+
+
+def describe(
+    floating[:, :, ::1] vectors, bint normalize_regions, int aggregate, bint normalize, double eps,
+    floating[:, ::1] out, int workers,
+):
+    """Turn regional vectors into descriptors.
+
+    Parameters
+    ----------
+    vectors : TEMP, (N, R, D), overwritten; where they are neither summed nor averaged, the memory
+        of `out`
+    normalize_regions, aggregate, normalize, eps : IN, see `Aggregate` and `rmac.rmac`
+    out : OUT, (N, D)
+    workers : IN, threads
+    """
+    cdef Recipe recipe
+    cdef Py_ssize_t image
+    recipe.aggregate, recipe.eps = aggregate, eps
+    recipe.normalize_regions, recipe.normalize = normalize_regions, normalize
+    for image in prange(out.shape[0], nogil=True, schedule="static", num_threads=workers):
+        describe_image(
+            &vectors[image, 0, 0], &recipe, vectors.shape[1], vectors.shape[2], &out[image, 0]
+        )
 
 
 cdef int64_t xor_of(const int64_t* words, Py_ssize_t n) noexcept nogil:

@@ -12,12 +12,14 @@ class Aggregate(IntEnum):
     SUM = 1
     MEAN = 2
 
-class Widening(IntEnum):
-    NOTHING = 0
+class Kind(IntEnum):
+    BITS = 0
     UINT8 = 1
     INT8 = 2
     FLOAT16 = 3
     BFLOAT16 = 4
+    FLOAT32 = 5
+    FLOAT64 = 6
 
 class Plan:
     n_regions: int
@@ -33,6 +35,7 @@ class Plan:
         row: Any,
         bin_: Any,
         bins: int,
+        cells: Any,
     ) -> None: ...
 
 class _Fused:
@@ -40,8 +43,11 @@ class _Fused:
 
 pool: _Fused
 rmac: _Fused
+describe: _Fused
 
-def scratch_bytes(plan: Plan, path: int, lanes: int, itemsize: int, channels: int = 0) -> int: ...
+def scratch_bytes(
+    plan: Plan, path: int, lanes: int, itemsize: int, sums: bool, channels: int = 0
+) -> int: ...
 def read(words: Any, workers: int) -> int: ...
 def build_info() -> dict[str, Any]: ...
 def vector_level() -> int: ...

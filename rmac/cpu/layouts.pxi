@@ -7,18 +7,6 @@ cdef inline void prefetch(const char* data, Py_ssize_t size) noexcept nogil:
         prefetch_line(data + at * LINE)
 
 
-cdef void gather_row(
-    const Map* x, const char* row, Py_ssize_t lanes, key_t* out, Py_ssize_t n
-) noexcept nogil:
-    """Collect one row of `lanes` channels into pixels of n."""
-    cdef Py_ssize_t lane, i
-    cdef const char* channel
-    for lane in range(lanes):
-        channel = row + lane * x.channel_stride
-        for i in range(x.width):
-            out[i * n + lane] = (<const key_t*>(channel + i * x.pixel_stride))[0]
-
-
 cdef inline void interleave(
     const key_t* src, key_t* out, Py_ssize_t ways, Py_ssize_t part
 ) noexcept nogil:

@@ -1,5 +1,5 @@
-/* A line is LINE bytes of keys as one value, which compilers then keep in vector registers. The last
-   argument of what is done to it tells the type of the keys. */
+/* A line is LINE bytes of keys or of numbers to be added, as one value, which compilers then keep in
+   vector registers. The last argument of what is done to it tells their type. */
 
 #include <stdint.h>
 
@@ -41,6 +41,7 @@ static inline void store_line(void *keys, Line line)
 #define encode_line(bits, shift) KEYED(encode_line, shift)(bits, shift)
 #define decode_line(keys, shift) KEYED(decode_line, shift)(keys, shift)
 #define encode(bits, shift) KEYED(encode, shift)(bits, shift)
+#define add_lines(a, b, like) _Generic((like), float: add_lines_float, double: add_lines_double)(a, b)
 
 /* `turned` has the bits that put negative floats in order; integers, here of 8 bits, have none. */
 #define ENCODED(value, bits, turned, shift)                                                        \
@@ -98,3 +99,15 @@ LINE_OF(8, int8_t, 0)
 LINE_OF(16, int16_t, INT16_MAX)
 LINE_OF(32, int32_t, INT32_MAX)
 LINE_OF(64, int64_t, INT64_MAX)
+
+#define SUM_OF_LINES(real)                                                                         \
+    typedef real Numbers_##real __attribute__((vector_size(REGISTER)));                            \
+    static inline Line add_lines_##real(Line a, Line b)                                            \
+    {                                                                                              \
+        for (int i = 0; i < PARTS; i++)                                                            \
+            a.part[i] = (Register)((Numbers_##real)a.part[i] + (Numbers_##real)b.part[i]);         \
+        return a;                                                                                  \
+    }
+
+SUM_OF_LINES(float)
+SUM_OF_LINES(double)

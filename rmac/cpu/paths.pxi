@@ -8,7 +8,7 @@ cdef void run_program(
     cdef const Py_ssize_t* step
     for i in range(program.n_steps):
         step = program.steps + 3 * i
-        maximum(slots + step[0] * slot, slots + step[1] * slot, slots + step[2] * slot, n)
+        combine(slots + step[0] * slot, slots + step[1] * slot, slots + step[2] * slot, n)
 
 
 cdef void pool_segments(
@@ -37,38 +37,42 @@ cdef void take_band(
         first = reach[i].first // reach[i].step
         if first <= band < first + reach[i].count:
             region = regions + i * n
-            maximum(region, region, slots + reach[i].first % reach[i].step * n, n)
+            combine(region, region, slots + reach[i].first % reach[i].step * n, n)
 
 
 cdef void pool_bands(
-    const Map* x, const Tables* plan, int path, const char* block, Py_ssize_t lanes,
-    key_t shift, key_t* out, key_t* gathered, Py_ssize_t n,
+    const Job* job, const char* block, Py_ssize_t lanes, key_t shift, key_t* out, key_t* copied
 ) noexcept nogil:
-    """Maxima of every band of rows over the intervals of columns: (band, slot, n).
+    """Combine every band of rows over the intervals of columns: (band, slot, n).
 
-    Pixels are vectors of channels: in place, or each row of them collected first. Where that would
-    be too much to keep, each band's are taken into the regions at once: (region, n).
+    Pixels are vectors of channels: in place, or each row of them copied first. Where that would be
+    too much to keep, each band's are taken into the regions at once: (region, n).
     """
+    cdef const Map* x = &job.x
+    cdef const Tables* plan = job.plan
     cdef const Segment* band
-    cdef Py_ssize_t i, y
+    cdef Py_ssize_t i, y, n = job.lanes
     cdef key_t* slots = out
     cdef const char* row
+    cdef bint in_place = job.path == Path.CHANNELS and key_t not in floating
     cdef Run run
     run.stride, run.ahead = x.pixel_stride, x.row_stride
-    if path == Path.GATHER:
-        run.stride, run.ahead, lanes = n * sizeof(key_t), 0, n
+    if not in_place:
+        run.stride, run.ahead = n * sizeof(key_t), 0
     if not plan.keep_bands:
         slots = out + plan.n_regions * n
         for i in range(plan.n_regions * n):
-            out[i] = least_key(shift)
+            out[i] = nothing(shift)
     for i in range(plan.rows.n_segments):
         band = plan.rows.segments + i
         for y in range(band.start, band.stop):
             row = block + y * x.row_stride
-            if path == Path.GATHER:
-                gather_row(x, row, min(lanes, x.channels), gathered, n)
-                row = <const char*>gathered
-            pool_segments(&plan.columns, row, run, shift, lanes, slots, n, y == band.start)
+            if not in_place:
+                copy_row(x, row, min(lanes, x.channels), copied, n)
+                row = <const char*>copied
+            pool_segments(
+                &plan.columns, row, run, shift, lanes if in_place else n, slots, n, y == band.start
+            )
         run_program(&plan.columns, slots, n, n)
         if plan.keep_bands:
             slots += plan.columns.n_slots * n
@@ -81,22 +85,18 @@ cdef inline Py_ssize_t rows_slot(const Tables* plan, Py_ssize_t n) noexcept nogi
     return n * plan.width + (n if plan.width < n else 0)
 
 
-cdef void copy_plane(const Map* x, const char* plane, key_t* out) noexcept nogil:
-    cdef Py_ssize_t y
-    for y in range(x.height):
-        memcpy(out + y * x.width, plane + y * x.row_stride, x.width * sizeof(key_t))
-
-
 cdef void pool_rows(
-    const Map* x, const Tables* plan, const char* block, Py_ssize_t lanes, bint last,
-    key_t shift, key_t* out, key_t* scratch,
+    const Job* job, const char* block, Py_ssize_t lanes, bint last, key_t shift, key_t* out,
+    key_t* scratch,
 ) noexcept nogil:
-    """Maxima of planes stored row by row over the intervals of rows: (interval, column, lane).
+    """Combine planes stored row by row over the intervals of rows: (interval, column, lane).
 
     Plane after plane in vectors along the row, then transposed. A row shorter than a line is read
     as a line of which the end does not count; as nothing may follow the last channel's plane in
-    memory, that one is copied first.
+    memory, that one is copied first. So is every plane that is to be summed.
     """
+    cdef const Map* x = &job.x
+    cdef const Tables* plan = job.plan
     cdef Py_ssize_t size = lanes_of(shift) * x.width, slot = rows_slot(plan, lanes_of(shift))
     cdef Py_ssize_t lane, interval
     cdef key_t* slots = scratch + size
@@ -106,7 +106,8 @@ cdef void pool_rows(
     run.stride, run.ahead = x.row_stride, lanes // 2 * x.channel_stride
     for lane in range(lanes):
         plane = block + lane * x.channel_stride
-        if last and lane == lanes - 1 and x.width < lanes_of(shift):
+        if key_t in floating or (last and lane == lanes - 1 and x.width < lanes_of(shift)):
+            prefetch(plane + run.ahead, x.height * x.row_stride)
             copy_plane(x, plane, copied)
             plane = <const char*>copied
             run.stride = x.width * sizeof(key_t)
@@ -120,22 +121,29 @@ cdef void pool_rows(
 
 
 cdef void pool_planes(
-    const Map* x, const Tables* plan, const char* block, key_t shift, key_t* out, key_t* scratch
+    const Job* job, const char* block, key_t shift, key_t* out, key_t* scratch
 ) noexcept nogil:
-    """Maxima of small planes over the intervals of rows: (slot, column, lane).
+    """Combine small planes over the intervals of rows: (slot, column, lane).
 
     A line of whole planes is transposed, then reduced in vectors along the row of pixels.
     """
+    cdef const Map* x = &job.x
+    cdef const Tables* plan = job.plan
     cdef Py_ssize_t size = lanes_of(shift) * x.width, cells = x.width * x.height
+    cdef const key_t* planes = <const key_t*>block
     cdef Run run
     run.stride, run.ahead = size * sizeof(key_t), 0
-    prefetch(block + cells * LINE, cells * LINE)
-    transpose(<const key_t*>block, scratch, scratch + cells * lanes_of(shift), cells)
+    prefetch(block + cells * lanes_of(shift) * x.itemsize, cells * lanes_of(shift) * x.itemsize)
+    if key_t in floating:  # to where `transpose`, for lines as short as theirs, writes last
+        copy_values(x, block, scratch, cells * lanes_of(shift))
+        raise_values(scratch, cells * lanes_of(shift), x.p)
+        planes = scratch
+    transpose(planes, scratch, scratch + cells * lanes_of(shift), cells)
     pool_segments(&plan.rows, <const char*>scratch, run, shift, size, out, size, True)
     run_program(&plan.rows, out, size, size)
 
 
-cdef Py_ssize_t maxima_keys(const Tables* plan, int path, Py_ssize_t n) noexcept nogil:
+cdef Py_ssize_t combined_keys(const Tables* plan, int path, Py_ssize_t n) noexcept nogil:
     """Keys to which n channels are reduced, before regions are taken from them."""
     if path == Path.ROWS:
         return plan.rows.n_intervals * plan.width * n
@@ -146,45 +154,63 @@ cdef Py_ssize_t maxima_keys(const Tables* plan, int path, Py_ssize_t n) noexcept
     return (plan.n_regions + plan.columns.n_slots) * n
 
 
-cdef Py_ssize_t scratch_keys(const Tables* plan, int path, Py_ssize_t n) noexcept nogil:
+cdef Py_ssize_t scratch_keys(
+    const Tables* plan, int path, Py_ssize_t n, bint sums
+) noexcept nogil:
     """Keys of scratch memory that `pool_block` needs for n channels, whole lines."""
-    cdef Py_ssize_t keys = maxima_keys(plan, path, n), row = n * plan.width
+    cdef Py_ssize_t keys = combined_keys(plan, path, n), row = n * plan.width
     if path == Path.ROWS:
         keys += row + plan.rows.n_slots * rows_slot(plan, n)
-        return keys + (plan.height * plan.width + n if plan.width < n else 0)
+        return keys + (plan.height * plan.width + n if plan.width < n or sums else 0)
     if path == Path.PLANES:
         return keys + 2 * plan.height * row
-    return keys + (row if path == Path.GATHER else n)
+    return keys + (row if path == Path.GATHER or sums else n)
 
 
 cdef void pool_block(
-    const Map* x, const Tables* plan, int path, Py_ssize_t image, Py_ssize_t first,
-    Py_ssize_t lanes, key_t shift, key_t* scratch, const Target* target, Py_ssize_t n,
+    const Job* job, Py_ssize_t image, Py_ssize_t first, Py_ssize_t lanes, key_t shift,
+    key_t* scratch, const Target* target,
 ) noexcept nogil:
-    """Write the maxima of `lanes` channels of one image in every region."""
+    """Write what `lanes` channels of one image have in every region."""
+    cdef const Map* x = &job.x
+    cdef const Tables* plan = job.plan
     cdef const char* block = x.data + image * x.image_stride + first * x.channel_stride
-    cdef key_t* rest = scratch + maxima_keys(plan, path, n)
-    cdef Py_ssize_t region, at, line = lanes_of(shift), step = plan.bins * target.itemsize
+    cdef key_t* rest = scratch + combined_keys(plan, job.path, job.lanes)
     cdef const Reach* reach = plan.of_bands
+    cdef Py_ssize_t region
     cdef Reach own
-    cdef char* place
-    if path == Path.ROWS or path == Path.PLANES:
+    if job.path == Path.ROWS:
+        pool_rows(job, block, lanes, first + lanes == x.channels, shift, scratch, rest)
         reach = plan.of_rows
-    if path == Path.ROWS:
-        pool_rows(x, plan, block, lanes, first + lanes == x.channels, shift, scratch, rest)
-    elif path == Path.PLANES:
-        pool_planes(x, plan, block, shift, scratch, rest)
+    elif job.path == Path.PLANES:
+        pool_planes(job, block, shift, scratch, rest)
+        reach = plan.of_rows
     else:
-        pool_bands(x, plan, path, block, lanes, shift, scratch, rest, n)
+        pool_bands(job, block, lanes, shift, scratch, rest)
     for region in range(plan.n_regions):
         own = reach[region]
         if reach == plan.of_bands and not plan.keep_bands:
             own.first, own.count = region, 1
-        place = place_of(plan, target, region, first)
-        at = 0
-        while at < lanes:
-            store_maxima(
-                maximum_of_run(scratch + own.first * n + at, own.step * n, own.count),
-                shift, target.widening, place + at * step, step, min(line, lanes - at),
+        store_region(job, region, first, lanes, shift, scratch, &own, target)
+
+
+cdef inline void store_region(
+    const Job* job, Py_ssize_t region, Py_ssize_t first, Py_ssize_t lanes, key_t shift,
+    const key_t* reduced, const Reach* reach, const Target* target,
+) noexcept nogil:
+    """Combine the lines that a region is made of, and write what was asked for."""
+    cdef Py_ssize_t at = 0, step = job.plan.bins * target.itemsize, n
+    cdef char* place = place_of(job.plan, target, region, first)
+    cdef Line line
+    while at < lanes:
+        line = combined_run(
+            reduced + reach.first * job.lanes + at, reach.step * job.lanes, reach.count
+        )
+        n = min(lanes_of(shift), lanes - at)
+        if key_t in floating:
+            store_means(
+                line, shift, job.plan.cells[region], job.x.p, target, place + at * step, step, n
             )
-            at += line
+        else:
+            store_maxima(line, shift, target.kind, place + at * step, step, n)
+        at += lanes_of(shift)

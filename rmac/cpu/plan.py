@@ -1,8 +1,8 @@
 """How the CPU kernels reach every region in one pass over the map.
 
 Region edges cut each axis into elementary segments; those of rows are bands. The kernels read the
-map once, into running maxima, in one of two ways: each band over all intervals of columns, or each
-column over all intervals of rows. A region is then the maximum of a few of these. A `Program` says
+map once, into running maxima or sums, in one of two ways: each band over all intervals of columns,
+or each column over all intervals of rows. A region is then made of a few of these. A `Program` says
 in which order segments are combined, so that wide intervals are built from narrower ones that are
 needed anyway.
 """
@@ -24,36 +24,44 @@ _MOST_KEPT = 4096  # lines of all bands; user's boxes may need many more
 
 
 class Program(NamedTuple):
-    """Maxima over intervals of one axis, from maxima over its segments.
+    """Intervals of one axis, combined from its segments.
 
-    A slot holds one running maximum; the first `intervals` slots are those of the intervals.
+    A slot holds one running maximum or sum; the first `intervals` slots are those of the intervals.
     """
 
     segments: Index  # (S, 3) start, stop and slot of each segment that lies in some interval
-    steps: Index  # (K, 3) slot written, and the two slots whose maximum it gets
+    steps: Index  # (K, 3) slot written, and the two slots that are combined there
     intervals: int
     slots: int
 
 
 @lru_cache(maxsize=256)
-def region_plan(boxes: bytes, height: int, width: int) -> kernels.Plan:
+def region_plan(boxes: bytes, height: int, width: int, *, overlapping: bool) -> kernels.Plan:
     """Return the plan for the regions of (R, 4) int64 `boxes`, one output row each."""
     table = np.frombuffer(boxes, dtype=np.int64).reshape(-1, 4)
-    return make_plan(table, height, width, np.arange(len(table), dtype=np.intp), 1)
+    targets = np.arange(len(table), dtype=np.intp)
+    return make_plan(table, height, width, targets, 1, overlapping=overlapping)
 
 
 def make_plan(
-    boxes: npt.NDArray[np.int64], height: int, width: int, target: Index, bins: int
+    boxes: npt.NDArray[np.int64],
+    height: int,
+    width: int,
+    target: Index,
+    bins: int,
+    *,
+    overlapping: bool = True,
 ) -> kernels.Plan:
     """Return the plan for inclusive (R, 4) `boxes`.
 
-    The maximum of channel c in box i goes to element ``target[i] % bins`` of the run of `bins`
-    elements that belongs to row ``target[i] // bins`` and channel c of the output.
+    What channel c has in box i goes to element ``target[i] % bins`` of the run of `bins` elements
+    that belongs to row ``target[i] // bins`` and channel c of the output. Maxima may be combined
+    from parts that overlap, sums may not.
     """
     starts, stops = boxes[:, :2], boxes[:, 2:] + 1
     columns, column_of = _unique_intervals(starts[:, 0], stops[:, 0])
     rows, row_of = _unique_intervals(starts[:, 1], stops[:, 1])
-    across, down = _program(columns), _program(rows)
+    across, down = _program(columns, overlapping), _program(rows, overlapping)
     first_band = np.searchsorted(down.segments[:, 0], starts[:, 1])
     last_band = np.searchsorted(down.segments[:, 1], stops[:, 1])  # the one that stops there
     return kernels.Plan(
@@ -71,11 +79,12 @@ def make_plan(
         target // bins,
         target % bins,
         bins,
+        np.prod(stops - starts, axis=1).astype(np.intp),
     )
 
 
 def _reach(first: Index, step: int, count: Index) -> Index:
-    """Return the lines (R, 3) of which each region is the maximum: first, step and number."""
+    """Return the lines (R, 3) that each region is made of: first, step and number."""
     return np.stack([first, np.full_like(first, step), count], axis=1).astype(np.intp)
 
 
@@ -85,10 +94,10 @@ def _unique_intervals(start: Index, stop: Index) -> tuple[Index, Index]:
     return unique, inverse.reshape(-1)
 
 
-def _program(intervals: Index) -> Program:
-    """Return a short program for the maxima over half-open `intervals`, narrow ones first."""
+def _program(intervals: Index, overlapping: bool) -> Program:
+    """Return a short program for half-open `intervals`, narrow ones first."""
     segments = elementary_segments(intervals)
-    builder = _ProgramBuilder(segments)
+    builder = _ProgramBuilder(segments, overlapping)
     found = np.empty(len(intervals), dtype=np.intp)
     for index in np.argsort(intervals[:, 1] - intervals[:, 0], kind="stable"):
         start, stop = intervals[index]
@@ -104,9 +113,10 @@ def _program(intervals: Index) -> Program:
 class _ProgramBuilder:
     """Composes intervals from those already there, with few steps."""
 
-    def __init__(self, segments: Index) -> None:
+    def __init__(self, segments: Index, overlapping: bool) -> None:
         self.steps: list[tuple[int, int, int]] = []
         self.slots = 0
+        self._overlapping = overlapping
         self._slot_of: dict[tuple[int, int], int] = {}
         self._stops: dict[int, list[int]] = {}  # of the intervals with this start
         self._starts: dict[int, list[int]] = {}  # of the intervals with this stop
@@ -118,7 +128,7 @@ class _ProgramBuilder:
         head = self._longest_head(start, stop)
         while head < stop:
             tail = min(begin for begin in self._starts[stop] if begin >= start)
-            if tail <= head:
+            if tail == head or (tail < head and self._overlapping):
                 piece, reach = (tail, stop), stop
             else:
                 reach = self._longest_head(head, stop)

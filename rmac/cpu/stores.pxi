@@ -1,55 +1,24 @@
-# From keys to what was asked for: the values' bits, or the same values in float32.
+# From keys to what was asked for: the values' bits, or numbers.
 
-cdef inline float float16_value(uint16_t bits) noexcept nogil:
-    """Widen a float16 exactly: shift its fields into a float32, whose exponent is 112 more."""
-    cdef uint32_t magnitude = <uint32_t>(bits & 0x7FFF) << 13
-    cdef uint32_t sign = <uint32_t>(bits & 0x8000) << 16
-    cdef float value
-    memcpy(&value, &magnitude, 4)
-    value = value * <float>5.192296858534828e33  # 2**112
-    memcpy(&magnitude, &value, 4)
-    if magnitude >= 0x47800000:  # 2**16, where float16 has inf and NaN
-        magnitude |= 0x7F800000
-    magnitude |= sign
-    memcpy(&value, &magnitude, 4)
-    return value
-
-
-cdef inline float bfloat16_value(uint16_t bits) noexcept nogil:
-    cdef uint32_t wide = <uint32_t>bits << 16
-    cdef float value
-    memcpy(&value, &wide, 4)
-    return value
-
-
-cdef inline void widen(
-    const key_t* bits, int widening, float* out, Py_ssize_t n
-) noexcept nogil:
-    """Convert values of 8 or 16 bits exactly."""
-    cdef Py_ssize_t i
-    if key_t is int8_t:
-        if widening == Widening.UINT8:
-            for i in range(n):
-                out[i] = <uint8_t>bits[i]
-        else:
-            for i in range(n):
-                out[i] = bits[i]
-    elif key_t is int16_t:
-        if widening == Widening.FLOAT16:
-            for i in range(n):
-                out[i] = float16_value(<uint16_t>bits[i])
-        else:
-            for i in range(n):
-                out[i] = bfloat16_value(<uint16_t>bits[i])
+cdef inline int kind_of_size(int kind, bits_t like) noexcept nogil:
+    """Return `kind`, one of two at most to the compiler."""
+    if bits_t is int8_t:
+        return Kind.UINT8 if kind == Kind.UINT8 else Kind.INT8
+    elif bits_t is int16_t:
+        return Kind.FLOAT16 if kind == Kind.FLOAT16 else Kind.BFLOAT16
+    elif bits_t is int32_t:
+        return Kind.FLOAT32
+    else:
+        return Kind.FLOAT64
 
 
 cdef inline void store_bits(
-    const key_t* bits, int widening, char* out, Py_ssize_t n
+    const bits_t* bits, int kind, char* out, Py_ssize_t n
 ) noexcept nogil:
-    if widening:
-        widen(bits, widening, <float*>out, n)
+    if kind:
+        widen(<const char*>bits, kind_of_size(kind, bits[0]), <float*>out, n)
     else:
-        memcpy(out, bits, n * sizeof(key_t))
+        memcpy(out, bits, n * sizeof(bits_t))
 
 
 cdef inline char* place_of(
@@ -61,18 +30,36 @@ cdef inline char* place_of(
 
 
 cdef inline void store_maxima(
-    Line keys, key_t shift, int widening, char* out, Py_ssize_t step, Py_ssize_t n
+    Line keys, bits_t shift, int kind, char* out, Py_ssize_t step, Py_ssize_t n
 ) noexcept nogil:
     """Decode a line of maxima, of which n count, to places `step` bytes apart."""
-    cdef key_t bits[LINE]
+    cdef bits_t bits[LINE]
     cdef Py_ssize_t i
     keys = decode_line(keys, shift)
-    if n == lanes_of(shift) and step == <Py_ssize_t>sizeof(key_t) and not widening:
+    if n == lanes_of(shift) and step == <Py_ssize_t>sizeof(bits_t) and not kind:
         store_line(out, keys)
         return
     store_line(bits, keys)
-    if n == lanes_of(shift) and step == <Py_ssize_t>sizeof(float) and widening:
-        widen(bits, widening, <float*>out, lanes_of(shift))
+    if n == lanes_of(shift) and step == <Py_ssize_t>sizeof(float) and kind:
+        widen(<const char*>bits, kind_of_size(kind, shift), <float*>out, lanes_of(shift))
         return
     for i in range(n):
-        store_bits(bits + i, widening, out + i * step, 1)
+        store_bits(bits + i, kind, out + i * step, 1)
+
+
+cdef inline void store_means(
+    Line sums, floating like, double cells, double p, const Target* target, char* out,
+    Py_ssize_t step, Py_ssize_t n,
+) noexcept nogil:
+    """Store a line of sums over `cells` cells as means, of which n count, `step` bytes apart."""
+    cdef floating means[LINE]
+    cdef Py_ssize_t i
+    store_line(means, sums)
+    for i in range(lanes_of(like)):
+        means[i] = <floating>(means[i] / cells)
+    take_roots(means, lanes_of(like), p)
+    for i in range(n):
+        if target.itemsize == sizeof(float):
+            (<float*>(out + i * step))[0] = <float>means[i]
+        else:
+            (<double*>(out + i * step))[0] = means[i]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Array = Any  # cupy.ndarray
 
 _MAPS = 10  # of one launch
-_PLANES = 16  # that a block of pool_rows takes
+_PLANES = 16  # that a block of pool_rows or pool_means takes
 _LANES = 8  # vectors of channels that a block of pool_channels takes
 _THREADS = 256  # of a block that pools
 _DESCRIBERS = 1024  # threads of a block that describes
@@ -31,11 +31,12 @@ _SHARED = 48 << 10  # bytes of shared memory that every device has
 _BOXES = 200  # that one launch writes as RoIs
 _COUNTED = 900  # images of one launch that have their own number of regions
 _MOST_BLOCKS = 1 << 30
+_POWERS = (1, 6)  # of which float32 sums are as good as float32 is: (1e-6)**6 is still normal
 
 _AGGREGATES = {"sum": 1, "mean": 2, "concat": 0, "none": 0}
 
 OPTIONS = ("-std=c++17",)  # of the compiler
-_SOURCES = ("keys.cu", "regions.cu", "rois.cu", "describe.cu")
+_SOURCES = ("keys.cu", "regions.cu", "means.cu", "rois.cu", "describe.cu")
 _CONSTANTS = {  # that the kernels have too
     "MAPS": _MAPS,
     "WORDS": WORDS,
@@ -149,12 +150,22 @@ def rmac_regions(boxes: npt.NDArray[np.int64], images: int, like: Array) -> Arra
     return rois
 
 
-def region_pool(x: Array, boxes: npt.NDArray[np.int64], out: Array, *, workers: int | None) -> None:
-    """Write the maximum of each region: (N, R, C), dtype of x."""
+def region_pool(
+    x: Array,
+    boxes: npt.NDArray[np.int64],
+    out: Array,
+    *,
+    pool: str,
+    p: float,
+    workers: int | None,
+) -> None:
+    """Write what each region is pooled to: (N, R, C)."""
     _no_workers(workers)
     _same_device("out", out, x)
+    dtype = _dtype_of(x)
+    way = _way(dtype, pool, p, dtype.bits if pool == "max" else dtype.real)
     with _device_of(x):
-        _pool([x], [boxes], out, len(boxes), _dtype_of(x).bits)
+        _pool([x], [boxes], out, len(boxes), way)
 
 
 def roi_pool(
@@ -196,6 +207,8 @@ def rmac(
     boxes: Sequence[npt.NDArray[np.int64]],
     out: Array,
     *,
+    pool: str,
+    p: float,
     normalize_regions: bool,
     aggregate: str,
     normalize: bool,
@@ -212,33 +225,84 @@ def rmac(
         _same_device(f"x[{i}]", x, batches[0])
     dtype = _dtype_of(batches[0])
     images, channels = len(out), batches[0].shape[1]
-    regions = max(len(grid) for grid in boxes)
+    regions = [len(grid) for grid in boxes]
     in_place = aggregate in ("concat", "none")
     with _device_of(batches[0]):
-        cupy = cupy_module()
-        maxima = out if in_place else _kept(cupy.empty((images, regions, channels), out.dtype))
-        norms = _kept(cupy.empty((images, regions), out.dtype))
-        _pool(batches, boxes, maxima, regions, dtype.real)
-        describe = _function(f"describe<{dtype.real}>")
-        for first, counts, blocks in _counts([len(grid) for grid in boxes], images):
-            describe(
-                (blocks,),
-                (_DESCRIBERS,),
-                (
-                    maxima,
-                    norms,
-                    out,
-                    np.int64(first),
-                    np.int32(regions),
-                    np.int32(channels),
-                    counts,
-                    np.int32(normalize_regions),
-                    np.int32(_AGGREGATES[aggregate]),
-                    np.int32(normalize and aggregate != "none"),
-                    np.float64(eps),
-                ),
-                shared_mem=8 * _DESCRIBERS // 32,  # a float64 for each warp
-            )
+        vectors = out
+        if not in_place:
+            vectors = _kept(cupy_module().empty((images, max(regions), channels), out.dtype))
+        _pool(batches, boxes, vectors, max(regions), _way(dtype, pool, p, dtype.real))
+        _describe(
+            vectors.reshape(images, max(regions), channels),
+            regions,
+            out,
+            normalize_regions=normalize_regions,
+            aggregate=aggregate,
+            normalize=normalize,
+            eps=eps,
+        )
+
+
+def describe(
+    vectors: Array,
+    out: Array,
+    *,
+    normalize_regions: bool,
+    aggregate: str,
+    normalize: bool,
+    eps: float,
+    workers: int | None,
+) -> None:
+    """Write descriptors of regional vectors (N, R, D), which are overwritten: (N, D).
+
+    Where they are not aggregated, they are `out`.
+    """
+    _no_workers(workers)
+    with _device_of(vectors):
+        _describe(
+            vectors,
+            [vectors.shape[1]],
+            out,
+            normalize_regions=normalize_regions,
+            aggregate=aggregate,
+            normalize=normalize,
+            eps=eps,
+        )
+
+
+def _describe(
+    vectors: Array,
+    regions: list[int],
+    out: Array,
+    *,
+    normalize_regions: bool,
+    aggregate: str,
+    normalize: bool,
+    eps: float,
+) -> None:
+    """Describe images by their regional vectors (N, most, D), so many of each."""
+    images, most, channels = vectors.shape
+    norms = _kept(cupy_module().empty((images, most), vectors.dtype))
+    function = _function("describe<double>" if vectors.itemsize == 8 else "describe<float>")
+    for first, counts, blocks in _counts(regions, images):
+        function(
+            (blocks,),
+            (_DESCRIBERS,),
+            (
+                vectors,
+                norms,
+                out,
+                np.int64(first),
+                np.int32(most),
+                np.int32(channels),
+                counts,
+                np.int32(normalize_regions),
+                np.int32(_AGGREGATES[aggregate]),
+                np.int32(normalize and aggregate != "none"),
+                np.float64(eps),
+            ),
+            shared_mem=8 * _DESCRIBERS // 32,  # a float64 for each warp
+        )
 
 
 def _no_workers(workers: int | None) -> None:
@@ -303,6 +367,28 @@ def _counts(regions: list[int], images: int) -> Iterator[tuple[int, npt.NDArray[
         yield first, counts, len(some)
 
 
+class _Way(NamedTuple):
+    """What becomes of the values of a region."""
+
+    dtype: _Dtype
+    out: str  # the type of results
+    sums: str  # the type that is summed in, none for maxima
+    p: float  # the power that is summed, 0 for the values themselves
+
+    @property
+    def cell(self) -> int:
+        """Bytes of what a cell is reduced to."""
+        return {"": self.dtype.key_size, "float": 4, "double": 8}[self.sums]
+
+
+def _way(dtype: _Dtype, pool: str, p: float, out: str) -> _Way:
+    if pool == "max":
+        return _Way(dtype, out, "", 0)
+    p = p if pool == "gem" else 0
+    exact = p == 0 or _POWERS[0] <= p <= _POWERS[1]
+    return _Way(dtype, out, dtype.real if exact else "double", p)
+
+
 class _Job(NamedTuple):
     """One map or batch of maps, some of its regions, and the kernel that pools them."""
 
@@ -318,38 +404,46 @@ def _pool(
     boxes: Sequence[npt.NDArray[np.int64]],
     out: Array,
     regions: int,
-    out_type: str,
+    way: _Way,
 ) -> None:
-    """Write regional maxima: (N, R, C), rows past the regions of a map left as they are."""
+    """Write regional vectors: (N, R, C), rows past the regions of a map left as they are."""
     if not out.size:
         return
-    dtype = _dtype_of(batches[0])
     jobs: dict[tuple[bool, int], list[_Job]] = {}
     first_image = 0
     for x, grid in zip(batches, boxes, strict=True):
-        for job in _jobs(x, first_image, grid, dtype):
+        for job in _jobs(x, first_image, grid, way):
             jobs.setdefault((job.by_channels, job.vector), []).append(job)
         first_image += len(x)
     for (by_channels, vector), some in jobs.items():
-        name = "pool_channels" if by_channels else "pool_rows"
-        function = _function(f"{name}<{dtype.kind}, {vector}, {out_type}>")
-        channels = _LANES * vector if by_channels else _PLANES
+        channels = _channels(by_channels, vector, way)
         while some:
             launch, blocks, taken = _launch(some, channels, regions)
-            block = _block(some[:taken], by_channels, vector)
-            cells = max(job.table.cells for job in some[:taken])
-            shared = cells * channels * dtype.key_size
-            function((blocks,), block, (launch, out), shared_mem=shared)
+            cells = max(job.table.cells for job in some[:taken]) * channels
+            if way.sums:
+                function = _function(f"pool_means<{way.dtype.kind}, {way.sums}, {way.out}>")
+                arguments = (launch, np.float64(way.p), np.int32(by_channels), out)
+                shared = max(cells, _THREADS) * way.cell
+                function((blocks,), (_THREADS,), arguments, shared_mem=shared)
+            else:
+                name = "pool_channels" if by_channels else "pool_rows"
+                function = _function(f"{name}<{way.dtype.kind}, {vector}, {way.out}>")
+                block = _block(some[:taken], by_channels, vector)
+                function((blocks,), block, (launch, out), shared_mem=cells * way.cell)
             del some[:taken]
 
 
-def _jobs(
-    x: Array, first_image: int, boxes: npt.NDArray[np.int64], dtype: _Dtype
-) -> Iterator[_Job]:
+def _channels(by_channels: bool, vector: int, way: _Way) -> int:
+    """Return how many channels a block takes."""
+    return _LANES * vector if by_channels and not way.sums else _PLANES
+
+
+def _jobs(x: Array, first_image: int, boxes: npt.NDArray[np.int64], way: _Way) -> Iterator[_Job]:
     """Choose how to go through a batch; the one place where that is decided.
 
     Vectors of channels where they are contiguous, else vectors along rows: as wide as sizes,
-    strides and address allow, and as leaves room for the cells of all regions at once.
+    strides and address allow, and as leaves room for the cells of all regions at once. Sums take
+    one element at a time.
     """
     _, channels, _, width = x.shape
     by_channels = x.strides[1] == x.itemsize and channels > 1
@@ -359,12 +453,12 @@ def _jobs(
         for i, (length, stride) in enumerate(zip(x.shape, x.strides, strict=True))
         if i != axis and length > 1
     ]
-    vector = _VECTOR // x.itemsize if x.strides[axis] == x.itemsize else 1
+    vector = _VECTOR // x.itemsize if x.strides[axis] == x.itemsize and not way.sums else 1
     while vector > 1 and math.gcd(size * x.itemsize, x.data.ptr, *others) % (vector * x.itemsize):
         vector //= 2
-    tables = _tables(boxes, by_channels, vector, dtype)
+    tables = _tables(boxes, by_channels, vector, way)
     while by_channels and vector > 1:
-        fewer = _tables(boxes, by_channels, vector // 2, dtype)
+        fewer = _tables(boxes, by_channels, vector // 2, way)
         if len(fewer) >= len(tables):
             break
         tables, vector = fewer, vector // 2
@@ -373,11 +467,11 @@ def _jobs(
 
 
 def _tables(
-    boxes: npt.NDArray[np.int64], by_channels: bool, vector: int, dtype: _Dtype
+    boxes: npt.NDArray[np.int64], by_channels: bool, vector: int, way: _Way
 ) -> tuple[Table, ...]:
     """Return tables of which each one's cells fit shared memory, for the channels of a block."""
-    channels = _LANES * vector if by_channels else _PLANES
-    return region_tables(boxes.tobytes(), _SHARED // (channels * dtype.key_size))
+    room = _SHARED // (_channels(by_channels, vector, way) * way.cell)
+    return region_tables(boxes.tobytes(), room)
 
 
 def _launch(jobs: list[_Job], channels: int, regions: int) -> tuple[npt.NDArray[Any], int, int]:

@@ -2,7 +2,7 @@
    same bits; of 8 and 16 bits, widened to 32. A NaN of either sign is above +inf, so that a region
    which holds one gives NaN. +0 > -0. Maxima do not round.
 
-   The four files are one source: rmac/cuda/__init__.py puts the constants that it shares with
+   The files are one source: rmac/cuda/__init__.py puts the constants that it shares with
    them first, then this one. */
 
 enum Kind { UINT8, INT8, FLOAT16, BFLOAT16, FLOAT32, FLOAT64 };
