@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rmac import __version__, demo, describe, whiten
 from rmac._arrays import LAYOUTS
 from rmac.descriptors import AGGREGATES
+from rmac.pooling import POOLS
 from rmac.regions import PRESETS
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _add_describe(commands: Any) -> None:
     # Those that are not given are left to rmac.rmac, whose defaults the texts repeat.
     add = command.add_argument_group("pipeline", argument_default=argparse.SUPPRESS).add_argument
     add("--layout", choices=list(LAYOUTS), help="the meaning of the axes (default: NCHW)")
-    add("--pool", choices=["max", "mean", "gem"], help="of a region's values (default: max)")
+    add("--pool", choices=POOLS, help="of a region's values (default: max)")
     add("--p", type=float, help="exponent of gem (default: 3)")
     add("--levels", type=int, help="number of window sizes (default: 3)")
     add("--overlap", type=float, help="of neighbouring windows (default: 0.4)")

@@ -1,6 +1,8 @@
 """The command line: results, whole files or none, and errors of one line with status 2."""
 
+import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -138,6 +140,16 @@ def test_describe_passes_each_option_on_if_it_is_given(features, tmp_path, monke
     assert calls == [{}, {}, OPTIONS, OPTIONS]
 
 
+def test_describe_help_tells_the_defaults_of_rmac(capsys):
+    with pytest.raises(SystemExit):
+        main(["describe", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name in OPTIONS.keys() - {"workers"}:
+        default = inspect.signature(rmac.rmac).parameters[name].default
+        told = re.search(r"\(default: (.*?)\)", text.rpartition(f"--{name} ")[2])[1]
+        assert told == (default if isinstance(default, str) else f"{default:g}")
+
+
 @pytest.mark.parametrize("options", [{"pool": "mean"}, {"pool": "gem"}, {"pool": "gem", "p": 2.5}])
 def test_describe_with_other_pools(features, tmp_path, options):
     command = ["describe", str(features), "-o", str(tmp_path / "d.npy")]
@@ -162,6 +174,24 @@ def test_describe_aggregates(features, tmp_path, monkeypatch, aggregate):
     assert main([*command, "--aggregate", aggregate]) == 0
     expected = rmac.rmac(np.load(features), aggregate=aggregate)
     np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), expected)
+
+
+def test_describe_takes_fewer_maps_at_a_time_where_it_makes_much_of_them(
+    features, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(files, "_BATCH", 10_000)  # two maps and little more
+    counts = []
+
+    def count(x, **options):
+        counts.append(len(x))
+        return describe(x, **options)
+
+    describe = rmac.rmac
+    monkeypatch.setattr(rmac, "rmac", count)
+    command = ["describe", str(features), "-o", str(tmp_path / "d.npy"), "--aggregate", "none"]
+    assert main([*command, "--levels", "1"]) == 0
+    assert main([*command, "--levels", "6"]) == 0
+    assert counts == [0, 2, 2, 1, 0, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -481,6 +511,15 @@ def test_a_killed_command_has_no_output_and_runs_again(command, tmp_path):
 def test_an_ended_command_leaves_nothing_behind(command, tmp_path, kind):
     assert end_half_way(command, tmp_path, kind) == 130
     assert os.listdir(tmp_path) == [Path(command[1]).name]
+
+
+def test_a_command_started_with_nohup_outlives_the_terminal(features, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main(["describe", str(features), "-o", str(tmp_path / "d.npy")]) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 LIMITED = """
