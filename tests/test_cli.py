@@ -316,8 +316,10 @@ CANNOT_WHITEN = {
 
 
 @pytest.mark.parametrize("case", CANNOT_WHITEN)
-def test_whiten_what_cannot_be(vectors, tmp_path, capsys, case):
+def test_whiten_what_cannot_be(vectors, tmp_path, monkeypatch, capsys, case):
     shape, dtype, dim, message = CANNOT_WHITEN[case]
+    if case != "one":  # all others are found before the work
+        monkeypatch.setattr(files, "_progress", None)
     np.save(vectors, np.ones(shape, dtype))
     command = ["whiten", str(vectors), "-o", str(tmp_path / "w.npz")]
     assert main([*command, "--dim", str(dim)]) == 2

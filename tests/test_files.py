@@ -36,8 +36,9 @@ SAVE = {"npy": save_npy, "zarr": save_zarr, "safetensors": save_safetensors}
 
 
 def raw_safetensors(path, header, data=b""):
-    """A .safetensors file with any header."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    """A .safetensors file with any header, padded to 8 bytes as they usually are."""
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     return path
 
