@@ -4,18 +4,21 @@ from rmac import operators
 from rmac._config import __version__, show_config
 from rmac.descriptors import rmac
 from rmac.pooling import region_pool, rmac_regions, roi_pool
-from rmac.regions import RegionGrid, region_grid
+from rmac.regions import RegionGrid, region_grid, sequence_grid
+from rmac.scales import merge_scales
 from rmac.whitening import Whitening
 
 __all__ = [
     "RegionGrid",
     "Whitening",
     "__version__",
+    "merge_scales",
     "operators",
     "region_grid",
     "region_pool",
     "rmac",
     "rmac_regions",
     "roi_pool",
+    "sequence_grid",
     "show_config",
 ]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rmac._checks import choice
 from rmac.cuda import cupy_module
-from rmac.regions import RegionGrid
+from rmac.regions import RegionGrid, check_grid_options, region_grid, sequence_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 Array = Any  # numpy.ndarray or cupy.ndarray; the result is of the same kind
 
-LAYOUTS = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 3, 1, 2)}
+LAYOUTS_OF_MAPS = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 3, 1, 2)}
+LAYOUTS = LAYOUTS_OF_MAPS | {"NCT": (0, 1, 2), "NTC": (0, 2, 1)}
 
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
@@ -51,37 +52,42 @@ def device_of(x: Array, name: str = "x") -> str:
     raise TypeError(f"{name}: expected a numpy.ndarray or cupy.ndarray, got {_type_name(x)}")
 
 
-def device_of_input(x: Array | Sequence[Array]) -> str:
-    """As `device_of`, of an operator's input: an array, or a list of feature maps."""
+def device_of_input(x: Array | Sequence[Array], name: str = "x") -> str:
+    """As `device_of`, of an operator's input: an array, or a list of them."""
     if not isinstance(x, list | tuple):
-        return device_of(x)
-    devices = {device_of(one, f"x[{i}]") for i, one in enumerate(x)}
+        return device_of(x, name)
+    devices = {device_of(one, f"{name}[{i}]") for i, one in enumerate(x)}
     if not devices:
-        raise ValueError("x: expected at least one feature map, got none")
+        raise ValueError(f"{name}: expected at least one array, got none")
     if len(devices) > 1:
-        raise TypeError(f"x: expected maps on one device, got {' and '.join(sorted(devices))}")
+        where = " and ".join(sorted(devices))
+        raise TypeError(f"{name}: expected arrays on one device, got {where}")
     return devices.pop()
 
 
-def namespace(x: Array) -> Any:
-    """Return the module that an array is of, NumPy or CuPy."""
+def namespace_of(x: Array) -> Any:
+    """Return the functions for arrays such as `x`: NumPy, or CuPy."""
     return np if isinstance(x, np.ndarray) else cupy_module()
 
 
 def on_device_of(x: Array) -> AbstractContextManager[Any]:
-    """Return a context in which new arrays come to be where `x` is."""
+    """Return a context in which new arrays are made on the device of `x`."""
     device: AbstractContextManager[Any] = nullcontext() if isinstance(x, np.ndarray) else x.device
     return device
 
 
 def feature_map(x: Array, layout: str, name: str = "x") -> Array:
-    """Return `x` as a view with axes (N, C, H, W), or raise."""
+    """Return `x` as a view with axes (N, C, H, W), or raise; a sequence is a map of height 1."""
     axes = LAYOUTS[choice("layout", layout, LAYOUTS)]
     require_axes(x, layout, name)
     descriptor_dtype(x.dtype, name)
     if isinstance(x, np.ndarray) and not x.flags.aligned:
         raise TypeError(f"{name}: expected an aligned array, got misaligned {x.dtype.name}")
-    return x if layout == "NCHW" else x.transpose(axes)
+    if layout == "NCHW":
+        return x
+    maps = x.transpose(axes)
+    # Not maps[:, :, None]: with rows 0 bytes apart, packed channels would not look packed.
+    return maps if maps.ndim == 4 else maps.reshape(*maps.shape[:2], 1, maps.shape[2])
 
 
 def require_axes(x: Array, layout: str, name: str = "x") -> None:
@@ -96,13 +102,10 @@ def require_axes(x: Array, layout: str, name: str = "x") -> None:
 def feature_batches(x: Array | Sequence[Array], layout: str) -> list[Array]:
     """Return `x` as batches (N, C, H, W) with cells, or raise.
 
-    They are one batch, or one of a single image for each map (C, H, W) in a sequence.
+    They are one batch, or one of a single image for each map (C, H, W) in a list.
     """
     if not isinstance(x, list | tuple):
-        maps = feature_map(x, layout)
-        if 0 in maps.shape[2:]:
-            raise ValueError(f"x: expected at least one cell, got shape {tuple(maps.shape)}")
-        return [maps]
+        return [_with_cells(feature_map(x, layout), x, "x")]
     batches = [_single(one, layout, f"x[{i}]") for i, one in enumerate(x)]
     for i, batch in enumerate(batches):
         if batch.dtype != batches[0].dtype:
@@ -117,9 +120,12 @@ def feature_batches(x: Array | Sequence[Array], layout: str) -> list[Array]:
 def _single(x: Array, layout: str, name: str) -> Array:
     choice("layout", layout, LAYOUTS)
     require_axes(x, layout[1:], name)
-    maps = feature_map(x[None], layout, name)
+    return _with_cells(feature_map(x[None], layout, name), x, name)
+
+
+def _with_cells(maps: Array, x: Array, name: str) -> Array:
     if 0 in maps.shape[2:]:
-        raise ValueError(f"{name}: expected at least one cell, got shape {x.shape}")
+        raise ValueError(f"{name}: expected at least one cell, got shape {tuple(x.shape)}")
     return maps
 
 
@@ -184,8 +190,22 @@ def descriptor_dtype(dtype: np.dtype[Any], name: str = "x") -> np.dtype[Any]:
     raise TypeError(f"{name}: expected {_DTYPES}, got {dtype.name}")
 
 
-def region_boxes(regions: RegionGrid | npt.ArrayLike, shape: Sequence[int]) -> np.ndarray:
-    """Return regions on a map (N, C, H, W) as C-ordered (R, 4) int64 boxes, or raise."""
+def default_grid(maps: Array, layout: str, levels: int, overlap: float, preset: str) -> RegionGrid:
+    """Return the R-MAC grid for maps (N, C, H, W) that came in `layout`."""
+    height, width = maps.shape[2:]
+    if layout in LAYOUTS_OF_MAPS:
+        return region_grid(height, width, levels=levels, overlap=overlap, preset=preset)
+    check_grid_options(levels, overlap, preset)
+    return sequence_grid(width, levels=levels, preset=preset)
+
+
+def region_boxes(
+    regions: RegionGrid | npt.ArrayLike, shape: Sequence[int], layout: str
+) -> np.ndarray:
+    """Return regions on a map (N, C, H, W) as C-ordered (R, 4) int64 boxes, or raise.
+
+    On a map that came as a sequence they may be intervals (R, 2).
+    """
     height, width = shape[2:]
     if isinstance(regions, RegionGrid):
         if (regions.height, regions.width) != (height, width):
@@ -195,18 +215,29 @@ def region_boxes(regions: RegionGrid | npt.ArrayLike, shape: Sequence[int]) -> n
             )
         return regions.boxes
     boxes = _host_array("regions", regions)
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"regions: expected shape (R, 4), got {boxes.shape}")
+    columns = (4,) if layout in LAYOUTS_OF_MAPS else (2, 4)
+    if boxes.ndim != 2 or boxes.shape[1] not in columns:
+        shapes = " or ".join(f"(R, {count})" for count in columns)
+        raise ValueError(f"regions: expected shape {shapes}, got {boxes.shape}")
     if boxes.dtype.kind not in "iu":
         raise TypeError(f"regions: expected integers, got {boxes.dtype.name}")
-    inside = (boxes[:, :2] >= 0) & (boxes[:, :2] <= boxes[:, 2:]) & (boxes[:, 2:] < (width, height))
+    _require_inside(boxes, height, width)
+    if boxes.shape[1] == 2:
+        boxes = np.insert(boxes, [1, 2], 0, axis=1)
+    return np.ascontiguousarray(boxes, dtype=np.int64)
+
+
+def _require_inside(boxes: np.ndarray, height: int, width: int) -> None:
+    """Raise unless boxes (R, 4), or intervals (R, 2), lie on a map."""
+    low, high = np.hsplit(boxes, 2)
+    inside = (low >= 0) & (low <= high) & (high < (width, height)[: low.shape[1]])
     outside = np.flatnonzero(~inside.all(axis=1))
     if len(outside):
-        raise ValueError(
-            f"regions: expected 0 <= x1 <= x2 < {width} and 0 <= y1 <= y2 < {height}, "
-            f"got {boxes[outside[0]].tolist()} in row {outside[0]}"
-        )
-    return np.ascontiguousarray(boxes, dtype=np.int64)
+        expected = f"0 <= x1 <= x2 < {width} and 0 <= y1 <= y2 < {height}"
+        if boxes.shape[1] == 2:
+            expected = f"0 <= first <= last < {width}"
+        row = outside[0]
+        raise ValueError(f"regions: expected {expected}, got {boxes[row].tolist()} in row {row}")
 
 
 def _host_array(name: str, value: npt.ArrayLike) -> np.ndarray:

@@ -57,8 +57,19 @@ def positive_int(name: str, value: int) -> int:
     return number
 
 
-def real(name: str, value: float, *, low: float, high: float = inf, strict: bool = False) -> float:
-    """Return `value` as a finite float with low <= value < high (low < value if strict)."""
+def real(
+    name: str,
+    value: float,
+    *,
+    low: float,
+    high: float = inf,
+    strict: bool = False,
+    infinite: bool = False,
+) -> float:
+    """Return `value` as a float with low <= value < high (low < value if strict), or raise.
+
+    It is finite, unless `infinite` allows for infinity too.
+    """
     if isinstance(value, str | bytes | bool | np.bool_):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     try:
@@ -67,9 +78,11 @@ def real(name: str, value: float, *, low: float, high: float = inf, strict: bool
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}") from None
     except OverflowError:
         number = inf
+    if infinite and number == inf:
+        return number
     if not low <= number < high or (strict and number == low):
         bound = f"{low:g} {'<' if strict else '<='} {name}"
-        bound += f" < {high:g}" if high < inf else ", finite"
+        bound += f" < {high:g}" if high < inf else "" if infinite else ", finite"
         raise ValueError(f"{name}: expected a number with {bound}, got {value!r}")
     return number
 

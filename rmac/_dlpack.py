@@ -38,7 +38,14 @@ def taken_in(x: Any) -> Any:
 
 
 def given_back(result: Any, like: Any) -> Any:
-    """Return an array, or a list of them, as arrays of the library that `like` is of."""
+    """Return an array, or a list of them, as arrays of the library that the first of `like` is of.
+
+    `like` is what was taken in.
+    """
+    if isinstance(like, list | tuple) and like:
+        return given_back(result, like[0])
+    if not is_foreign(like):
+        return result
     if isinstance(result, list):
         return [given_back(one, like) for one in result]
     library = sys.modules[_library(like)]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from rmac._arrays import Array, deliver, descriptor_dtype, feature_batches, output
+from rmac._arrays import Array, default_grid, deliver, descriptor_dtype, feature_batches, output
 from rmac._checks import choice, flag, optional_workers, real, remembered
 from rmac.operators import Backend, public_operator
 from rmac.pooling import checked_pool
-from rmac.regions import RegionGrid, region_grid
+from rmac.whitening import Whitening
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from rmac.regions import RegionGrid
 
 __all__ = ["rmac"]
 
 AGGREGATES = ("sum", "mean", "concat", "none")
+
+_BLOCK = 1 << 25  # bytes of regional vectors that are whitened at a time
 
 
 @public_operator("RMAC")
@@ -31,6 +35,7 @@ def rmac(
     preset: str = "caffe2",
     layout: str = "NCHW",
     normalize_regions: bool = True,
+    whitening: Whitening | None = None,
     aggregate: str = "sum",
     normalize: bool = True,
     eps: float = 0.0,
@@ -43,22 +48,27 @@ def rmac(
 
     .. math:: L2\left(\sum_r L2(f_r)\right), \qquad L2(v) = v / (\lVert v \rVert + eps)
 
+    or, with whitening w, :math:`L2\left(\sum_r L2(w(L2(f_r)))\right)`.
+
     Parameters
     ----------
-    x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
+    x : array, shape (N, C, H, W), or as `layout` says
         Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides. Or a list
-        of N maps of their own sizes, (C, H, W) or (H, W, C) each, of one dtype.
+        of N maps of their own sizes, without the axis N, of one dtype.
     pool, p : {"max", "mean", "gem"}, float
         How a region's values become one, as in `region_pool`.
     levels, overlap, preset : int, float, str
-        The grid, see `region_grid`.
-    layout : {"NCHW", "NHWC"}, default "NCHW"
-        The meaning of the axes of `x`, as in `region_pool`.
+        The grid, see `region_grid`; for sequences `sequence_grid`, which has no use for `overlap`.
+    layout : {"NCHW", "NHWC", "NCT", "NTC"}, default "NCHW"
+        The meaning of the axes of `x`, as in `region_pool`; T are the positions of a sequence.
     normalize_regions : bool, default True
-        Whether to L2-normalise each region's vector.
+        Whether to L2-normalise each region's vector, before it is whitened and after.
+    whitening : Whitening, optional
+        What to whiten the regional vectors with, on the device of `x`. It is a matrix product,
+        whose threads are those of NumPy's BLAS.
     aggregate : {"sum", "mean", "concat", "none"}, default "sum"
-        What becomes of the R regional vectors: their sum; that divided by R; one after the other,
-        D = R * C; or left as they are.
+        What becomes of the R regional vectors, of C elements or of those that `whitening` leaves:
+        their sum; that divided by R; one after the other, D = R * C; or left as they are.
     normalize : bool, default True
         Whether to L2-normalise the descriptor. With ``aggregate="none"`` there is none to
         normalise, and the regional vectors stay as `normalize_regions` makes them.
@@ -85,11 +95,13 @@ def rmac(
     See Also
     --------
     region_pool : The regional maxima alone.
+    Whitening : Learned from regional vectors, as ``aggregate="none"`` gives them.
 
     Notes
     -----
     A NaN in a region makes its vector, and so a normalised descriptor, NaN. The descriptor of an
-    image does not depend, bit for bit, on the batch it came in or on `workers`.
+    image does not depend, bit for bit, on the batch it came in or on `workers`; with `whitening`,
+    whose matrix product may, it does so to rounding.
 
     References
     ----------
@@ -106,21 +118,32 @@ def rmac(
     """
     options = _checked_options(pool, p, normalize_regions, aggregate, normalize, eps, workers)
     batches = feature_batches(x, layout)
-    grids = [
-        region_grid(*maps.shape[2:], levels=levels, overlap=overlap, preset=preset)
-        for maps in batches
-    ]
-    shape = _shape(batches, grids, aggregate)
+    grids = [default_grid(maps, layout, levels, overlap, preset) for maps in batches]
+    channels = batches[0].shape[1]
+    if whitening is not None:
+        channels = _whitened_channels(whitening, batches[0])
+    shape = _shape(batches, grids, aggregate, channels)
     result = output(out, x, shape, descriptor_dtype(batches[0].dtype), backend.empty)
-    if result.size:
-        backend.rmac(batches, [grid.boxes for grid in grids], result, **options)
+    boxes = [grid.boxes for grid in grids]
+    if whitening is not None:
+        _write_whitened(backend, batches, boxes, whitening, channels, result, options)
+    elif result.size:
+        backend.rmac(batches, boxes, result, **options)
     return deliver(result, out)
 
 
+def _whitened_channels(whitening: Whitening, maps: Array) -> int:
+    """Return how many channels regional vectors of such maps have once they are whitened."""
+    if not isinstance(whitening, Whitening):
+        raise TypeError(f"whitening: expected a Whitening, got {type(whitening).__name__}")
+    whitening._require_fits(maps, maps.shape[1], "x")
+    return len(whitening._ready().projection)
+
+
 def _shape(
-    batches: Sequence[Array], grids: Sequence[RegionGrid], aggregate: str
+    batches: Sequence[Array], grids: Sequence[RegionGrid], aggregate: str, channels: int
 ) -> tuple[int, ...]:
-    images, channels = sum(maps.shape[0] for maps in batches), batches[0].shape[1]
+    images = sum(maps.shape[0] for maps in batches)
     if aggregate in ("sum", "mean"):
         return images, channels
     regions = {len(grid) for grid in grids}
@@ -131,6 +154,58 @@ def _shape(
         )
     count = regions.pop()
     return (images, count * channels) if aggregate == "concat" else (images, count, channels)
+
+
+def _write_whitened(
+    backend: Backend,
+    batches: Sequence[Array],
+    boxes: Sequence[Any],
+    whitening: Whitening,
+    channels: int,
+    out: Array,
+    options: _Options,
+) -> None:
+    """Write descriptors of whitened regional vectors, a block of images at a time."""
+    pooling: _Options = {**options, "aggregate": "none", "normalize": False}
+    describing: dict[str, Any] = dict(options)
+    del describing["pool"], describing["p"]
+    before = batches[0].shape[1]
+    rows = max(1, _BLOCK // ((before + channels) * out.itemsize))
+    for places, maps, some in _blocks(batches, boxes, rows):
+        count, regions = sum(len(one) for one in maps), len(some[0])
+        vectors = backend.empty((count, regions, before), out.dtype, maps)
+        backend.rmac(maps, some, vectors, **pooling)
+        block = whitened = backend.empty((count, *out.shape[1:]), out.dtype, maps)
+        if options["aggregate"] in ("sum", "mean"):
+            whitened = backend.empty((count, regions, channels), out.dtype, maps)
+        whitened = whitened.reshape(count, regions, channels)
+        whitening._apply_to(vectors.reshape(-1, before), whitened.reshape(-1, channels))
+        backend.describe(whitened, block, **describing)
+        done = 0
+        for place, one in zip(places, maps, strict=True):
+            out[place] = block[done : done + len(one)]
+            done += len(one)
+
+
+def _blocks(
+    batches: Sequence[Array], boxes: Sequence[Any], rows: int
+) -> Iterator[tuple[list[slice], list[Array], Sequence[Any]]]:
+    """Yield images with equally many regions, `rows` or so in all: their places, maps and boxes."""
+    if len(batches) == 1:
+        step = max(1, rows // len(boxes[0]))
+        for first in range(0, len(batches[0]), step):
+            place = slice(first, first + step)
+            yield [place], [batches[0][place]], boxes
+        return
+    alike: dict[int, list[int]] = {}
+    for image, of_image in enumerate(boxes):
+        alike.setdefault(len(of_image), []).append(image)
+    for regions, images in alike.items():
+        step = max(1, rows // regions)
+        for first in range(0, len(images), step):
+            some = images[first : first + step]
+            places = [slice(image, image + 1) for image in some]
+            yield places, [batches[i] for i in some], [boxes[i] for i in some]
 
 
 class _Options(TypedDict):

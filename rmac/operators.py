@@ -194,10 +194,7 @@ def _run(name: str, x: Any, options: dict[str, Any]) -> Any:
     result = _create(name, array, **taken)(array)
     if "out" in foreign:
         return options["out"]
-    if array is x:
-        return result
-    first = x[0] if isinstance(x, list | tuple) and x else x
-    return given_back(result, first) if is_foreign(first) else result
+    return result if array is x else given_back(result, x)
 
 
 def _create(name: str, x: Array, /, **options: Any) -> Operator:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rmac._arrays import (
+    LAYOUTS_OF_MAPS,
     Array,
+    default_grid,
     deliver,
     descriptor_dtype,
     feature_batches,
@@ -91,19 +93,19 @@ def region_pool(
     workers: int | None = None,
     out: Array | None = None,
 ) -> Array:
-    r"""Pool each channel of each feature map over regions.
+    r"""Pool each channel of each feature map, or sequence, over regions.
 
     Every value of `x` is read once, however many regions overlap there.
 
     Parameters
     ----------
-    x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
+    x : array, shape (N, C, H, W), or as `layout` says
         Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides. Or a list
-        of maps of their own sizes, (C, H, W) or (H, W, C) each.
+        of maps of their own sizes, without the axis N.
     regions : RegionGrid or array_like of int, shape (R, 4), optional
-        Boxes ``x1, y1, x2, y2`` inside the map, in cells, inclusive on both ends; on the host. By
-        default the R-MAC grid that `levels`, `overlap` and `preset` describe; those are not used
-        otherwise.
+        Boxes ``x1, y1, x2, y2`` inside the map, in cells, inclusive on both ends; on the host. For
+        sequences also (R, 2), the first and the last position of each region. By default the R-MAC
+        grid that `levels`, `overlap` and `preset` describe; those are not used otherwise.
     pool : {"max", "mean", "gem"}, default "max"
         How a region's values become one: their maximum, their mean, or their generalised mean. The
         maximum is exact. A region that holds a NaN gives NaN, as in `numpy.max` (Caffe2 and
@@ -112,10 +114,11 @@ def region_pool(
         The power of the generalised mean, greater than 0 and less than 50: 1 is nearly the mean,
         and the more, the nearer to the maximum. Not used otherwise.
     levels, overlap, preset : int, float, str
-        See `region_grid`.
-    layout : {"NCHW", "NHWC"}, default "NCHW"
-        The meaning of the axes of `x`. Speed depends on strides alone: an NCHW view of memory that
-        is NHWC runs as NHWC does.
+        See `region_grid`; for sequences `sequence_grid`, which has no use for `overlap`.
+    layout : {"NCHW", "NHWC", "NCT", "NTC"}, default "NCHW"
+        The meaning of the axes of `x`: images, channels, and height and width of a map or positions
+        T of a sequence. Speed depends on strides alone: an NCHW view of memory that is NHWC runs as
+        NHWC does.
     workers : int, optional
         Threads to use on the CPU. By default ``OMP_NUM_THREADS``, else the CPUs that this process
         may use. The result does not depend on it.
@@ -138,6 +141,7 @@ def region_pool(
     See Also
     --------
     rmac : The descriptor made of these regional vectors.
+    sequence_grid : The regions of a sequence.
     roi_pool : Pooling over regions that differ from image to image.
 
     Notes
@@ -161,6 +165,13 @@ def region_pool(
     (2, 20, 512)
     >>> bool(rmac.region_pool(x, [[0, 0, 31, 23]])[0, 0, 7] == x[0, 7].max())
     True
+
+    The tokens of a transformer, a class token first, without a copy:
+
+    >>> tokens = np.random.default_rng(0).random((2, 1 + 14 * 14, 768), dtype=np.float32)
+    >>> maps = tokens[:, 1:].reshape(2, 14, 14, 768)
+    >>> rmac.region_pool(maps, layout="NHWC").shape
+    (2, 14, 768)
     """
     pool, p = checked_pool(pool, p)
     check_grid_options(levels, overlap, preset)
@@ -172,8 +183,8 @@ def region_pool(
     for maps in feature_batches(x, layout):
         grid = regions
         if grid is None:
-            grid = region_grid(*maps.shape[2:], levels=levels, overlap=overlap, preset=preset)
-        boxes = region_boxes(grid, maps.shape)
+            grid = default_grid(maps, layout, levels, overlap, preset)
+        boxes = region_boxes(grid, maps.shape, layout)
         shape = (maps.shape[0], len(boxes), maps.shape[1])
         dtype = maps.dtype if pool == "max" else descriptor_dtype(maps.dtype)
         result = output(out, maps, shape, dtype, backend.empty)
@@ -247,7 +258,7 @@ def roi_pool(
     ph, pw = _output_size(output_size)
     spatial_scale = real("spatial_scale", spatial_scale, low=0, high=_FLOAT32_MAX, strict=True)
     workers = optional_workers(workers)
-    maps = feature_map(x, layout)
+    maps = feature_map(x, choice("layout", layout, LAYOUTS_OF_MAPS))
     rois = region_rois(rois, x)
     shape = (rois.shape[0], maps.shape[1], ph, pw)
     result = output(out, x, shape, x.dtype, backend.empty)

@@ -16,7 +16,7 @@ from rmac._checks import choice, positive_int, real, remembered
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PRESETS", "RegionGrid", "region_grid"]
+__all__ = ["PRESETS", "RegionGrid", "region_grid", "sequence_grid"]
 
 _MAX_EXTRA_WINDOWS = 6
 
@@ -38,9 +38,10 @@ PRESETS = {
 
 
 class RegionGrid:
-    """The regions of an R-MAC pyramid on a feature map of one size.
+    """The regions of an R-MAC pyramid on a feature map of one size, or on a sequence of one length.
 
-    Made by `region_grid`; immutable, so that one object can be cached and shared.
+    Made by `region_grid` and `sequence_grid`; immutable, so that one object can be cached and
+    shared.
 
     Attributes
     ----------
@@ -50,11 +51,11 @@ class RegionGrid:
         The level each region belongs to, 1 to `levels`; 0 is the whole map, which only the
         preset ``"cirtorch"`` has. Read-only.
     height, width : int
-        Size of the feature map in cells.
+        Size of the feature map in cells; 1 and the length of a sequence.
     levels : int
         Number of levels asked for.
-    overlap : float
-        Overlap of neighbouring windows asked for along the longer side.
+    overlap : float or None
+        Overlap of neighbouring windows asked for along the longer side; None on a sequence.
     preset : str
         The implementation that the grid reproduces.
     """
@@ -66,11 +67,11 @@ class RegionGrid:
     height: int
     width: int
     levels: int
-    overlap: float
+    overlap: float | None
     preset: str
 
     def __init__(self) -> None:
-        raise TypeError("RegionGrid: expected to be made by rmac.region_grid")
+        raise TypeError("RegionGrid: expected to be made by rmac.region_grid or rmac.sequence_grid")
 
     @classmethod
     def _of(cls, **fields: Any) -> RegionGrid:
@@ -98,9 +99,13 @@ class RegionGrid:
         return len(self.boxes)
 
     def __repr__(self) -> str:
+        if self.overlap is None:
+            where, overlap = f"a sequence of {self.width}", ""
+        else:
+            where, overlap = f"{self.height}x{self.width} cells", f"overlap={self.overlap:g}, "
         return (
-            f"<RegionGrid: {len(self)} regions on {self.height}x{self.width} cells, "
-            f"levels={self.levels}, overlap={self.overlap:g}, preset={self.preset!r}>"
+            f"<RegionGrid: {len(self)} regions on {where}, "
+            f"levels={self.levels}, {overlap}preset={self.preset!r}>"
         )
 
     @property
@@ -201,6 +206,10 @@ def region_grid(
     ValueError
         If an argument is out of its range.
 
+    See Also
+    --------
+    sequence_grid : The same along one axis.
+
     References
     ----------
     .. [1] G. Tolias, R. Sicre and H. Jégou, "Particular object retrieval with integral
@@ -215,6 +224,57 @@ def region_grid(
     array([ 0,  0, 23, 23])
     """
     return _checked_grid(height, width, levels, overlap, preset)
+
+
+def sequence_grid(length: int, *, levels: int = 3, preset: str = "caffe2") -> RegionGrid:
+    """Lay the R-MAC pyramid of windows along a sequence.
+
+    Level ``l`` has ``l`` windows of ``floor(2 * length / (l + 1))`` positions, evenly spread from
+    end to end, so that neighbours have half of them in common. Levels whose windows would have no
+    position give no region.
+
+    Parameters
+    ----------
+    length : int
+        Number of positions, at least 1.
+    levels : int, default 3
+        Number of window sizes, at least 1.
+    preset : {"caffe2", "matlab", "cirtorch"}, default "caffe2"
+        Whose arithmetic to spread windows with; ``"cirtorch"`` has the whole sequence as its first
+        region. See `region_grid`.
+
+    Returns
+    -------
+    RegionGrid
+        The regions, on a map of height 1 and width `length`; its `overlap` is None. The same object
+        for the same arguments while it stays cached.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong type.
+    ValueError
+        If an argument is out of its range.
+
+    See Also
+    --------
+    region_grid : The pyramid on a feature map.
+
+    Examples
+    --------
+    >>> grid = rmac.sequence_grid(12)
+    >>> grid
+    <RegionGrid: 6 regions on a sequence of 12, levels=3, preset='caffe2'>
+    >>> grid.boxes[:, ::2].tolist()  # the first and the last position of each region
+    [[0, 11], [0, 7], [4, 11], [0, 5], [3, 8], [6, 11]]
+    """
+    return _checked_sequence_grid(length, levels, preset)
+
+
+@remembered
+def _checked_sequence_grid(length: int, levels: int, preset: str) -> RegionGrid:
+    length, levels = positive_int("length", length), positive_int("levels", levels)
+    return _make_grid(1, length, levels, None, choice("preset", preset, PRESETS))
 
 
 @remembered
@@ -237,31 +297,42 @@ def check_grid_options(levels: int, overlap: float, preset: str) -> tuple[int, f
 
 
 @lru_cache(maxsize=1024)
-def _make_grid(height: int, width: int, levels: int, overlap: float, preset: str) -> RegionGrid:
+def _make_grid(
+    height: int, width: int, levels: int, overlap: float | None, preset: str
+) -> RegionGrid:
+    """Return a grid of checked options, of a sequence if there is no overlap to aim for."""
     rules = PRESETS[preset]
-    extra = _extra_windows(height, width, overlap, rules.dtype)
-    down, across = (extra, 0) if height > width else (0, extra)
-    boxes, level = [], []
-    if rules.whole_map:
-        boxes.append(np.array([[0, 0, width - 1, height - 1]]))
-        level.append(0)
-    for number in range(1, levels + 1):
-        side = 2 * min(height, width) // (number + 1)
-        if side == 0:
-            break
-        xs = _starts(width, side, number + across, rules)
-        ys = _starts(height, side, number + down, rules)
-        boxes.append(_windows(xs, ys, side, x_outer=rules.x_outer))
-        level.append(number)
+    windows = _windows(height, width, levels, overlap, rules)
+    whole = [np.array([[0, 0, width - 1, height - 1]])] if rules.whole_map else []
+    boxes = [*whole, *windows]
     return RegionGrid._of(
         boxes=_frozen(np.concatenate(boxes)),
-        level=_frozen(np.repeat(level, [len(windows) for windows in boxes])),
+        level=_frozen(np.repeat(range(1 - len(whole), len(windows) + 1), [len(b) for b in boxes])),
         height=height,
         width=width,
         levels=levels,
         overlap=overlap,
         preset=preset,
     )
+
+
+def _windows(
+    height: int, width: int, levels: int, overlap: float | None, rules: _Preset
+) -> list[npt.NDArray[np.int64]]:
+    """Return the boxes of each level that has any."""
+    sequence = overlap is None
+    extra = 0 if overlap is None else _extra_windows(height, width, overlap, rules.dtype)
+    down, across = (extra, 0) if height > width else (0, extra)
+    levels_of_boxes = []
+    for number in range(1, levels + 1):
+        side = 2 * (width if sequence else min(height, width)) // (number + 1)
+        if side == 0:
+            break
+        rows, window_height = (1, 1) if sequence else (number + down, side)
+        xs = _starts(width, side, number + across, rules)
+        ys = _starts(height, window_height, rows, rules)
+        levels_of_boxes.append(_boxes(xs, ys, side, window_height, x_outer=rules.x_outer))
+    return levels_of_boxes
 
 
 def _extra_windows(height: int, width: int, overlap: float, dtype: Any) -> int:
@@ -288,14 +359,20 @@ def _starts(length: int, side: int, count: int, rules: _Preset) -> npt.NDArray[n
     return inside
 
 
-def _windows(
-    xs: npt.NDArray[np.int64], ys: npt.NDArray[np.int64], side: int, *, x_outer: bool
+def _boxes(
+    xs: npt.NDArray[np.int64],
+    ys: npt.NDArray[np.int64],
+    width: int,
+    height: int,
+    *,
+    x_outer: bool,
 ) -> npt.NDArray[np.int64]:
+    """Return the box of a window at each x and y."""
     if x_outer:
         x, y = (axis.ravel() for axis in np.meshgrid(xs, ys, indexing="ij"))
     else:
         y, x = (axis.ravel() for axis in np.meshgrid(ys, xs, indexing="ij"))
-    return np.stack([x, y, x + (side - 1), y + (side - 1)], axis=1)
+    return np.stack([x, y, x + (width - 1), y + (height - 1)], axis=1)
 
 
 def _frozen(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

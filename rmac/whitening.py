@@ -15,7 +15,7 @@ from rmac._arrays import (
     descriptor_dtype,
     device_of,
     feature_vectors,
-    namespace,
+    namespace_of,
     on_device_of,
     real_numbers,
     require_finite,
@@ -47,7 +47,7 @@ class _Moments(NamedTuple):
     def of(cls, vectors: Array) -> _Moments:
         """Return the moments of vectors (..., C), in float64."""
         with on_device_of(vectors):
-            xp, channels = namespace(vectors), vectors.shape[-1]
+            xp, channels = namespace_of(vectors), vectors.shape[-1]
             moments = cls(0, xp.zeros(channels), xp.zeros((channels, channels)))
             for block in _blocks(vectors, np.dtype(np.float64)):
                 require_finite(block, "vectors")
@@ -61,7 +61,9 @@ class _Moments(NamedTuple):
         with on_device_of(self.mean):
             number = max(1, self.number + other.number)
             apart = other.mean - self.mean
-            scatter = namespace(apart).outer(apart, apart * (self.number * other.number / number))
+            scatter = namespace_of(apart).outer(
+                apart, apart * (self.number * other.number / number)
+            )
             scatter += self.scatter
             scatter += other.scatter
             mean = self.mean + apart * (other.number / number)
@@ -100,7 +102,7 @@ def _learn(moments: _Moments, dim: int | None, eps: float) -> _Learned:
         raise ValueError(f"vectors: expected at least 2 to learn from, got {moments.number}")
     if not math.isfinite(float(moments.scatter.trace())):
         raise ValueError("vectors: expected finite numbers whose squares fit float64, got others")
-    xp = namespace(moments.scatter)
+    xp = namespace_of(moments.scatter)
     variances, vectors = xp.linalg.eigh(moments.scatter / moments.number)
     variances = xp.maximum(variances[::-1][:dim], 0.0)
     rows = xp.ascontiguousarray(vectors.T[::-1][:dim])
@@ -309,7 +311,7 @@ class Whitening:
         dtype = descriptor_dtype(array.dtype)
         done = 0
         with on_device_of(array):
-            result = namespace(array).empty((math.prod(array.shape[:-1]), dim), dtype)
+            result = namespace_of(array).empty((math.prod(array.shape[:-1]), dim), dtype)
             for block in _blocks(array, dtype):
                 self._apply_to(block, result[done : done + len(block)])
                 done += len(block)
@@ -324,7 +326,7 @@ class Whitening:
         mean, projection = self._applied(vectors.dtype)
         with on_device_of(vectors):
             vectors -= mean
-            namespace(vectors).matmul(vectors, projection.T, out=out)
+            namespace_of(vectors).matmul(vectors, projection.T, out=out)
 
     def to_cupy(self) -> Whitening:
         """Return this whitening with its arrays on the current CUDA device.

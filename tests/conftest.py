@@ -6,10 +6,12 @@
 import importlib
 import os
 import sys
+from types import ModuleType
 
 import hypothesis
 import numpy as np
 import pytest
+from helpers import Tensor
 
 import rmac.cpu
 
@@ -37,3 +39,11 @@ def xp(request):
 @pytest.fixture
 def rng():
     return np.random.default_rng(20161)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """The library that `Tensor` is of."""
+    library = ModuleType("elsewhere")
+    library.from_dlpack = lambda array: Tensor(np.from_dlpack(array))
+    monkeypatch.setitem(sys.modules, "elsewhere", library)

@@ -1,5 +1,7 @@
 """Descriptors agree with the float64 oracle within the rounding that their arithmetic explains."""
 
+import tracemalloc
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from helpers import (
 from hypothesis import given, settings
 
 import rmac
+from rmac import descriptors
 
 DESCRIPTOR_OPTIONS = st.fixed_dictionaries(
     {
@@ -171,3 +174,81 @@ def test_a_huge_eps_makes_a_descriptor_small(xp, eps):
     x = np.full((1, 20, 7, 7), 3, np.float32)
     result = to_host(rmac.rmac(xp.asarray(x), eps=eps, normalize=False))
     assert (np.abs(result) < 1e-27).all()
+
+
+@pytest.fixture(scope="module")
+def whitening(xp):
+    vectors = np.random.default_rng(5).standard_normal((400, 20)) @ np.diag(np.arange(1, 21))
+    return rmac.Whitening(dim=12).fit(xp.asarray(vectors + 2))
+
+
+@pytest.mark.parametrize("block", [1, 1 << 12, 1 << 25])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("aggregate", ["sum", "mean", "concat", "none"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_whitening_comes_after_the_regions(
+    xp, rng, monkeypatch, whitening, dtype, aggregate, normalize, block
+):
+    """L2, whiten, L2, aggregate, L2, in any number of blocks."""
+    monkeypatch.setattr(descriptors, "_BLOCK", block)
+    x = xp.asarray(random_map(rng, (5, 20, 9, 12), DTYPES[dtype]))
+    options = {"aggregate": aggregate, "normalize": normalize}
+    regions = to_host(rmac.rmac(x, pool="mean", aggregate="none")).astype("float64")
+    vectors = (regions - to_host(whitening.mean)) @ to_host(whitening.projection).T
+    expected = reference.rmac(vectors, **options)
+    result = rmac.rmac(x, pool="mean", whitening=whitening, **options)
+    result = check_array(result, xp, expected.shape, "float64" if dtype == "float64" else "float32")
+    np.testing.assert_allclose(result, expected, atol=30 * np.finfo(result.dtype).eps)
+    out = xp.zeros(expected.shape[::-1], result.dtype).T
+    assert rmac.rmac(x, pool="mean", whitening=whitening, out=out, **options) is out
+    np.testing.assert_array_equal(to_host(out), result)
+
+
+def test_whitening_without_normalised_regions(xp, rng, whitening):
+    x = xp.asarray(random_map(rng, (2, 20, 7, 7), DTYPES["float64"]))
+    plain = {"normalize_regions": False, "aggregate": "none"}
+    expected = to_host(whitening.apply(rmac.rmac(x, **plain)))
+    result = to_host(rmac.rmac(x, whitening=whitening, **plain))
+    np.testing.assert_allclose(result, expected, rtol=1e-12)
+
+
+def test_whitening_of_maps_of_different_sizes(xp, rng, monkeypatch, whitening):
+    sizes = [(5, 5), (9, 12), (7, 7), (12, 9), (20, 11), (3, 3), (9, 12), (1, 1)]
+    maps = [xp.asarray(random_map(rng, (20, *size), DTYPES["float32"])) for size in sizes]
+    alone = [to_host(rmac.rmac(x[None], whitening=whitening))[0] for x in maps]
+    for block in (1, 1 << 12, 1 << 25):
+        monkeypatch.setattr(descriptors, "_BLOCK", block)
+        result = to_host(rmac.rmac(maps, whitening=whitening))
+        np.testing.assert_allclose(result, alone, atol=1e-6)
+
+
+def test_whitening_takes_memory_for_a_block_alone(rng, monkeypatch):
+    monkeypatch.setattr(descriptors, "_BLOCK", 1 << 20)
+    x = random_map(rng, (200, 256, 7, 7), DTYPES["float32"])
+    w = rmac.Whitening.from_projection(np.zeros(256), np.eye(256))
+    rmac.rmac(x, whitening=w)
+    tracemalloc.start()
+    rmac.rmac(x, whitening=w, workers=1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 << 20  # where all regions take 2.9 MB, twice
+
+
+def test_whitening_no_images(xp, whitening):
+    result = rmac.rmac(xp.zeros((0, 20, 5, 5), np.float32), whitening=whitening)
+    check_array(result, xp, (0, 12), "float32")
+
+
+def test_whitening_that_does_not_fit(xp, whitening):
+    x = xp.zeros((1, 21, 5, 5), np.float32)
+    with pytest.raises(ValueError, match="x: expected 20 channels, got 21"):
+        rmac.rmac(x, whitening=whitening)
+    with pytest.raises(ValueError, match="expected a fitted Whitening"):
+        rmac.rmac(x, whitening=rmac.Whitening())
+    with pytest.raises(TypeError, match="whitening: expected a Whitening, got ndarray"):
+        rmac.rmac(x, whitening=np.eye(21))
+    if xp is not np:
+        with pytest.raises(
+            TypeError, match=r"x: expected an array where the Whitening is.*to_cupy"
+        ):
+            rmac.rmac(x[:, :20], whitening=whitening.to_numpy())

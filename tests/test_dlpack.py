@@ -1,35 +1,10 @@
 """Arrays of other libraries, through DLPack."""
 
-import sys
-from types import ModuleType
-
 import numpy as np
 import pytest
-from helpers import DTYPES, random_map
+from helpers import DTYPES, Tensor, random_map
 
 import rmac
-
-
-class Tensor:
-    """An array of a library of its own, that knows DLPack and nothing else."""
-
-    __module__ = "elsewhere"
-
-    def __init__(self, array):
-        self._array = array
-
-    def __dlpack__(self, **options):
-        return self._array.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return self._array.__dlpack_device__()
-
-
-@pytest.fixture
-def elsewhere(monkeypatch):
-    library = ModuleType("elsewhere")
-    library.from_dlpack = lambda array: Tensor(np.from_dlpack(array))
-    monkeypatch.setitem(sys.modules, "elsewhere", library)
 
 
 @pytest.mark.usefixtures("elsewhere")

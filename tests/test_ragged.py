@@ -68,7 +68,7 @@ X = np.ones((3, 5, 6), np.float32)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: rmac.rmac([]), ValueError, "x: expected at least one feature map, got none"),
+        (lambda: rmac.rmac([]), ValueError, "x: expected at least one array, got none"),
         (
             lambda: rmac.rmac([X, X[0]]),
             ValueError,

@@ -137,6 +137,29 @@ def asnumpy(x):
     return x.get()
 
 
+# What code for the namespaces of both NumPy and CuPy uses.
+
+
+def _on_host(function):
+    """NumPy's function for arrays of this module, and never for NumPy's own."""
+
+    def call(*args, **options):
+        values = [*args, *options.values()]
+        assert not any(isinstance(value, np.ndarray) for value in values)
+        args = [a._host if isinstance(a, ndarray) else a for a in args]
+        options = {k: a._host if isinstance(a, ndarray) else a for k, a in options.items()}
+        return ndarray(np.asarray(function(*args, **options)))
+
+    return call
+
+
+nan = np.nan
+maximum, sqrt, where = map(_on_host, (np.maximum, np.sqrt, np.where))
+for _name in ("add", "eq", "gt", "lt", "mul", "pow", "radd", "rmul", "truediv"):
+    setattr(ndarray, f"__{_name}__", _on_host(getattr(np.ndarray, f"__{_name}__")))
+ndarray.sum = _on_host(np.ndarray.sum)
+
+
 class Device:
     """The one device there is."""
 

@@ -1,0 +1,125 @@
+"""Measure what rmac does besides plain R-MAC: means against maxima, whitening against its product.
+
+    python bench/pipeline.py [--workers 2] [--dim 2048] [--json FILE]
+
+See bench/README.md for what the columns mean.
+"""
+
+import json
+import statistics
+
+import numpy as np
+from run import feature_maps, measure, options_of
+
+import rmac
+
+SHAPES = [(8, 2048, 24, 32), (16, 2048, 14, 14), (64, 2048, 7, 7)]
+
+
+def main():
+    parser = options_of(__doc__, SHAPES, ["float32"])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--dim", type=int, default=2048, help="of whitened vectors")
+    options = parser.parse_args()
+    results = []
+    print(f"{'shape':>18} {'layout':>6} {'dtype':>8} {'candidate':<12} {'ms':>9} {'ratio':>7}")
+    for shape in options.shapes:
+        for layout in options.layouts:
+            for dtype in options.dtypes:
+                x = feature_maps(shape, layout, dtype)
+                # Apart, since a BLAS keeps its threads busy for a while after it has done its work.
+                for candidates in (pools(x, layout, options), whitening(x, layout, options)):
+                    for row in rows(measure(candidates, options.repeats)):
+                        row |= {"shape": list(shape), "layout": layout, "dtype": dtype}
+                        results.append(row)
+                        show(row)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            document = {
+                "config": rmac.show_config("dicts"),
+                "workers": options.workers,
+                "levels": options.levels,
+                "results": results,
+            }
+            json.dump(document, file, indent=1)
+
+
+def pools(x, layout, options):
+    """Functions without arguments that describe with each pool, checked against NumPy."""
+    maps = x if layout == "NCHW" else x.transpose(0, 3, 1, 2)
+    candidates = {}
+    for name, pool, p in (
+        ("max", "max", 3.0),
+        ("mean", "mean", 3.0),
+        ("gem p=3", "gem", 3.0),
+        ("gem p=2.92", "gem", 2.92),
+    ):
+        settings = {"layout": layout, "levels": options.levels, "pool": pool, "p": p}
+        result = rmac.rmac(x[:1], **settings)
+        expected = naive(maps[:1].astype(np.float64), pool, p, options.levels)
+        np.testing.assert_allclose(result, expected, atol=1e-5, err_msg=name)
+        candidates[name] = lambda s=settings: rmac.rmac(x, workers=options.workers, **s)
+    return candidates
+
+
+def naive(x, pool, p, levels):
+    total = np.zeros(x.shape[:2])
+    for x1, y1, x2, y2 in rmac.region_grid(*x.shape[2:], levels=levels).boxes:
+        window = x[:, :, y1 : y2 + 1, x1 : x2 + 1]
+        if pool == "gem":
+            region = (np.maximum(window, 1e-6) ** p).mean(axis=(2, 3)) ** (1 / p)
+        else:
+            region = getattr(window, pool)(axis=(2, 3))
+        total += region / np.linalg.norm(region, axis=1, keepdims=True)
+    return total / np.linalg.norm(total, axis=1, keepdims=True)
+
+
+def whitening(x, layout, options):
+    """Functions that whiten, and that do the matrix product alone; the first is checked."""
+    settings = {"layout": layout, "levels": options.levels}
+    regions = rmac.rmac(x, aggregate="none", **settings)
+    vectors = np.ascontiguousarray(regions.reshape(-1, regions.shape[-1]))
+    rng = np.random.default_rng(0)
+    mean = rng.random(vectors.shape[1])
+    projection = rng.standard_normal((options.dim, vectors.shape[1]))
+    w = rmac.Whitening.from_projection(mean, projection)
+
+    whitened = (regions[:1].astype(np.float64) - mean) @ projection.T
+    total = (whitened / np.linalg.norm(whitened, axis=2, keepdims=True)).sum(axis=1)
+    expected = total / np.linalg.norm(total, axis=1, keepdims=True)
+    result = rmac.rmac(x[:1], whitening=w, **settings)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+    factor = projection.astype(vectors.dtype)
+    product = np.empty((len(vectors), options.dim), vectors.dtype)
+    return {
+        "product": lambda: np.matmul(vectors, factor.T, out=product),
+        "whitened": lambda: rmac.rmac(x, whitening=w, workers=options.workers, **settings),
+    }
+
+
+def rows(times):
+    """Medians, and how many times the first candidate's time each is."""
+    first = statistics.median(next(iter(times.values())))
+    for name, samples in times.items():
+        median = statistics.median(samples)
+        yield {
+            "candidate": name,
+            "ms": 1e3 * median,
+            "ms_min": 1e3 * min(samples),
+            "samples": len(samples),
+            "ratio": median / first,
+        }
+
+
+def show(row):
+    shape = "x".join(map(str, row["shape"]))
+    print(
+        f"{shape:>18} {row['layout']:>6} {row['dtype']:>8} {row['candidate']:<12} "
+        f"{row['ms']:9.3f} {row['ratio']:7.2f}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

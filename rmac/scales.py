@@ -1,0 +1,131 @@
+"""One descriptor of an image out of several, of the image at several scales."""
+
+from __future__ import annotations
+
+from functools import reduce
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rmac._arrays import (
+    Array,
+    descriptor_dtype,
+    device_of,
+    device_of_input,
+    namespace_of,
+    on_device_of,
+)
+from rmac._checks import real
+from rmac._dlpack import given_back, taken_in
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["merge_scales"]
+
+_BLOCK = 1 << 20  # elements of a scale that are computed with at once, in float64
+
+
+def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Array:
+    r"""Merge the descriptors of images at several scales into one an image.
+
+    With :math:`d_s` an image's descriptor at scale s of S, the result is, element by element and
+    then L2-normalised,
+
+    .. math:: L2\left(\left(\frac{1}{S} \sum_s d_s^p\right)^{1/p}\right)
+
+    Parameters
+    ----------
+    descriptors : list of S arrays, shape (N, D), or array, shape (S, N, D)
+        What `rmac.rmac` made of the images at each scale; any dtype that it takes.
+    p : float, default 1.0
+        Power of the mean over scales, more than 0: 1 gives the direction of the sum, infinity the
+        maximum.
+
+    Returns
+    -------
+    array, shape (N, D)
+        The merged descriptors: float64 for float64 descriptors, else float32. A zero vector stays
+        zero.
+
+    Raises
+    ------
+    TypeError
+        If an array or `p` is of the wrong type, or descriptors differ in dtype or device.
+    ValueError
+        If shapes differ, there is no scale, or `p` is out of its range.
+
+    See Also
+    --------
+    rmac : The descriptors of one scale.
+
+    Notes
+    -----
+    The mean is meant for elements that are not negative, as those of maxima after a ReLU. Where one
+    is negative and `p` neither 1 nor infinity, the image's whole descriptor is NaN; so it is where
+    one is NaN or infinite. Powers are taken of float64 ratios to the highest element, and neither
+    overflow nor vanish.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> sizes = [(12, 16), (17, 23), (24, 32)]
+    >>> scales = [rmac.rmac(rng.random((8, 512, *size), dtype=np.float32)) for size in sizes]
+    >>> rmac.merge_scales(scales).shape
+    (8, 512)
+    """
+    p = real("p", p, low=0, strict=True, infinite=True)
+    scales = _checked(taken_in(descriptors))
+    xp = namespace_of(scales[0])
+    images, dim = scales[0].shape
+    rows = max(1, _BLOCK // max(1, dim))
+    # Infinity has no ratio to itself: NaN, which needs no warning.
+    with on_device_of(scales[0]), np.errstate(invalid="ignore"):
+        merged = xp.empty((images, dim), descriptor_dtype(scales[0].dtype))
+        for first in range(0, images, rows):
+            part = slice(first, first + rows)
+            block = [scale[part].astype(np.float64, order="C") for scale in scales]
+            merged[part] = _normalized(_mean(block, p, xp), xp)
+    return given_back(merged, descriptors)
+
+
+def _checked(descriptors: Any) -> list[Array]:
+    """Return the scales, or raise if they do not go together."""
+    if not isinstance(descriptors, list | tuple):
+        device_of(descriptors, "descriptors")
+        if descriptors.ndim != 3:
+            raise ValueError(
+                "descriptors: expected shape (S, N, D), or a list of arrays (N, D), "
+                f"got {descriptors.shape}"
+            )
+    scales = list(descriptors)
+    device_of_input(scales, "descriptors")
+    for i, scale in enumerate(scales):
+        name = f"descriptors[{i}]"
+        descriptor_dtype(scale.dtype, name)
+        if scale.ndim != 2:
+            raise ValueError(f"{name}: expected shape (N, D), got {scale.shape}")
+        if scale.shape != scales[0].shape:
+            raise ValueError(f"{name}: expected shape {scales[0].shape}, got {scale.shape}")
+        if scale.dtype != scales[0].dtype:
+            dtypes = scales[0].dtype.name, scale.dtype.name
+            raise TypeError("{}: expected dtype {}, got {}".format(name, *dtypes))
+    return scales
+
+
+def _mean(scales: list[Array], p: float, xp: Any) -> Array:
+    """Return the generalised mean of non-negative elements over scales, of any for 1 and inf."""
+    if p == 1:
+        return sum(scales)
+    highest = reduce(xp.maximum, scales)
+    if p == inf:
+        return highest
+    unit = xp.where(highest > 0, highest, 1.0)
+    powers = [(xp.where(scale < 0, xp.nan, scale) / unit) ** p for scale in scales]
+    return highest * (sum(powers) / len(scales)) ** (1 / p)
+
+
+def _normalized(vectors: Array, xp: Any) -> Array:
+    norms = xp.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
+    return vectors / xp.where(norms == 0, 1.0, norms)
