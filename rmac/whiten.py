@@ -28,4 +28,4 @@ def run(options: argparse.Namespace) -> None:
             with closing(batches(vectors, "row")) as parts:
                 for part in parts:
                     whitening.partial_fit(part)
-            whitening.save(file.name)
+            whitening.save(file.name)  # in the place of the file kept for it
