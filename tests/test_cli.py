@@ -207,7 +207,8 @@ def test_describe_in_a_dtype(features, tmp_path, dtype, source):
 
 
 def write_zarr(path, x):
-    zarr.create_group(path).create_array("x", data=x, chunks=(2, 4, 5, 12))
+    group = zarr.create_group(path)
+    group.create_array("x", shape=x.shape, dtype=x.dtype, chunks=(2, 4, 5, 12))[...] = x
 
 
 def write_safetensors(path, x):
@@ -559,7 +560,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path, name, shape):
 
 def test_a_corrupt_zarr_ends_in_one_line(tmp_path):
     path = tmp_path / "x.zarr"
-    zarr.create_array(path, data=np.ones((64, 32, 4, 4), "float32"), chunks=(1, 1, 4, 4))
+    options = {"shape": (64, 32, 4, 4), "chunks": (1, 1, 4, 4), "dtype": "float32"}
+    zarr.create_array(path, **options)[...] = 1
     for chunk in (path / "c" / "1").glob("*/0/0"):
         chunk.write_bytes(b"nonsense")
     command = [sys.executable, "-P", "-m", "rmac", "describe", path, "-o", tmp_path / "d.npy"]

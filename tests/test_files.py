@@ -20,9 +20,10 @@ def save_npy(path, x):
     return path.with_suffix(".npy")
 
 
-def save_zarr(path, x, **options):
+def save_zarr(path, x):
     path = path.with_suffix(".zarr")
-    zarr.create_array(path, data=x, chunks=(3, *(max(1, n // 2) for n in x.shape[1:])), **options)
+    chunks = (3, *(max(1, n // 2) for n in x.shape[1:]))
+    zarr.create_array(path, shape=x.shape, dtype=x.dtype, chunks=chunks)[...] = x
     return path
 
 
@@ -119,17 +120,17 @@ def test_zarr_is_read_by_whole_chunks_that_memory_allows(tmp_path, monkeypatch, 
 
 def test_zarr_of_either_version_compressed_and_sharded(tmp_path, rng):
     x = rng.integers(9, size=(12, 4), dtype="uint8")
-    options = {"data": x, "chunks": (3, 4)}
-    zarr.create_array(tmp_path / "2.zarr", zarr_format=2, **options)
-    zarr.create_array(tmp_path / "shards.zarr", shards=(6, 4), **options)
+    options = {"shape": x.shape, "dtype": x.dtype, "chunks": (3, 4)}
+    zarr.create_array(tmp_path / "2.zarr", zarr_format=2, **options)[...] = x
+    zarr.create_array(tmp_path / "shards.zarr", shards=(6, 4), **options)[...] = x
     for name in ("2.zarr", "shards.zarr", "2.zarr/"):
         np.testing.assert_array_equal(files.open_array(f"{tmp_path}/{name}").read(2, 9), x[2:9])
 
 
 def zarr_group(path):
     group = zarr.create_group(path)
-    group.create_array("a", data=np.zeros((2, 3)))
-    group.create_group("layer4").create_array("b", data=np.ones((4, 5)))
+    group.create_array("a", shape=(2, 3), dtype="float64")
+    group.create_group("layer4").create_array("b", shape=(4, 5), dtype="float64")[...] = 1
     return path, "a", "layer4/b"
 
 
@@ -151,7 +152,7 @@ def test_key(tmp_path, make, name):
 
 
 def test_the_only_array_needs_no_key(tmp_path):
-    zarr.create_group(tmp_path / "x.zarr").create_array("a", data=np.zeros((2, 3)))
+    zarr.create_group(tmp_path / "x.zarr").create_array("a", shape=(2, 3), dtype="float64")
     assert files.open_array(str(tmp_path / "x.zarr")).shape == (2, 3)
 
 
@@ -205,7 +206,10 @@ BAD_ZARR = {
     "a file": (lambda path: path.write_text("hello"), "not a .zarr folder that can be read"),
     "not zarr": (lambda path: path.mkdir(), "not a .zarr folder that can be read"),
     "no array": (lambda path: zarr.create_group(path), "expected an array, got none"),
-    "a number": (lambda path: zarr.create_array(path, data=np.array(1.0)), "a single number"),
+    "a number": (
+        lambda path: zarr.create_array(path, shape=(), dtype="float64"),
+        "expected an array, got a single number",
+    ),
     "corrupt": (corrupt, "not a .zarr folder that can be read"),
 }
 
