@@ -1,6 +1,6 @@
 """Run rmac from the command line: ``python -m rmac``."""
 
-from rmac.cli import main
+from rmac.cli import program
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program()

@@ -34,7 +34,7 @@ def taken_in(x: Any) -> Any:
         array = cupy_module().from_dlpack(x if bits is None else bits)
     else:
         raise TypeError(f"x: expected an array on the host or a CUDA device, got {x.device}")
-    return array if bits is None else array.view(_bfloat16())
+    return array if bits is None else array.view(bfloat16())
 
 
 def given_back(result: Any, like: Any) -> Any:
@@ -65,7 +65,8 @@ def _bfloat16_bits(x: Any) -> Any:
     return x.view(sys.modules["torch"].int16)
 
 
-def _bfloat16() -> np.dtype[Any]:
+def bfloat16() -> np.dtype[Any]:
+    """Return the dtype that ml_dtypes gives NumPy."""
     try:
         import ml_dtypes
     except ImportError as error:

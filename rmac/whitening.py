@@ -23,7 +23,7 @@ from rmac._arrays import (
 )
 from rmac._checks import positive_int, real
 from rmac._dlpack import given_back, is_foreign, taken_in
-from rmac._files import whole_file
+from rmac.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -384,7 +384,7 @@ class Whitening:
         if here._moments is not None:
             arrays |= {"count": here.count, "scatter": here._moments.scatter}
         arrays |= {"format": _FORMAT, "dim": self._dim, "eps": self._eps}
-        with whole_file(os.path.realpath(os.fsdecode(path))) as file:
+        with whole_file(os.fsdecode(path)) as file:
             np.savez(file, **{name: part for name, part in arrays.items() if part is not None})
 
     @classmethod

@@ -1,16 +1,22 @@
 """The command line: results, whole files or none, and errors of one line with status 2."""
 
+import inspect
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
+import zarr
 
 import rmac
-from rmac import describe
+from rmac import files
 from rmac.cli import main
 
 
@@ -19,6 +25,28 @@ def features(tmp_path, rng):
     path = tmp_path / "features.npy"
     np.save(path, rng.standard_normal((5, 8, 9, 12)).astype("float32"))
     return path
+
+
+@pytest.fixture
+def vectors(tmp_path, rng):
+    path = tmp_path / "vectors.npy"
+    np.save(path, rng.standard_normal((40, 3, 8)).astype("float32"))
+    return path
+
+
+@pytest.fixture(params=["describe", "whiten"])
+def command(request):
+    """A command, and a file that it reads."""
+    source = {"describe": "features", "whiten": "vectors"}[request.param]
+    return [request.param, str(request.getfixturevalue(source))]
+
+
+def error_of(capsys, command):
+    """Return what a command said in its one line."""
+    start, line = f"rmac {command}: error: ", capsys.readouterr().err
+    assert line.startswith(start)
+    assert line.count("\n") == 1
+    return line.removeprefix(start).removesuffix("\n")
 
 
 def lines_of(capsys):
@@ -56,7 +84,7 @@ def test_demo_plots(tmp_path, capsys):
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "uint8"])
 def test_describe(tmp_path, rng, monkeypatch, layout, order, dtype):
-    monkeypatch.setattr(describe, "_BATCH", 20_000)  # several batches, the last not full
+    monkeypatch.setattr(files, "_BATCH", 20_000)  # several batches, the last not full
     x = (50 * rng.random((7, 9, 12, 8))).astype(dtype, order=order)
     np.save(tmp_path / "x.npy", x)
     arguments = ["-o", str(tmp_path / "d.npy"), "--layout", layout, "--levels", "2"]
@@ -78,6 +106,247 @@ def test_describe_no_maps(tmp_path):
 def test_describe_gives_the_output_an_ordinary_mode(features, tmp_path):
     assert main(["describe", str(features), "-o", str(tmp_path / "d.npy")]) == 0
     assert (tmp_path / "d.npy").stat().st_mode == features.stat().st_mode
+
+
+OPTIONS = {
+    "pool": "gem",
+    "p": 2.5,
+    "levels": 2,
+    "overlap": 0.2,
+    "preset": "cirtorch",
+    "layout": "NHWC",
+    "aggregate": "mean",
+    "eps": 0.5,
+    "workers": 1,
+}
+
+
+def as_arguments(options):
+    return [f"--{name}={value}" for name, value in options.items()]
+
+
+def test_describe_passes_each_option_on_if_it_is_given(features, tmp_path, monkeypatch):
+    calls = []
+
+    def record(x, **options):
+        calls.append(options)
+        return describe(x)
+
+    describe = rmac.rmac
+    monkeypatch.setattr(rmac, "rmac", record)
+    command = ["describe", str(features), "-o", str(tmp_path / "d.npy")]
+    assert main(command) == 0
+    assert main([*command, *as_arguments(OPTIONS)]) == 0
+    assert calls == [{}, {}, OPTIONS, OPTIONS]
+
+
+def test_describe_help_tells_the_defaults_of_rmac(capsys):
+    with pytest.raises(SystemExit):
+        main(["describe", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name in OPTIONS.keys() - {"workers"}:
+        default = inspect.signature(rmac.rmac).parameters[name].default
+        told = re.search(r"\(default: (.*?)\)", text.rpartition(f"--{name} ")[2])[1]
+        assert told == (default if isinstance(default, str) else f"{default:g}")
+
+
+@pytest.mark.parametrize("options", [{"pool": "mean"}, {"pool": "gem"}, {"pool": "gem", "p": 2.5}])
+def test_describe_with_other_pools(features, tmp_path, options):
+    command = ["describe", str(features), "-o", str(tmp_path / "d.npy")]
+    assert main([*command, *as_arguments(options)]) == 0
+    expected = rmac.rmac(np.load(features), **options)
+    np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), expected)
+
+
+@pytest.mark.parametrize("layout", ["NCT", "NTC"])
+def test_describe_sequences(tmp_path, rng, layout):
+    x = rng.random((5, 8, 12), dtype="float32")
+    np.save(tmp_path / "x.npy", x)
+    command = ["describe", str(tmp_path / "x.npy"), "-o", str(tmp_path / "d.npy")]
+    assert main([*command, "--layout", layout]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), rmac.rmac(x, layout=layout))
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "concat", "none"])
+def test_describe_aggregates(features, tmp_path, monkeypatch, aggregate):
+    monkeypatch.setattr(files, "_BATCH", 10_000)
+    command = ["describe", str(features), "-o", str(tmp_path / "d.npy")]
+    assert main([*command, "--aggregate", aggregate]) == 0
+    expected = rmac.rmac(np.load(features), aggregate=aggregate)
+    np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), expected)
+
+
+def test_describe_takes_fewer_maps_at_a_time_where_it_makes_much_of_them(
+    features, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(files, "_BATCH", 10_000)  # two maps and little more
+    counts = []
+
+    def count(x, **options):
+        counts.append(len(x))
+        return describe(x, **options)
+
+    describe = rmac.rmac
+    monkeypatch.setattr(rmac, "rmac", count)
+    command = ["describe", str(features), "-o", str(tmp_path / "d.npy"), "--aggregate", "none"]
+    assert main([*command, "--levels", "1"]) == 0
+    assert main([*command, "--levels", "6"]) == 0
+    assert counts == [0, 2, 2, 1, 0, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("source", ["float32", "float64"])
+def test_describe_in_a_dtype(features, tmp_path, dtype, source):
+    x = np.load(features).astype(source)
+    np.save(features, x)
+    command = ["describe", str(features), "-o", str(tmp_path / "d.npy")]
+    assert main([*command, "--dtype", dtype]) == 0
+    result = np.load(tmp_path / "d.npy")
+    assert result.dtype == dtype
+    np.testing.assert_array_equal(result, rmac.rmac(x).astype(dtype))
+
+
+def write_zarr(path, x):
+    group = zarr.create_group(path)
+    group.create_array("x", shape=x.shape, dtype=x.dtype, chunks=(2, 4, 5, 12))[...] = x
+
+
+def write_safetensors(path, x):
+    safetensors.numpy.save_file({"w": np.ones(3), "x": x}, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "dtype"),
+    [("x.zarr", write_zarr, "float32"), ("x.safetensors", write_safetensors, ml_dtypes.bfloat16)],
+)
+def test_describe_other_files(features, tmp_path, monkeypatch, name, write, dtype):
+    monkeypatch.setattr(files, "_BATCH", 8000)  # two maps of float32
+    x = np.load(features).astype(dtype)
+    write(tmp_path / name, x)
+    command = ["describe", str(tmp_path / name), "--key", "x", "-o", str(tmp_path / "d.npy")]
+    assert main(command) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), rmac.rmac(x))
+
+
+def test_describe_without_the_right_key(features, tmp_path, capsys):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, np.load(features))
+    command = ["describe", str(path), "-o", str(tmp_path / "d.npy")]
+    for key, got in (([], None), (["--key", "y"], "y")):
+        assert main([*command, *key]) == 2
+        error = error_of(capsys, "describe")
+        assert error == f"--key: expected one of w, x in {path}, got {got}"
+    assert not (tmp_path / "d.npy").exists()
+
+
+def whitening_of(channels, path):
+    vectors = np.random.default_rng(1).standard_normal((50, channels))
+    rmac.Whitening(dim=5).fit(vectors).save(path)
+    return path
+
+
+def test_describe_whitened(features, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_BATCH", 10_000)
+    path = whitening_of(8, tmp_path / "w.npz")
+    command = ["describe", str(features), "-o", str(tmp_path / "d.npy")]
+    assert main([*command, "--whitening", str(path)]) == 0
+    result = np.load(tmp_path / "d.npy")
+    assert result.shape == (5, 5)
+    whitening = rmac.Whitening.load(path)
+    np.testing.assert_array_equal(result, rmac.rmac(np.load(features), whitening=whitening))
+
+
+BAD_WHITENINGS = {
+    "missing": (lambda _path: None, "No such file"),
+    "text": (lambda path: path.write_text("hello"), "expected a file that Whitening.save wrote"),
+    "channels": (lambda path: whitening_of(9, path), "9"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_WHITENINGS)
+def test_describe_with_a_bad_whitening(features, tmp_path, capsys, case):
+    make, message = BAD_WHITENINGS[case]
+    path = tmp_path / "w.npz"
+    make(path)
+    before = set(os.listdir(tmp_path))
+    command = ["describe", str(features), "-o", str(tmp_path / "d.npy")]
+    assert main([*command, "--whitening", str(path)]) == 2
+    assert message in error_of(capsys, "describe")
+    assert set(os.listdir(tmp_path)) == before
+
+
+def test_describe_does_not_replace_its_whitening(features, tmp_path, capsys):
+    path = str(whitening_of(8, tmp_path / "w.npz"))
+    assert main(["describe", str(features), "-o", path, "--whitening", path]) == 2
+    assert "would replace the input" in error_of(capsys, "describe")
+    rmac.Whitening.load(path)
+
+
+@pytest.mark.parametrize("shape", [(120, 8), (40, 3, 8)])
+@pytest.mark.parametrize("options", [{}, {"dim": 5}, {"dim": 5, "eps": 0.97}])
+def test_whiten(vectors, tmp_path, monkeypatch, shape, options):
+    monkeypatch.setattr(files, "_BATCH", 1000)
+    x = np.load(vectors).reshape(shape)
+    np.save(vectors, x)
+    command = ["whiten", str(vectors), "-o", str(tmp_path / "w.npz")]
+    assert main([*command, *as_arguments(options)]) == 0
+    result = rmac.Whitening.load(tmp_path / "w.npz")
+    expected = rmac.Whitening(**options).fit(x)
+    np.testing.assert_allclose(result.projection, expected.projection, atol=1e-6)
+    np.testing.assert_allclose(result.mean, expected.mean, atol=1e-6)
+    assert sorted(os.listdir(tmp_path)) == ["vectors.npy", "w.npz"]
+
+
+def test_whiten_takes_what_describe_gives(features, tmp_path):
+    regions, whitening = tmp_path / "r.npy", tmp_path / "w.npz"
+    describe = ["describe", str(features), "-o"]
+    assert main([*describe, str(regions), "--aggregate", "none", "--dtype", "float16"]) == 0
+    assert main(["whiten", str(regions), "-o", str(whitening), "--dim", "4"]) == 0
+    assert rmac.Whitening.load(whitening).dim == 4
+
+
+CANNOT_WHITEN = {
+    "1-d": ((8,), "float32", 4, "vectors.npy: expected 2 or 3 axes, (M, C) or (N, R, C)"),
+    "maps": ((2, 8, 5, 5), "float32", 4, "vectors.npy: expected 2 or 3 axes, (M, C) or (N, R, C)"),
+    "large dim": ((40, 8), "float32", 9, "dim: expected at most the 8 channels, got 9"),
+    "no dim": ((40, 8), "float32", 0, "dim: expected an integer of at least 1, got 0"),
+    "complex": ((40, 8), "complex128", 4, "vectors.npy: expected float16, bfloat16, float32"),
+    "no channels": ((40, 0), "float32", 4, "vectors.npy: expected shape (..., C), got"),
+    "one": ((1, 8), "float32", 4, "vectors.npy: expected at least 2 to learn from, got 1"),
+}
+
+
+@pytest.mark.parametrize("case", CANNOT_WHITEN)
+def test_whiten_what_cannot_be(vectors, tmp_path, monkeypatch, capsys, case):
+    shape, dtype, dim, message = CANNOT_WHITEN[case]
+    if case != "one":  # all others are found before the work
+        monkeypatch.setattr(files, "_progress", None)
+    np.save(vectors, np.ones(shape, dtype))
+    command = ["whiten", str(vectors), "-o", str(tmp_path / "w.npz")]
+    assert main([*command, "--dim", str(dim)]) == 2
+    assert message in error_of(capsys, "whiten")
+    assert os.listdir(tmp_path) == ["vectors.npy"]
+
+
+def test_whiten_vectors_that_are_not_finite(vectors, tmp_path, capsys):
+    x = np.load(vectors)
+    x[-1, -1, -1] = np.nan
+    np.save(vectors, x)
+    assert main(["whiten", str(vectors), "-o", str(tmp_path / "w.npz")]) == 2
+    assert f"{vectors}: expected finite numbers, got nan" in error_of(capsys, "whiten")
+    assert os.listdir(tmp_path) == ["vectors.npy"]
+
+
+@pytest.mark.filterwarnings("default")
+def test_whiten_warns_in_one_line(vectors, tmp_path, capsys):
+    x = np.load(vectors)
+    x[..., 3] = 1
+    np.save(vectors, x)
+    assert main(["whiten", str(vectors), "-o", str(tmp_path / "w.npz")]) == 0
+    line = capsys.readouterr().err
+    assert line.startswith("rmac whiten: warning: 1 of 8 variances are zero")
+    assert line.count("\n") == 1
+    assert rmac.Whitening.load(tmp_path / "w.npz").dim == 8
 
 
 def write(path, array):
@@ -137,11 +406,9 @@ def test_describe_a_bad_file(tmp_path, case, capsys):
     make, message = BAD_FILES[case]
     path = make(tmp_path / "x.npy")
     assert main(["describe", str(path), "-o", str(tmp_path / "d.npy")]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("rmac describe: error: ")
+    error = error_of(capsys, "describe")
     assert message in error
     assert str(path) in error
-    assert error.count("\n") == 1
     assert not (tmp_path / "d.npy").exists()
 
 
@@ -155,26 +422,28 @@ def test_describe_a_bad_file(tmp_path, case, capsys):
 )
 def test_describe_with_a_bad_option(features, tmp_path, capsys, arguments, message):
     assert main(["describe", str(features), "-o", str(tmp_path / "d.npy"), *arguments]) == 2
-    assert capsys.readouterr().err == f"rmac describe: error: {message}\n"
+    assert error_of(capsys, "describe") == message
     assert os.listdir(tmp_path) == ["features.npy"]
 
 
-@pytest.mark.parametrize("output", ["nowhere/d.npy", ".", "features.npy", "pipe", "x" * 300])
-def test_describe_to_an_unwritable_path(features, tmp_path, capsys, output):
+@pytest.mark.parametrize("output", ["nowhere/d.npy", ".", "input", "pipe", "x" * 300])
+def test_an_unwritable_path_is_found_before_the_work(
+    command, tmp_path, monkeypatch, capsys, output
+):
+    monkeypatch.setattr(files, "_progress", None)
     os.mkfifo(tmp_path / "pipe")
-    before = features.read_bytes()
-    assert main(["describe", str(features), "-o", str(tmp_path / output)]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("rmac describe: error: ")
-    assert str(tmp_path / output) in error
-    assert error.count("\n") == 1
-    assert sorted(os.listdir(tmp_path)) == ["features.npy", "pipe"]
-    assert features.read_bytes() == before
+    source = Path(command[1])
+    before = source.read_bytes()
+    path = source if output == "input" else tmp_path / output
+    assert main([*command, "-o", str(path)]) == 2
+    assert str(path) in error_of(capsys, command[0])
+    assert sorted(os.listdir(tmp_path)) == sorted([source.name, "pipe"])
+    assert source.read_bytes() == before
 
 
-def test_describe_without_a_name_to_write_to(features, capsys):
-    assert main(["describe", str(features), "-o", ""]) == 2
-    assert "no such folder to write to" in capsys.readouterr().err
+def test_no_name_to_write_to(command, capsys):
+    assert main([*command, "-o", ""]) == 2
+    assert "cannot be written: no such folder" in error_of(capsys, command[0])
 
 
 def test_describe_follows_a_link(features, tmp_path):
@@ -186,7 +455,7 @@ def test_describe_follows_a_link(features, tmp_path):
 
 def test_describe_leaves_nothing_behind_when_it_fails_half_way(features, tmp_path, monkeypatch):
     (tmp_path / "d.npy").write_text("from before")
-    monkeypatch.setattr(describe, "_BATCH", 1)
+    monkeypatch.setattr(files, "_BATCH", 1)
     calls = []
 
     def fail_at_last(x, **options):
@@ -206,24 +475,27 @@ STUCK = """
 import signal, sys, time, rmac
 from rmac.cli import main
 
-# where the tests run in the background, children begin with Ctrl-C ignored
+# where the tests run in the background, children begin with these ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-def stuck(x, describe=rmac.rmac, **options):
-    if len(x):
-        time.sleep(60)
-    return describe(x, **options)
+def stuck(function):
+    def call(*args, **options):
+        if len(args[-1]):
+            time.sleep(60)
+        return function(*args, **options)
+    return call
 
-rmac.rmac = stuck
+rmac.rmac = stuck(rmac.rmac)
+rmac.Whitening.partial_fit = stuck(rmac.Whitening.partial_fit)
 sys.exit(main(sys.argv[1:]))
 """
 
 
-def end_describe_half_way(features, kind):
+def end_half_way(command, folder, kind):
     """Return the exit status of a command that was sent a signal with its output under way."""
-    folder = features.parent
-    command = [sys.executable, "-P", "-c", STUCK, "describe", features, "-o", folder / "d.npy"]
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE) as process:
+    arguments = [sys.executable, "-P", "-c", STUCK, *command, "-o", folder / "output"]
+    with subprocess.Popen(arguments, cwd=folder, stderr=subprocess.PIPE) as process:
         while not list(folder.glob(".rmac-*.part")) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(kind)
@@ -231,18 +503,73 @@ def end_describe_half_way(features, kind):
         return process.wait()
 
 
-def test_describe_killed_has_no_output_and_runs_again(features):
-    output = features.parent / "d.npy"
-    assert end_describe_half_way(features, signal.SIGKILL) == -signal.SIGKILL
-    assert not output.exists()
-    assert main(["describe", str(features), "-o", str(output)]) == 0
-    np.testing.assert_array_equal(np.load(output), rmac.rmac(np.load(features)))
+def test_a_killed_command_has_no_output_and_runs_again(command, tmp_path):
+    assert end_half_way(command, tmp_path, signal.SIGKILL) == -signal.SIGKILL
+    assert not (tmp_path / "output").exists()
+    assert main([*command, "-o", str(tmp_path / "output")]) == 0
+    np.load(tmp_path / "output")
 
 
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
-def test_describe_ended_leaves_nothing_behind(features, kind):
-    assert end_describe_half_way(features, kind) == 130
-    assert os.listdir(features.parent) == ["features.npy"]
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_an_ended_command_leaves_nothing_behind(command, tmp_path, kind):
+    assert end_half_way(command, tmp_path, kind) == 130
+    assert os.listdir(tmp_path) == [Path(command[1]).name]
+
+
+def test_a_command_started_with_nohup_outlives_the_terminal(features, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main(["describe", str(features), "-o", str(tmp_path / "d.npy")]) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+LIMITED = """
+import resource, sys
+from rmac.cli import main
+
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = used + int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("describe", (4096, 64, 16, 16)), ("whiten", (65536, 16, 64))]
+)
+def test_memory_does_not_grow_with_the_file(tmp_path, name, shape):
+    """A file of 256 MB is done with half of that beside its mapping."""
+    path = tmp_path / "x.npy"
+    x = np.lib.format.open_memmap(path, "w+", "float32", shape)
+    assert x.nbytes == 1 << 28
+    command = [sys.executable, "-P", "-c", LIMITED, str(x.nbytes + (1 << 27)), name, path]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*command, "-o", tmp_path / "output"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    np.load(tmp_path / "output")
+
+
+def test_a_corrupt_zarr_ends_in_one_line(tmp_path):
+    path = tmp_path / "x.zarr"
+    options = {"shape": (64, 32, 4, 4), "chunks": (1, 1, 4, 4), "dtype": "float32"}
+    zarr.create_array(path, **options)[...] = 1
+    for chunk in (path / "c" / "1").glob("*/0/0"):
+        chunk.write_bytes(b"nonsense")
+    command = [sys.executable, "-P", "-m", "rmac", "describe", path, "-o", tmp_path / "d.npy"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"rmac describe: error: {path}: not a .zarr folder that can be")
+    assert result.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == ["x.zarr"]
 
 
 def test_usage_errors_have_status_2(capsys):

@@ -1,0 +1,265 @@
+"""Arrays in files: read a batch at a time, however large; written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from math import prod
+from secrets import token_hex
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+
+from rmac._dlpack import bfloat16
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+
+    import zarr
+
+_BATCH = 1 << 26  # bytes held at a time
+_HEADER_LIMIT = 100_000_000  # bytes, as safetensors has it
+_SAFETENSORS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "U8": "u1", "I8": "i1"}
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """An array in a file, of which slices of the first axis can be read."""
+
+    name: str  # what error messages call it
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[int, int], npt.NDArray[Any]]  # rows first:last
+    step: int = 1  # rows that are best read together
+
+
+def open_array(path: str, key: str | None = None) -> ArrayFile:
+    """Open the array in a .npy, .zarr or .safetensors file; `key` is its name among several."""
+    kind = os.path.splitext(path.rstrip(os.sep))[1]
+    opener = {".zarr": _open_zarr, ".safetensors": _open_safetensors}.get(kind, _open_npy)
+    array = opener(path, key)
+    if not array.shape:
+        raise ValueError(f"{array.name}: expected an array, got a single number")
+    return array
+
+
+@contextmanager
+def naming(array: ArrayFile, argument: str) -> Iterator[None]:
+    """Have errors about an argument that was read from a file name that file."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        message = str(error).removeprefix(f"{argument}:")
+        if message == str(error):
+            raise
+        raise type(error)(f"{array.name}:{message}") from None
+
+
+def batches(
+    array: ArrayFile, unit: str, row_bytes: int = 0
+) -> Generator[npt.NDArray[Any], None, None]:
+    """Yield all rows of an array, a batch at a time, with a progress bar on a terminal.
+
+    `row_bytes` is what the caller makes of a row, so that batches are small where that is much.
+    """
+    row_bytes += prod(array.shape[1:]) * array.dtype.itemsize
+    rows = max(1, _BATCH // max(1, row_bytes) // array.step) * array.step
+    with _progress(array.shape[0], unit) as advance:
+        for first in range(0, array.shape[0], rows):
+            batch = array.read(first, min(first + rows, array.shape[0]))
+            yield batch
+            advance(len(batch))
+
+
+@contextmanager
+def _progress(total: int, unit: str) -> Iterator[Callable[[int], Any]]:
+    """Show a bar on the terminal where tqdm is installed; yield what advances it."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield lambda _count: None
+        return
+    with tqdm(total=total, unit=unit, disable=None) as bar:
+        yield bar.update
+
+
+@contextmanager
+def _readable(path: str, kind: str) -> Iterator[None]:
+    """Raise whatever fails in reading a file as a ValueError that names it."""
+    try:
+        yield
+    except Exception as error:  # headers and compressed data fail to parse in many ways
+        raise ValueError(f"{path}: not a {kind} that can be read: {error}") from None
+
+
+def _chosen(path: str, key: str | None, keys: Collection[str]) -> str:
+    """Return the key of one of the arrays in a file: the one asked for, or the only one."""
+    if not keys:
+        raise ValueError(f"{path}: expected an array, got none")
+    if key is None and len(keys) == 1:
+        return next(iter(keys))
+    if key is None or key not in keys:
+        raise ValueError(f"--key: expected one of {', '.join(keys)} in {path}, got {key}")
+    return key
+
+
+def _require_no_key(path: str, key: str | None) -> None:
+    if key is not None:
+        raise ValueError(f"--key: expected none, since {path} is one array, got {key}")
+
+
+def _open_npy(path: str, key: str | None) -> ArrayFile:
+    _require_no_key(path, key)
+    with open(path, "rb") as file:
+        with _readable(path, ".npy file"):
+            shape, fortran_order, dtype = _npy_header(file)
+        offset = file.tell()
+    if dtype.hasobject:
+        raise TypeError(f"{path}: expected numbers, got {dtype} objects")
+    if dtype.kind == "V":
+        raise TypeError(f"{path}: expected numbers, got {dtype} (bfloat16, perhaps: save float32)")
+    return _mapped(path, path, shape, dtype, offset, order="F" if fortran_order else "C")
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"its format has version {version}")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran_order, dtype = read(file)
+    return _checked_shape(shape), fortran_order, dtype
+
+
+def _open_safetensors(path: str, key: str | None) -> ArrayFile:
+    # Mapped as .npy files are, which the safetensors package does not do: its slices are copies.
+    with open(path, "rb") as file:
+        with _readable(path, ".safetensors file"):
+            tensors = _safetensors_header(file)
+        start = file.tell()
+    key = _chosen(path, key, tensors)
+    name = f"{path}[{key}]"
+    with _readable(name, ".safetensors file"):
+        code = str(tensors[key]["dtype"])
+        shape = _checked_shape(tuple(tensors[key]["shape"]))
+        first, last = _checked_shape(tuple(tensors[key]["data_offsets"]))
+    if code != "BF16" and code not in _SAFETENSORS:
+        raise TypeError(f"{name}: expected BF16 or one of {', '.join(_SAFETENSORS)}, got {code}")
+    dtype = bfloat16() if code == "BF16" else np.dtype(_SAFETENSORS[code])
+    if last - first != prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name}: expected the bytes of {code} {shape}, got {last - first} bytes")
+    return _mapped(path, name, shape, dtype, start + first)
+
+
+def _safetensors_header(file: IO[bytes]) -> dict[str, dict[str, Any]]:
+    size = int.from_bytes(file.read(8), "little")
+    if size > _HEADER_LIMIT:
+        raise ValueError(f"its header has {size} bytes")
+    header = json.loads(file.read(size))
+    return {key: entry for key, entry in header.items() if key != "__metadata__"}
+
+
+def _checked_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if not all(type(size) is int and 0 <= size < 1 << 62 for size in shape):
+        raise ValueError(f"its shape is {shape}")
+    return shape
+
+
+def _mapped(
+    path: str,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    offset: int,
+    order: Any = "C",
+) -> ArrayFile:
+    """Map an array that lies in a file as it does in memory, if it has elements to map."""
+    size = prod(shape) * dtype.itemsize
+    there = os.stat(path).st_size - offset
+    if there < size:
+        raise ValueError(f"{name}: truncated: {size} bytes of data expected, {there} there")
+    if size == 0:
+        rows = np.empty(shape, dtype, order)
+    else:
+        rows = np.asarray(np.memmap(path, dtype, "r", offset, shape, order))
+
+    def read(first: int, last: int) -> npt.NDArray[Any]:
+        return np.require(rows[first:last], requirements=["ALIGNED"])  # a copy where it is not
+
+    return ArrayFile(name, shape, dtype, read)
+
+
+def _open_zarr(path: str, key: str | None) -> ArrayFile:
+    try:
+        import zarr
+    except ImportError:
+        raise ImportError(f"{path}: needs zarr: pip install 'rmac[files]'") from None
+    os.stat(path)  # an ordinary error where there is nothing
+    with _readable(path, ".zarr folder"):
+        node = zarr.open(zarr.storage.LocalStore(path, read_only=True), mode="r")
+        members = () if isinstance(node, zarr.Array) else node.members(max_depth=None)
+        arrays = {name: member for name, member in members if isinstance(member, zarr.Array)}
+    if isinstance(node, zarr.Array):
+        _require_no_key(path, key)
+        name, array = path, node
+    else:
+        key = _chosen(path, key, arrays)
+        name, array = f"{path}[{key}]", arrays[key]
+
+    def read(first: int, last: int) -> npt.NDArray[Any]:
+        with _readable(name, ".zarr folder"):
+            return np.asarray(array[first:last])
+
+    return ArrayFile(name, array.shape, array.dtype, read, _zarr_step(array))
+
+
+def _zarr_step(array: zarr.Array[Any]) -> int:
+    """Return the rows of a chunk, or 1 where chunks side by side make that many too much."""
+    if not array.shape:
+        return 1
+    rows: int = array.chunks[0]
+    size = rows * prod(array.shape[1:]) * array.dtype.itemsize
+    return rows if size <= max(_BATCH, prod(array.chunks) * array.dtype.itemsize) else 1
+
+
+@contextmanager
+def whole_file(path: str, *sources: str) -> Iterator[IO[bytes]]:
+    """Open a file that appears under `path`, which is none of `sources`, once it is complete."""
+    target = _writable(path, sources)
+    partial = os.path.join(os.path.dirname(target), f".rmac-{token_hex(8)}.part")
+    try:
+        with _created(partial, path) as file:
+            yield file
+        os.replace(partial, target)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(partial)
+        raise
+
+
+def _writable(path: str, sources: Sequence[str]) -> str:
+    """Return the real path of a file that may be written, or raise."""
+    target = os.path.realpath(path)
+    if not path or not os.path.isdir(os.path.dirname(target)):
+        raise FileNotFoundError(f"{path!r}: cannot be written: no such folder")
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        return target
+    if not stat.S_ISREG(mode):
+        raise FileExistsError(f"{path}: expected a file to write, got something else")
+    for source in sources:
+        if os.path.samefile(target, source):
+            raise FileExistsError(f"{path}: the output would replace the input {source}")
+    return target
+
+
+def _created(partial: str, path: str) -> IO[bytes]:
+    try:
+        return open(partial, "xb")
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,31 @@
+"""The command ``rmac whiten``: learn a whitening from a file of regional vectors, however large."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import rmac
+from rmac.files import batches, naming, open_array, whole_file
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run(options: argparse.Namespace) -> None:
+    """Learn from all vectors of a file, a batch at a time, and save what was learned."""
+    vectors = open_array(options.vectors, options.key)
+    if len(vectors.shape) not in (2, 3):
+        axes = "2 or 3 axes, (M, C) or (N, R, C)"
+        raise ValueError(f"{vectors.name}: expected {axes}, got shape {vectors.shape}")
+    whitening = rmac.Whitening(options.dim, eps=options.eps)
+    with naming(vectors, "vectors"):
+        # no vectors check the options, dtype and shape before a file is touched
+        whitening.partial_fit(np.empty((0, *vectors.shape[1:]), vectors.dtype))
+        with whole_file(options.output, options.vectors) as file:
+            with closing(batches(vectors, "row")) as parts:
+                for part in parts:
+                    whitening.partial_fit(part)
+            whitening.save(file.name)  # in the place of the file kept for it
