@@ -2,6 +2,7 @@
 
 from rmac import operators
 from rmac._config import __version__, show_config
+from rmac.branches import branch_pool
 from rmac.descriptors import rmac
 from rmac.pooling import region_pool, rmac_regions, roi_pool
 from rmac.regions import RegionGrid, region_grid, sequence_grid
@@ -10,6 +11,7 @@ from rmac.scales import merge_scales
 __all__ = [
     "RegionGrid",
     "__version__",
+    "branch_pool",
     "merge_scales",
     "operators",
     "region_grid",
