@@ -2,6 +2,7 @@
 
 from rmac import operators
 from rmac._config import __version__, show_config
+from rmac.branches import branch_pool
 from rmac.descriptors import rmac
 from rmac.pooling import region_pool, rmac_regions, roi_pool
 from rmac.regions import RegionGrid, region_grid, sequence_grid
@@ -12,6 +13,7 @@ __all__ = [
     "RegionGrid",
     "Whitening",
     "__version__",
+    "branch_pool",
     "merge_scales",
     "operators",
     "region_grid",

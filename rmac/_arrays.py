@@ -47,7 +47,7 @@ def device_of(x: Array, name: str = "x") -> str:
     if getattr(x, "requires_grad", False):
         raise TypeError(
             f"{name}: got a {_type_name(x)} that requires grad, and no gradient is defined here; "
-            "pass its data with x.detach()"
+            f"pass its data with {name}.detach()"
         )
     raise TypeError(f"{name}: expected a numpy.ndarray or cupy.ndarray, got {_type_name(x)}")
 
@@ -63,6 +63,12 @@ def device_of_input(x: Array | Sequence[Array], name: str = "x") -> str:
         where = " and ".join(sorted(devices))
         raise TypeError(f"{name}: expected arrays on one device, got {where}")
     return devices.pop()
+
+
+def require_device_of(x: Array | Sequence[Array], array: Array, name: str) -> None:
+    """Raise unless `array` lives on the kind of device that `x` lives on."""
+    if device_of(array, name) != device_of_input(x):
+        raise TypeError(f"{name}: expected an array where x is, got {_type_name(array)}")
 
 
 def namespace_of(x: Array) -> Any:
@@ -251,8 +257,7 @@ def _host_array(name: str, value: npt.ArrayLike) -> np.ndarray:
 
 def region_rois(rois: Array, x: Array) -> Array:
     """Return RoIs for the maps `x` as (K, 5), or raise if they are not such."""
-    if type(rois) is not type(x) and device_of(rois, "rois") != device_of(x):
-        raise TypeError(f"rois: expected an array where x is, got {_type_name(rois)}")
+    require_device_of(x, rois, "rois")
     if rois.ndim != 2 or rois.shape[1] != 5:
         raise ValueError(f"rois: expected shape (K, 5), got {rois.shape}")
     if rois.dtype.kind not in "iuf" and rois.dtype.name != "bfloat16":
@@ -273,8 +278,7 @@ def output(
     """
     if out is None:
         return empty(shape, dtype, x)
-    if device_of(out, "out") != device_of_input(x):
-        raise TypeError(f"out: expected an array where x is, got {_type_name(out)}")
+    require_device_of(x, out, "out")
     if out.dtype != dtype:
         raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
     if out.shape != shape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from functools import lru_cache, wraps
 from math import inf
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -55,6 +56,16 @@ def positive_int(name: str, value: int) -> int:
     if number >= _INT_LIMIT:
         raise ValueError(f"{name}: expected an integer less than 2**31, got {number}")
     return number
+
+
+def one_or_two_ints(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """Return an int of at least 1 twice, or a pair of them as a tuple, or raise."""
+    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+        if len(value) != 2:
+            raise ValueError(f"{name}: expected one or two integers, got {value!r}")
+        return positive_int(name, value[0]), positive_int(name, value[1])
+    side = positive_int(name, value)
+    return side, side
 
 
 def real(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from rmac._arrays import (
     LAYOUTS_OF_MAPS,
@@ -20,11 +17,20 @@ from rmac._arrays import (
     region_rois,
     require_axes,
 )
-from rmac._checks import choice, optional_workers, positive_int, real, remembered
+from rmac._checks import (
+    choice,
+    one_or_two_ints,
+    optional_workers,
+    positive_int,
+    real,
+    remembered,
+)
 from rmac.operators import Backend, public_operator
 from rmac.regions import RegionGrid, check_grid_options, region_grid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
 __all__ = ["region_pool", "rmac_regions", "roi_pool"]
@@ -255,7 +261,7 @@ def roi_pool(
     --------
     rmac_regions : RoIs of the R-MAC grid.
     """
-    ph, pw = _output_size(output_size)
+    ph, pw = one_or_two_ints("output_size", output_size)
     spatial_scale = real("spatial_scale", spatial_scale, low=0, high=_FLOAT32_MAX, strict=True)
     workers = optional_workers(workers)
     maps = feature_map(x, choice("layout", layout, LAYOUTS_OF_MAPS))
@@ -266,12 +272,3 @@ def roi_pool(
         maps, rois, result, output_size=(ph, pw), spatial_scale=spatial_scale, workers=workers
     )
     return deliver(result, out)
-
-
-def _output_size(size: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(size, Sequence | np.ndarray) and not isinstance(size, str):
-        if len(size) != 2:
-            raise ValueError(f"output_size: expected one or two integers, got {size!r}")
-        return positive_int("output_size", size[0]), positive_int("output_size", size[1])
-    side = positive_int("output_size", size)
-    return side, side

@@ -5,6 +5,8 @@ Plain integers on the host, computed once per shape and shared by every backend.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "RegionGrid", "region_grid", "sequence_grid"]
 
 _MAX_EXTRA_WINDOWS = 6
+_warned_of_gaps = False
 
 
 class _Preset(NamedTuple):
@@ -112,12 +115,10 @@ class RegionGrid:
     def coverage(self) -> float:
         """Share of the map's cells that lie inside at least one region, 0 to 1.
 
-        Less than 1 on maps so long that the windows of every level leave gaps.
+        Less than 1 on maps so long that the windows of every level leave gaps; the first such grid
+        of a process comes with a warning.
         """
-        covered = np.zeros((self.height, self.width), dtype=bool)
-        for x1, y1, x2, y2 in self.boxes:
-            covered[y1 : y2 + 1, x1 : x2 + 1] = True
-        return float(covered.mean())
+        return _covered_cells(self.boxes) / (self.height * self.width)
 
     def to_image(self, image_height: float, image_width: float) -> npt.NDArray[np.float64]:
         """Scale the regions to the image that the feature map was computed from.
@@ -305,7 +306,7 @@ def _make_grid(
     windows = _windows(height, width, levels, overlap, rules)
     whole = [np.array([[0, 0, width - 1, height - 1]])] if rules.whole_map else []
     boxes = [*whole, *windows]
-    return RegionGrid._of(
+    grid = RegionGrid._of(
         boxes=_frozen(np.concatenate(boxes)),
         level=_frozen(np.repeat(range(1 - len(whole), len(windows) + 1), [len(b) for b in boxes])),
         height=height,
@@ -313,6 +314,27 @@ def _make_grid(
         levels=levels,
         overlap=overlap,
         preset=preset,
+    )
+    if not _warned_of_gaps and grid.coverage < 1:
+        _warn_of_gaps(grid)
+    return grid
+
+
+def _warn_of_gaps(grid: RegionGrid) -> None:
+    """Warn where rmac was called from."""
+    global _warned_of_gaps
+    _warned_of_gaps = True
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    cells = grid.height * grid.width
+    warnings.warn(
+        f"{cells - _covered_cells(grid.boxes)} of the {cells} cells of a "
+        f"{grid.height}x{grid.width} map are in no R-MAC region (coverage {grid.coverage:.3g}): "
+        "preset='cirtorch' adds the whole map as a region, region_pool takes boxes of your own, "
+        "and for sequences there is layout='NCT'. This is said once, also of other maps.",
+        UserWarning,
+        stacklevel=level,
     )
 
 
@@ -379,6 +401,24 @@ def _frozen(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return a copy that nobody can make writeable again, since its memory is bytes."""
     integers = values.astype(np.int64)
     return np.frombuffer(integers.tobytes(), np.int64).reshape(integers.shape)
+
+
+def _covered_cells(boxes: npt.NDArray[np.int64]) -> int:
+    """Return how many cells lie in at least one box.
+
+    Edges of boxes cut the map into pieces. Over the pieces, the running sums of 1 where a box
+    begins and -1 where it ends, along both axes, count the boxes on each.
+    """
+    edges = boxes + np.array([0, 0, 1, 1])
+    xs, ys = np.unique(edges[:, ::2]), np.unique(edges[:, 1::2])
+    left, right = np.searchsorted(xs, edges[:, ::2]).T
+    top, bottom = np.searchsorted(ys, edges[:, 1::2]).T * len(xs)
+    steps = np.zeros(len(xs) * len(ys), np.int64)
+    for corner, step in ((left, 1), (right, -1)):
+        steps += step * np.bincount(top + corner, minlength=len(steps))
+        steps -= step * np.bincount(bottom + corner, minlength=len(steps))
+    counts = steps.reshape(len(ys), len(xs)).cumsum(axis=0).cumsum(axis=1)
+    return int(np.diff(ys) @ (counts[:-1, :-1] > 0) @ np.diff(xs))
 
 
 def elementary_segments(intervals: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:

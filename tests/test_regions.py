@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import hypothesis.strategies as st
 import numpy as np
@@ -10,6 +11,7 @@ from helpers import GRID_OPTIONS
 from hypothesis import given
 
 import rmac
+from rmac import regions
 
 SIZE = st.integers(1, 120)
 
@@ -107,11 +109,36 @@ def test_grids_survive_pickle_and_copy():
 
 def test_coverage():
     assert rmac.region_grid(24, 32).coverage == 1
-    assert rmac.region_grid(2, 32).coverage < 1
+    assert rmac.region_grid(2, 32).coverage == 48 / 64
     assert rmac.region_grid(2, 32, preset="cirtorch").coverage == 1
-    grid = rmac.region_grid(1, 20, levels=1)
-    covered = {(x, y) for x1, y1, x2, y2 in grid.boxes for x in range(x1, x2 + 1) for y in [y1]}
-    assert grid.coverage == len(covered) / 20
+    assert rmac.region_grid(10**8, 10**9).coverage < 1
+
+
+@given(height=st.integers(1, 60), width=st.integers(1, 60), options=GRID_OPTIONS)
+def test_coverage_counts_cells(height, width, options):
+    grid = rmac.region_grid(height, width, **options)
+    covered = np.zeros((height, width), bool)
+    for x1, y1, x2, y2 in grid.boxes:
+        covered[y1 : y2 + 1, x1 : x2 + 1] = True
+    assert grid.coverage == covered.sum() / (height * width)
+
+
+def test_gaps_are_warned_of_once(monkeypatch):
+    monkeypatch.setattr(regions, "_warned_of_gaps", False)
+    x = np.ones((1, 1, 3, 997), np.float32)  # of a size that no other test makes a grid of
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rmac.region_grid(19, 31)
+        rmac.sequence_grid(997)
+        assert not caught
+        for length in (997, 997, 991):
+            rmac.rmac(x[..., :length])
+    (warning,) = caught
+    assert warning.category is UserWarning
+    assert warning.filename == __file__
+    gaps = 2991 - round(2991 * rmac.region_grid(3, 997).coverage)
+    assert str(warning.message).startswith(f"{gaps} of the 2991 cells of a 3x997 map are in no ")
+    assert "preset='cirtorch'" in str(warning.message)
 
 
 def test_to_image():

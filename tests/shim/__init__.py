@@ -140,24 +140,30 @@ def asnumpy(x):
 # What code for the namespaces of both NumPy and CuPy uses.
 
 
+def _host(value):
+    assert not isinstance(value, np.ndarray)
+    if isinstance(value, list):
+        return [_host(one) for one in value]
+    return value._host if isinstance(value, ndarray) else value
+
+
 def _on_host(function):
     """NumPy's function for arrays of this module, and never for NumPy's own."""
 
     def call(*args, **options):
-        values = [*args, *options.values()]
-        assert not any(isinstance(value, np.ndarray) for value in values)
-        args = [a._host if isinstance(a, ndarray) else a for a in args]
-        options = {k: a._host if isinstance(a, ndarray) else a for k, a in options.items()}
-        return ndarray(np.asarray(function(*args, **options)))
+        options = {name: _host(value) for name, value in options.items()}
+        return ndarray(np.asarray(function(*map(_host, args), **options)))
 
     return call
 
 
 nan = np.nan
-maximum, sqrt, where = map(_on_host, (np.maximum, np.sqrt, np.where))
-for _name in ("add", "eq", "gt", "lt", "mul", "pow", "radd", "rmul", "truediv"):
+for _name in ("ascontiguousarray", "concatenate", "matmul", "maximum", "sqrt", "where"):
+    globals()[_name] = _on_host(getattr(np, _name))
+for _name in ("add", "eq", "gt", "iadd", "lt", "mul", "pow", "radd", "rmul", "truediv"):
     setattr(ndarray, f"__{_name}__", _on_host(getattr(np.ndarray, f"__{_name}__")))
-ndarray.sum = _on_host(np.ndarray.sum)
+for _name in ("max", "sum", "swapaxes"):
+    setattr(ndarray, _name, _on_host(getattr(np.ndarray, _name)))
 
 
 class Device:

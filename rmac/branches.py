@@ -1,0 +1,212 @@
+"""Pooling by branches: convolutions of several sizes, rectified, max-pooled and averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rmac._arrays import (
+    Array,
+    descriptor_dtype,
+    feature_map,
+    namespace_of,
+    on_device_of,
+    require_device_of,
+)
+from rmac._checks import one_or_two_ints
+from rmac._dlpack import taken_in
+from rmac.operators import Backend, public_operator
+
+__all__ = ["branch_pool"]
+
+_BLOCK = 32 << 20  # bytes that the images computed with at once may take
+
+Window = tuple[int, int] | None
+
+
+@public_operator("BranchPool")
+def branch_pool(
+    backend: Backend,
+    x: Array,
+    /,
+    weights: Sequence[Array],
+    kernel_sizes: Sequence[int | Sequence[int] | None],
+) -> Array:
+    r"""Average branches, each a convolution, a ReLU and a maximum over windows.
+
+    With k branches of weights :math:`w_i` and windows :math:`k_i`,
+
+    .. math:: \frac{1}{k} \sum_i \mathrm{maxpool}_{k_i}(\mathrm{relu}(\mathrm{conv}(x, w_i)))
+
+    Convolutions are cross-correlations, as in neural networks. They and the windows move by one
+    cell and stay inside the map, so that a kernel or window of n cells shortens a side by n - 1.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, H, W)
+        Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides.
+    weights : list of k arrays, shape (C_out, C, kh, kw)
+        The kernel of each branch, of any of these dtypes, on the device of `x`.
+    kernel_sizes : list of k int, (int, int) or None
+        The window of each branch: cells along both sides, or along height and width; None for the
+        whole map, whose maximum has no height and width.
+
+    Returns
+    -------
+    array, shape (N, C_out, h, w), or (N, C_out) where windows are None
+        The mean of the branches, computed and returned in float64 for a float64 `x`, else in
+        float32. NaN propagates.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong type or dtype, or weights are not where `x` is.
+    ValueError
+        If a shape or value is wrong, a kernel or window is larger than the map, or branches differ
+        in shape.
+
+    See Also
+    --------
+    region_pool : Maxima over regions, without convolutions.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.random((2, 64, 24, 32), dtype=np.float32)
+    >>> small, large = (rng.standard_normal((128, 64, k, k), dtype=np.float32) for k in (1, 3))
+    >>> rmac.branch_pool(x, [small, large], [None, None]).shape
+    (2, 128)
+    >>> rmac.branch_pool(x, [small, large], [5, 3]).shape
+    (2, 128, 20, 28)
+    """
+    x = feature_map(x, "NCHW")
+    dtype = descriptor_dtype(x.dtype)
+    weights = _checked_weights(taken_in(weights), x)
+    windows = _checked_windows(kernel_sizes, len(weights))
+    out = backend.empty(_common_shape(x.shape, weights, windows), dtype, x)
+    xp = namespace_of(x)
+    # Infinities may meet, also past the ends of rows: NaN, which needs no warning.
+    with on_device_of(x), np.errstate(invalid="ignore", over="ignore"):
+        kernels = [xp.ascontiguousarray(w.transpose(2, 0, 3, 1), dtype) for w in weights]
+        images = _images_at_once(x.shape, kernels)
+        for first in range(0, len(x), images):
+            block = xp.ascontiguousarray(x[first : first + images], dtype)
+            branches = zip(kernels, windows, strict=True)
+            total = sum(_branch(block, kernel, window, xp) for kernel, window in branches)
+            out[first : first + images] = total / len(kernels)
+    return out
+
+
+def _checked_weights(weights: Any, x: Array) -> list[Array]:
+    """Return the weights of each branch, or raise if they do not fit the maps."""
+    if not isinstance(weights, list | tuple):
+        raise TypeError(f"weights: expected a list of arrays, got {type(weights).__name__}")
+    if not weights:
+        raise ValueError("weights: expected at least one array, got none")
+    channels, height, width = x.shape[1:]
+    for i, kernel in enumerate(weights):
+        name = f"weights[{i}]"
+        require_device_of(x, kernel, name)
+        descriptor_dtype(kernel.dtype, name)
+        if kernel.ndim != 4 or 0 in kernel.shape[2:]:
+            raise ValueError(f"{name}: expected shape (C_out, C, kh, kw), got {kernel.shape}")
+        if kernel.shape[1] != channels:
+            raise ValueError(
+                f"{name}: expected {channels} channels as x has, got {kernel.shape[1]}"
+            )
+        kh, kw = kernel.shape[2:]
+        if kh > height or kw > width:
+            raise ValueError(
+                f"{name}: expected a kernel of at most the map's {height}x{width} cells, "
+                f"got {kh}x{kw}"
+            )
+    return list(weights)
+
+
+def _checked_windows(sizes: Any, count: int) -> list[Window]:
+    """Return the window of each branch, or raise."""
+    if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str):
+        raise TypeError(f"kernel_sizes: expected a list of sizes, got {type(sizes).__name__}")
+    if len(sizes) != count:
+        raise ValueError(f"kernel_sizes: expected {count} as there are weights, got {len(sizes)}")
+    return [
+        None if size is None else one_or_two_ints(f"kernel_sizes[{i}]", size)
+        for i, size in enumerate(sizes)
+    ]
+
+
+def _common_shape(
+    shape: tuple[int, ...], weights: list[Array], windows: list[Window]
+) -> tuple[int, ...]:
+    """Return the shape of every branch's result, or raise if they differ."""
+    shapes = []
+    for i, (kernel, window) in enumerate(zip(weights, windows, strict=True)):
+        sides = [n - k + 1 for n, k in zip(shape[2:], kernel.shape[2:], strict=True)]
+        if window and (window[0] > sides[0] or window[1] > sides[1]):
+            raise ValueError(
+                f"kernel_sizes[{i}]: expected a window of at most the {sides[0]}x{sides[1]} cells "
+                f"that the convolution leaves, got {window[0]}x{window[1]}"
+            )
+        left = [n - k + 1 for n, k in zip(sides, window, strict=True)] if window else []
+        shapes.append((shape[0], kernel.shape[0], *left))
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            "weights, kernel_sizes: expected branches of one shape, "
+            f"got {', '.join(map(str, shapes))}"
+        )
+    return shapes[0]
+
+
+def _images_at_once(shape: tuple[int, ...], kernels: list[Array]) -> int:
+    """Return how many images fit a block, with what a branch keeps of them at once."""
+    _, channels, height, width = shape
+    planes = max(kw * channels + 4 * filters for _, filters, kw, _ in [k.shape for k in kernels])
+    size = (channels + planes) * height * width * kernels[0].itemsize
+    return max(1, int(_BLOCK // max(1, size)))
+
+
+def _branch(x: Array, kernel: Array, window: Window, xp: Any) -> Array:
+    sums = _convolution(x, kernel, xp)
+    if window is None:
+        maxima = sums.max(axis=(2, 3))
+    else:
+        maxima = _running_maximum(sums, window[1], xp)
+        maxima = _running_maximum(maxima.swapaxes(2, 3), window[0], xp).swapaxes(2, 3)
+    return xp.maximum(maxima, 0)  # after the maximum, where there is less to rectify
+
+
+def _convolution(x: Array, kernel: Array, xp: Any) -> Array:
+    """Return the sums (N, C_out, h, w) of packed maps over a kernel (kh, C_out, kw, C).
+
+    With the rows of a map one after the other, an offset in the kernel is a shift along all cells.
+    Copies of the map, one a column of the kernel, make one matrix product a row of it. Sums that
+    reach from the end of a row into the next come with them, and are left out at the end.
+    """
+    images, channels, height, width = x.shape
+    kh, filters, kw, _ = kernel.shape
+    rows, columns = height - kh + 1, width - kw + 1
+    cells = x.reshape(images, channels, height * width)
+    last = cells.shape[2] - kw + 1
+    shifted = [cells[:, :, j : j + last] for j in range(kw)]
+    cells = xp.concatenate(shifted, axis=1) if kw > 1 else cells
+    kernel = kernel.reshape(kh, filters, kw * channels)
+    reach = last - (kh - 1) * width
+    sums = xp.zeros((images, filters, rows * width), x.dtype)
+    reached = sums[:, :, :reach]
+    product = xp.empty(reached.shape, x.dtype)
+    for i in range(kh):
+        xp.matmul(kernel[i], cells[:, :, i * width : i * width + reach], out=product)
+        reached += product
+    return sums.reshape(images, filters, rows, width)[..., :columns]
+
+
+def _running_maximum(x: Array, window: int, xp: Any) -> Array:
+    """Return the maximum of each `window` neighbours along the last axis, by doubling."""
+    reach = 1
+    while reach < window:
+        step = min(reach, window - reach)
+        x = xp.maximum(x[..., :-step], x[..., step:])
+        reach += step
+    return x
