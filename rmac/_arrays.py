@@ -65,10 +65,20 @@ def device_of_input(x: Array | Sequence[Array], name: str = "x") -> str:
     return devices.pop()
 
 
-def require_device_of(x: Array | Sequence[Array], array: Array, name: str) -> None:
-    """Raise unless `array` lives on the kind of device that `x` lives on."""
-    if device_of(array, name) != device_of_input(x):
-        raise TypeError(f"{name}: expected an array where x is, got {_type_name(array)}")
+def require_same_device(
+    array: Array, name: str, like: Array | Sequence[Array], other: str = "x", advice: str = ""
+) -> None:
+    """Raise unless `array` is on the device of `like`, or of the first of them: of `other`."""
+    first: Array = like[0] if isinstance(like, list | tuple) else like
+    here = device_of(array, name)
+    if here != device_of(first, other):
+        kind = _type_name(array)
+        raise TypeError(f"{name}: expected an array where {other} is, got {kind}{advice}")
+    if here == "cuda" and array.device.id != first.device.id:
+        raise ValueError(
+            f"{name}: expected an array on device {first.device.id}, where {other} is, "
+            f"got one on device {array.device.id}"
+        )
 
 
 def namespace_of(x: Array) -> Any:
@@ -114,6 +124,7 @@ def feature_batches(x: Array | Sequence[Array], layout: str) -> list[Array]:
         return [_with_cells(feature_map(x, layout), x, "x")]
     batches = [_single(one, layout, f"x[{i}]") for i, one in enumerate(x)]
     for i, batch in enumerate(batches):
+        require_same_device(x[i], f"x[{i}]", x, "x[0]")
         if batch.dtype != batches[0].dtype:
             names = batches[0].dtype.name, batch.dtype.name
             raise TypeError("x[{}]: expected dtype {} as x[0] has, got {}".format(i, *names))
@@ -168,18 +179,6 @@ def require_finite(x: Array, name: str) -> None:
     finite = np.isfinite(x)
     if not finite.all():
         raise ValueError(f"{name}: expected finite numbers, got {x[~finite][0]}")
-
-
-def require_same_device(x: Array, name: str, like: Array, other: str, advice: str = "") -> None:
-    """Raise unless `x` is on the device of `like`, which is called `other`."""
-    here = device_of(x, name)
-    if here != device_of(like):
-        raise TypeError(f"{name}: expected an array where {other} is, got {_type_name(x)}{advice}")
-    if here == "cuda" and x.device.id != like.device.id:
-        raise ValueError(
-            f"{name}: expected an array on device {like.device.id}, where {other} is, "
-            f"got one on device {x.device.id}"
-        )
 
 
 def descriptor_dtype(dtype: np.dtype[Any], name: str = "x") -> np.dtype[Any]:
@@ -257,7 +256,7 @@ def _host_array(name: str, value: npt.ArrayLike) -> np.ndarray:
 
 def region_rois(rois: Array, x: Array) -> Array:
     """Return RoIs for the maps `x` as (K, 5), or raise if they are not such."""
-    require_device_of(x, rois, "rois")
+    require_same_device(rois, "rois", x)
     if rois.ndim != 2 or rois.shape[1] != 5:
         raise ValueError(f"rois: expected shape (K, 5), got {rois.shape}")
     if rois.dtype.kind not in "iuf" and rois.dtype.name != "bfloat16":
@@ -278,7 +277,7 @@ def output(
     """
     if out is None:
         return empty(shape, dtype, x)
-    require_device_of(x, out, "out")
+    require_same_device(out, "out", x)
     if out.dtype != dtype:
         raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
     if out.shape != shape:

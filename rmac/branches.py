@@ -13,7 +13,7 @@ from rmac._arrays import (
     feature_map,
     namespace_of,
     on_device_of,
-    require_device_of,
+    require_same_device,
 )
 from rmac._checks import one_or_two_ints
 from rmac._dlpack import taken_in
@@ -108,7 +108,7 @@ def _checked_weights(weights: Any, x: Array) -> list[Array]:
     channels, height, width = x.shape[1:]
     for i, kernel in enumerate(weights):
         name = f"weights[{i}]"
-        require_device_of(x, kernel, name)
+        require_same_device(kernel, name, x)
         descriptor_dtype(kernel.dtype, name)
         if kernel.ndim != 4 or 0 in kernel.shape[2:]:
             raise ValueError(f"{name}: expected shape (C_out, C, kh, kw), got {kernel.shape}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from rmac._arrays import Array, default_grid, deliver, descriptor_dtype, feature_batches, output
 from rmac._checks import choice, flag, optional_workers, real, remembered
+from rmac._recipe import Pooling, Recipe
 from rmac.operators import Backend, public_operator
-from rmac.pooling import checked_pool
+from rmac.pooling import checked_pooling
 from rmac.whitening import Whitening
 
 if TYPE_CHECKING:
@@ -116,7 +117,9 @@ def rmac(
     (8, 512)
     >>> similarity = descriptors @ descriptors.T
     """
-    options = _checked_options(pool, p, normalize_regions, aggregate, normalize, eps, workers)
+    pooling = checked_pooling(pool, p)
+    recipe = _checked_recipe(normalize_regions, aggregate, normalize, eps)
+    workers = optional_workers(workers)
     batches = feature_batches(x, layout)
     grids = [default_grid(maps, layout, levels, overlap, preset) for maps in batches]
     channels = batches[0].shape[1]
@@ -126,9 +129,11 @@ def rmac(
     result = output(out, x, shape, descriptor_dtype(batches[0].dtype), backend.empty)
     boxes = [grid.boxes for grid in grids]
     if whitening is not None:
-        _write_whitened(backend, batches, boxes, whitening, channels, result, options)
+        _write_whitened(
+            backend, batches, boxes, result, pooling, whitening, recipe, workers=workers
+        )
     elif result.size:
-        backend.rmac(batches, boxes, result, **options)
+        backend.rmac(batches, boxes, result, pooling, recipe, workers=workers)
     return deliver(result, out)
 
 
@@ -137,7 +142,7 @@ def _whitened_channels(whitening: Whitening, maps: Array) -> int:
     if not isinstance(whitening, Whitening):
         raise TypeError(f"whitening: expected a Whitening, got {type(whitening).__name__}")
     whitening._require_fits(maps, maps.shape[1], "x")
-    return len(whitening._ready().projection)
+    return len(whitening.projection)
 
 
 def _shape(
@@ -160,27 +165,27 @@ def _write_whitened(
     backend: Backend,
     batches: Sequence[Array],
     boxes: Sequence[Any],
-    whitening: Whitening,
-    channels: int,
     out: Array,
-    options: _Options,
+    pooling: Pooling,
+    whitening: Whitening,
+    recipe: Recipe,
+    *,
+    workers: int | None,
 ) -> None:
     """Write descriptors of whitened regional vectors, a block of images at a time."""
-    pooling: _Options = {**options, "aggregate": "none", "normalize": False}
-    describing: dict[str, Any] = dict(options)
-    del describing["pool"], describing["p"]
-    before = batches[0].shape[1]
-    rows = max(1, _BLOCK // ((before + channels) * out.itemsize))
+    unaggregated = recipe._replace(aggregate="none")
+    before, after = whitening.projection.shape[::-1]
+    rows = max(1, _BLOCK // ((before + after) * out.itemsize))
     for places, maps, some in _blocks(batches, boxes, rows):
         count, regions = sum(len(one) for one in maps), len(some[0])
         vectors = backend.empty((count, regions, before), out.dtype, maps)
-        backend.rmac(maps, some, vectors, **pooling)
+        backend.rmac(maps, some, vectors, pooling, unaggregated, workers=workers)
         block = whitened = backend.empty((count, *out.shape[1:]), out.dtype, maps)
-        if options["aggregate"] in ("sum", "mean"):
-            whitened = backend.empty((count, regions, channels), out.dtype, maps)
-        whitened = whitened.reshape(count, regions, channels)
-        whitening._apply_to(vectors.reshape(-1, before), whitened.reshape(-1, channels))
-        backend.describe(whitened, block, **describing)
+        if recipe.aggregate in ("sum", "mean"):
+            whitened = backend.empty((count, regions, after), out.dtype, maps)
+        whitened = whitened.reshape(count, regions, after)
+        whitening._apply_to(vectors.reshape(-1, before), whitened.reshape(-1, after))
+        backend.describe(whitened, block, recipe, workers=workers)
         done = 0
         for place, one in zip(places, maps, strict=True):
             out[place] = block[done : done + len(one)]
@@ -208,33 +213,12 @@ def _blocks(
             yield places, [batches[i] for i in some], [boxes[i] for i in some]
 
 
-class _Options(TypedDict):
-    pool: str
-    p: float
-    normalize_regions: bool
-    aggregate: str
-    normalize: bool
-    eps: float
-    workers: int | None
-
-
 @remembered
-def _checked_options(
-    pool: str,
-    p: float,
-    normalize_regions: bool,
-    aggregate: str,
-    normalize: bool,
-    eps: float,
-    workers: int | None,
-) -> _Options:
-    pool, p = checked_pool(pool, p)
-    return {
-        "pool": pool,
-        "p": p,
-        "normalize_regions": flag("normalize_regions", normalize_regions),
-        "aggregate": choice("aggregate", aggregate, AGGREGATES),
-        "normalize": flag("normalize", normalize),
-        "eps": real("eps", eps, low=0),
-        "workers": optional_workers(workers),
-    }
+def _checked_recipe(normalize_regions: bool, aggregate: str, normalize: bool, eps: float) -> Recipe:
+    """Return what becomes of regional vectors, or raise."""
+    return Recipe(
+        flag("normalize_regions", normalize_regions),
+        choice("aggregate", aggregate, AGGREGATES),
+        flag("normalize", normalize),
+        real("eps", eps, low=0),
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Protocol
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from rmac._arrays import Array, device_of, device_of_input
 from rmac._checks import positive_int, real
 from rmac._dlpack import given_back, is_foreign, taken_in
 
+if TYPE_CHECKING:
+    from rmac._recipe import Pooling, Recipe
 __all__ = [
     "GradientNotDefinedError",
     "RMACRegionsOp",
@@ -39,7 +41,7 @@ class Backend(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: Any, like: Array, /) -> Array: ...
     def rmac_regions(self, boxes: Any, images: int, like: Array, /) -> Array: ...
     def region_pool(
-        self, x: Array, boxes: Any, out: Array, /, *, pool: str, p: float, workers: int | None
+        self, x: Array, boxes: Any, out: Array, pooling: Pooling, /, *, workers: int | None
     ) -> None: ...
     def roi_pool(
         self,
@@ -57,27 +59,14 @@ class Backend(Protocol):
         batches: Sequence[Array],
         boxes: Sequence[Any],
         out: Array,
+        pooling: Pooling,
+        recipe: Recipe,
         /,
         *,
-        pool: str,
-        p: float,
-        normalize_regions: bool,
-        aggregate: str,
-        normalize: bool,
-        eps: float,
         workers: int | None,
     ) -> None: ...
     def describe(
-        self,
-        vectors: Array,
-        out: Array,
-        /,
-        *,
-        normalize_regions: bool,
-        aggregate: str,
-        normalize: bool,
-        eps: float,
-        workers: int | None,
+        self, vectors: Array, out: Array, recipe: Recipe, /, *, workers: int | None
     ) -> None: ...
 
 

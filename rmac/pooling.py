@@ -25,6 +25,7 @@ from rmac._checks import (
     real,
     remembered,
 )
+from rmac._recipe import MAXIMA, Pooling
 from rmac.operators import Backend, public_operator
 from rmac.regions import RegionGrid, check_grid_options, region_grid
 
@@ -179,7 +180,7 @@ def region_pool(
     >>> rmac.region_pool(maps, layout="NHWC").shape
     (2, 14, 768)
     """
-    pool, p = checked_pool(pool, p)
+    pooling = checked_pooling(pool, p)
     check_grid_options(levels, overlap, preset)
     workers = optional_workers(workers)
     ragged = isinstance(x, list | tuple)
@@ -192,17 +193,18 @@ def region_pool(
             grid = default_grid(maps, layout, levels, overlap, preset)
         boxes = region_boxes(grid, maps.shape, layout)
         shape = (maps.shape[0], len(boxes), maps.shape[1])
-        dtype = maps.dtype if pool == "max" else descriptor_dtype(maps.dtype)
+        dtype = maps.dtype if pooling == MAXIMA else descriptor_dtype(maps.dtype)
         result = output(out, maps, shape, dtype, backend.empty)
-        backend.region_pool(maps, boxes, result, pool=pool, p=p, workers=workers)
+        backend.region_pool(maps, boxes, result, pooling, workers=workers)
         pooled.append(deliver(result, out))
     return [result[0] for result in pooled] if ragged else pooled[0]
 
 
 @remembered
-def checked_pool(pool: str, p: float) -> tuple[str, float]:
-    """Return how regions are pooled in plain types, or raise."""
-    return choice("pool", pool, POOLS), real("p", p, low=0, high=_MOST_POWER, strict=True)
+def checked_pooling(pool: str, p: float) -> Pooling:
+    """Return how regions are pooled, or raise."""
+    power = real("p", p, low=0, high=_MOST_POWER, strict=True)
+    return Pooling(choice("pool", pool, POOLS), power if pool == "gem" else 0.0)
 
 
 @public_operator("RoIPool")

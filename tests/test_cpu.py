@@ -13,6 +13,7 @@ from hypothesis import given
 
 import rmac
 from rmac import cpu
+from rmac._recipe import MAXIMA, Pooling
 from rmac.cpu import isa, plan, threads
 from rmac.cpu.isa import kernels
 
@@ -51,7 +52,7 @@ def test_a_program_is_short():
 
 
 def job_of(x, boxes, pool="max", threads=1):
-    way = cpu._way(x.dtype, pool, 3.0)
+    way = cpu._way(x.dtype, Pooling(pool, 3.0 if pool == "gem" else 0.0))
     return cpu._region_job(boxes.tobytes(), x.shape, x.strides, way, threads)
 
 
@@ -283,7 +284,7 @@ def test_threads_are_used():
     used = []
     x = np.zeros((8, 64, 24, 32), np.float32)
     job = job_of(x, rmac.region_grid(24, 32).boxes, threads=3)
-    way = cpu._way(x.dtype, "max", 3.0)._replace(pool=lambda *args: used.append(args[-1]))
+    way = cpu._way(x.dtype, MAXIMA)._replace(pool=lambda *args: used.append(args[-1]))
     cpu._pool(x, way, job, np.empty((8, 20, 64), np.float32), 3)
     assert used == [3]
 

@@ -17,6 +17,7 @@ from helpers import (
 
 import rmac
 from rmac import cuda
+from rmac._recipe import MAXIMA
 from rmac.cuda import plan
 
 
@@ -95,7 +96,7 @@ def test_regions_that_take_many_launches(gpu, rng, layout):
 
 def test_loads_are_as_wide_as_memory_allows(gpu):
     def vector(x):
-        way = cuda._way(cuda._dtype_of(x), "max", 0, "float")
+        way = cuda._way(cuda._dtype_of(x), MAXIMA, "float")
         (job,) = cuda._jobs(x, 0, rmac.region_grid(*x.shape[2:]).boxes, way)
         return job.by_channels, job.vector
 
@@ -155,16 +156,18 @@ def test_workers_are_an_error(gpu):
 def test_arrays_on_several_devices_are_an_error(gpu):
     if gpu.__name__ != "shim":
         pytest.skip("needs two devices, which the shim pretends")
-    x, there = (gpu.zeros((1, 4, 5, 5), np.float32) for _ in range(2))
+    x, there = gpu.zeros((1, 4, 5, 5), np.float32), gpu.zeros((4, 5, 5), np.float32)
     there.device = gpu.cuda.Device(1)
     out = gpu.zeros((1, 4), np.float32)
     out.device = gpu.cuda.Device(1)
-    with pytest.raises(ValueError, match="out: expected an array on device 0, as the first of x"):
+    with pytest.raises(ValueError, match="out: expected an array on device 0, where x is, got"):
         rmac.rmac(x, out=out)
     rois = gpu.zeros((1, 5), np.float32)
     rois.device = gpu.cuda.Device(1)
     with pytest.raises(ValueError, match="rois: expected an array on device 0"):
         rmac.roi_pool(x, rois)
+    with pytest.raises(ValueError, match=r"x\[1\]: expected an array on device 0, where x\[0\] is"):
+        rmac.rmac([x[0], there])
 
 
 def test_overlapping_output(gpu, rng):

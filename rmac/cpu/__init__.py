@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rmac._recipe import MAXIMA, Pooling, Recipe
 from rmac.cpu.isa import kernels, second_level_cache
 from rmac.cpu.plan import make_plan, region_plan
 from rmac.cpu.rois import check_rois, roi_bins
@@ -63,10 +64,9 @@ _KEYS: dict[str, tuple[type[np.integer[Any]], int, int]] = {
 
 
 @lru_cache(maxsize=1024)
-def _way(dtype: np.dtype[Any], pool: str, p: float) -> _Way:
+def _way(dtype: np.dtype[Any], pooling: Pooling) -> _Way:
     bits, shift, kind = _KEYS[dtype.name]
-    sums = pool != "max"
-    p = p if pool == "gem" else 0.0
+    sums, p = pooling.pool != "max", pooling.p
     real = "double" if kind == Kind.FLOAT64 else "float"
     key, itemsize = f"{bits.__name__}_t", dtype.itemsize
     if sums:
@@ -103,13 +103,12 @@ def region_pool(
     x: Array,
     boxes: npt.NDArray[np.int64],
     out: Array,
+    pooling: Pooling,
     *,
-    pool: str,
-    p: float,
     workers: int | None,
 ) -> None:
     """Write what each region is pooled to: (N, R, C)."""
-    way = _way(x.dtype, pool, p)
+    way = _way(x.dtype, pooling)
     threads = _threads(workers, x.nbytes)
     _pool(x, way, _region_job(boxes.tobytes(), x.shape, x.strides, way, threads), out, threads)
 
@@ -126,7 +125,7 @@ def roi_pool(
     """Write the maximum of each RoI's bins: (K, C, ph, pw), dtype of x."""
     images, _, height, width = x.shape
     ph, pw = output_size
-    way = _way(x.dtype, "max", 0)
+    way = _way(x.dtype, MAXIMA)
     threads = _threads(workers, x.nbytes // max(images, 1))
     bins = roi_bins(*check_rois(rois, images), height, width, output_size, spatial_scale)
     out.fill(0)
@@ -142,20 +141,16 @@ def rmac(
     batches: Sequence[Array],
     boxes: Sequence[npt.NDArray[np.int64]],
     out: Array,
+    pooling: Pooling,
+    recipe: Recipe,
     *,
-    pool: str,
-    p: float,
-    normalize_regions: bool,
-    aggregate: str,
-    normalize: bool,
-    eps: float,
     workers: int | None,
 ) -> None:
     """Write the descriptor of each image, (N, D), or (N, R, D) unaggregated.
 
     The images are one batch, or several batches of one image each.
     """
-    way = _way(batches[0].dtype, pool, p)
+    way = _way(batches[0].dtype, pooling)
     threads = _threads(workers, sum([x.nbytes for x in batches]))
     jobs = [
         _region_job(grid.tobytes(), x.shape, x.strides, way, threads)
@@ -171,39 +166,30 @@ def rmac(
         way.p,
         way.shift,
         _scratch(threads, max([job.rmac_scratch for job in jobs])),
-        normalize_regions,
-        _AGGREGATES[aggregate],
-        normalize and aggregate != "none",
-        eps,
+        *_flags(recipe),
         _largest_first(batches) if len(batches) > 1 else None,
         out if out.ndim == 2 else out.reshape(len(out), -1),
         threads,
     )
 
 
-def describe(
-    vectors: Array,
-    out: Array,
-    *,
-    normalize_regions: bool,
-    aggregate: str,
-    normalize: bool,
-    eps: float,
-    workers: int | None,
-) -> None:
+def describe(vectors: Array, out: Array, recipe: Recipe, *, workers: int | None) -> None:
     """Write descriptors of regional vectors (N, R, D), which are overwritten: (N, D).
 
     Where they are not aggregated, they are `out`.
     """
     kernels.describe["double" if vectors.dtype == np.float64 else "float"](
         vectors,
-        normalize_regions,
-        _AGGREGATES[aggregate],
-        normalize and aggregate != "none",
-        eps,
+        *_flags(recipe),
         out.reshape(len(out), -1),
         min(_threads(workers, vectors.nbytes), len(out)),
     )
+
+
+def _flags(recipe: Recipe) -> tuple[bool, int, bool, float]:
+    """Return a recipe as the kernels take it."""
+    normalize_regions, aggregate, normalize, eps = recipe
+    return normalize_regions, _AGGREGATES[aggregate], normalize and aggregate != "none", eps
 
 
 def _largest_first(batches: Sequence[Array]) -> npt.NDArray[np.intp]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rmac._recipe import MAXIMA, Pooling, Recipe
 from rmac.cuda.plan import WORDS, Table, region_tables
 
 if TYPE_CHECKING:
@@ -154,16 +155,14 @@ def region_pool(
     x: Array,
     boxes: npt.NDArray[np.int64],
     out: Array,
+    pooling: Pooling,
     *,
-    pool: str,
-    p: float,
     workers: int | None,
 ) -> None:
     """Write what each region is pooled to: (N, R, C)."""
     _no_workers(workers)
-    _same_device("out", out, x)
     dtype = _dtype_of(x)
-    way = _way(dtype, pool, p, dtype.bits if pool == "max" else dtype.real)
+    way = _way(dtype, pooling, dtype.bits if pooling == MAXIMA else dtype.real)
     with _device_of(x):
         _pool([x], [boxes], out, len(boxes), way)
 
@@ -179,8 +178,6 @@ def roi_pool(
 ) -> None:
     """Write the maximum of each RoI's bins: (K, C, ph, pw), dtype of x."""
     _no_workers(workers)
-    _same_device("out", out, x)
-    _same_device("rois", rois, x)
     if not out.size:
         return
     with _device_of(x):
@@ -206,13 +203,9 @@ def rmac(
     batches: Sequence[Array],
     boxes: Sequence[npt.NDArray[np.int64]],
     out: Array,
+    pooling: Pooling,
+    recipe: Recipe,
     *,
-    pool: str,
-    p: float,
-    normalize_regions: bool,
-    aggregate: str,
-    normalize: bool,
-    eps: float,
     workers: int | None,
 ) -> None:
     """Write the descriptor of each image, (N, D), or (N, R, D) unaggregated.
@@ -220,66 +213,29 @@ def rmac(
     The images are one batch, or several batches of one image each.
     """
     _no_workers(workers)
-    _same_device("out", out, batches[0])
-    for i, x in enumerate(batches):
-        _same_device(f"x[{i}]", x, batches[0])
     dtype = _dtype_of(batches[0])
     images, channels = len(out), batches[0].shape[1]
     regions = [len(grid) for grid in boxes]
-    in_place = aggregate in ("concat", "none")
+    in_place = recipe.aggregate in ("concat", "none")
     with _device_of(batches[0]):
         vectors = out
         if not in_place:
             vectors = _kept(cupy_module().empty((images, max(regions), channels), out.dtype))
-        _pool(batches, boxes, vectors, max(regions), _way(dtype, pool, p, dtype.real))
-        _describe(
-            vectors.reshape(images, max(regions), channels),
-            regions,
-            out,
-            normalize_regions=normalize_regions,
-            aggregate=aggregate,
-            normalize=normalize,
-            eps=eps,
-        )
+        _pool(batches, boxes, vectors, max(regions), _way(dtype, pooling, dtype.real))
+        _describe(vectors.reshape(images, max(regions), channels), regions, out, recipe)
 
 
-def describe(
-    vectors: Array,
-    out: Array,
-    *,
-    normalize_regions: bool,
-    aggregate: str,
-    normalize: bool,
-    eps: float,
-    workers: int | None,
-) -> None:
+def describe(vectors: Array, out: Array, recipe: Recipe, *, workers: int | None) -> None:
     """Write descriptors of regional vectors (N, R, D), which are overwritten: (N, D).
 
     Where they are not aggregated, they are `out`.
     """
     _no_workers(workers)
     with _device_of(vectors):
-        _describe(
-            vectors,
-            [vectors.shape[1]],
-            out,
-            normalize_regions=normalize_regions,
-            aggregate=aggregate,
-            normalize=normalize,
-            eps=eps,
-        )
+        _describe(vectors, [vectors.shape[1]], out, recipe)
 
 
-def _describe(
-    vectors: Array,
-    regions: list[int],
-    out: Array,
-    *,
-    normalize_regions: bool,
-    aggregate: str,
-    normalize: bool,
-    eps: float,
-) -> None:
+def _describe(vectors: Array, regions: list[int], out: Array, recipe: Recipe) -> None:
     """Describe images by their regional vectors (N, most, D), so many of each."""
     images, most, channels = vectors.shape
     norms = _kept(cupy_module().empty((images, most), vectors.dtype))
@@ -296,10 +252,10 @@ def _describe(
                 np.int32(most),
                 np.int32(channels),
                 counts,
-                np.int32(normalize_regions),
-                np.int32(_AGGREGATES[aggregate]),
-                np.int32(normalize and aggregate != "none"),
-                np.float64(eps),
+                np.int32(recipe.normalize_regions),
+                np.int32(_AGGREGATES[recipe.aggregate]),
+                np.int32(recipe.normalize and recipe.aggregate != "none"),
+                np.float64(recipe.eps),
             ),
             shared_mem=8 * _DESCRIBERS // 32,  # a float64 for each warp
         )
@@ -308,14 +264,6 @@ def _describe(
 def _no_workers(workers: int | None) -> None:
     if workers is not None:
         raise ValueError(f"workers: expected None with an array on the GPU, got {workers}")
-
-
-def _same_device(name: str, array: Array, x: Array) -> None:
-    if array.device.id != x.device.id:
-        raise ValueError(
-            f"{name}: expected an array on device {x.device.id}, as the first of x, "
-            f"got one on device {array.device.id}"
-        )
 
 
 def _blocks(items: int) -> int:
@@ -381,10 +329,10 @@ class _Way(NamedTuple):
         return {"": self.dtype.key_size, "float": 4, "double": 8}[self.sums]
 
 
-def _way(dtype: _Dtype, pool: str, p: float, out: str) -> _Way:
-    if pool == "max":
+def _way(dtype: _Dtype, pooling: Pooling, out: str) -> _Way:
+    if pooling == MAXIMA:
         return _Way(dtype, out, "", 0)
-    p = p if pool == "gem" else 0
+    p = pooling.p
     exact = p == 0 or _POWERS[0] <= p <= _POWERS[1]
     return _Way(dtype, out, dtype.real if exact else "double", p)
 
