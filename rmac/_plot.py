@@ -2,66 +2,181 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from math import dist
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from matplotlib.axes import Axes
 
     from rmac.regions import RegionGrid
 
-_INSET = 0.012  # of the map's shorter side, per level: edges that coincide stay apart
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# That those who see few colours tell apart too; the first is for the whole map.
+_COLOURS = ("#333333", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A6761D", "#56B4E9")
+_LIGHTER = 0.4  # of the way to white, for every other window of a level
+_INSET = 0.011  # of the map's shorter side, from one outline to the next
+_MOST_INSET = 0.2  # of the smallest window's side
+_MOST_TAGS = 30  # regions whose numbers are not too many to read
+_APART = 0.05  # of the map's longer side, from one number to the next
+
+_Point = tuple[float, float]
 
 
 def plot_grid(grid: RegionGrid, image: npt.ArrayLike | None, ax: Axes | None) -> Axes:
     """Draw `grid` over an image or over its own cells; see `RegionGrid.plot`."""
     try:
         import matplotlib.pyplot as plt
-        from matplotlib.colors import to_rgb
-        from matplotlib.patches import Rectangle
     except ImportError as error:
         raise ImportError("RegionGrid.plot needs matplotlib: pip install 'rmac[plot]'") from error
 
     if ax is None:
-        ax = plt.figure(layout="constrained").add_subplot()
-    if image is None:
-        height, width = float(grid.height), float(grid.width)
-        ax.set_xticks(np.arange(grid.width + 1), minor=True)
-        ax.set_yticks(np.arange(grid.height + 1), minor=True)
-        ax.grid(which="minor", color="0.92", linewidth=0.6)
-        ax.tick_params(which="minor", length=0)
-        ax.set_axisbelow(True)
-        ax.set(xlabel="x (cells)", ylabel="y (cells)")
+        ax = plt.figure(figsize=(8, 4.8), layout="compressed").add_subplot()
+    picture = None if image is None else np.asarray(image)
+    if grid.overlap is None:
+        _draw_bars(grid, picture, ax)
+        where = f"a sequence of {grid.width}"
     else:
-        picture = np.asarray(image)
+        _draw_windows(grid, picture, ax)
+        where = f"a map of {grid.height}×{grid.width} cells"
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False)
+    ax.set_title(f"{len(grid)} region{'s' * (len(grid) > 1)} on {where}, {grid.preset}")
+    return ax
+
+
+def _draw_windows(grid: RegionGrid, picture: npt.NDArray[Any] | None, ax: Axes) -> None:
+    from matplotlib.patches import FancyBboxPatch
+    from matplotlib.patheffects import withStroke
+
+    height, width = _backdrop(grid, picture, ax)
+    boxes = grid.to_image(height, width)
+    step = _inset_step(grid, boxes, min(height, width))
+    tags: list[_Point] = []
+    for style in _styles(grid):
+        inset = step * (2 * style.rank + style.odd + 0.5)
+        x1, y1, x2, y2 = boxes[style.region] + inset * np.array([1, 1, -1, -1])
+        outline = FancyBboxPatch(
+            (x1, y1),
+            x2 - x1,
+            y2 - y1,
+            boxstyle=f"round,pad=0,rounding_size={3 * step}",
+            edgecolor=style.colour,
+            facecolor="none",
+            linewidth=max(2.6 - 0.4 * style.rank, 1.0),
+            label=style.label,
+        )
+        if picture is not None:
+            outline.set_path_effects([withStroke(linewidth=4, foreground="white")])
+        ax.add_patch(outline)
+        if len(grid) <= _MOST_TAGS:
+            # Each level begins at another corner, since windows have corners in common.
+            corners = 2 * [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+            first = style.rank % 4
+            tags.append(_apart(corners[first : first + 4], tags, _APART * max(height, width)))
+            _draw_tag(ax, tags[-1], style)
+    ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+
+
+def _draw_bars(grid: RegionGrid, picture: npt.NDArray[Any] | None, ax: Axes) -> None:
+    """Draw each region of a sequence as a bar, in their order from top to bottom."""
+    bottom, width = len(grid) - 0.5, float(grid.width)
+    if picture is None:
+        ax.locator_params(axis="x", integer=True)
+    else:
+        width = float(picture.shape[1])
+        ax.imshow(picture, cmap="gray", extent=(0, width, bottom, -0.5), aspect="auto")
+    boxes = grid.to_image(1, width)
+    for style in _styles(grid):
+        x1, _, x2, _ = boxes[style.region]
+        bar = ax.barh(style.region, x2 - x1, 0.72, x1, color=style.colour, label=style.label)
+        bar[0].set_edgecolor("white")
+    if len(grid) <= _MOST_TAGS:
+        ax.set_yticks(range(len(grid)))
+    ax.set(xlim=(0, width), ylim=(bottom, -0.5), ylabel="region")
+    ax.set_xlabel("position" if picture is None else "x (pixels)")
+
+
+class _Style(NamedTuple):
+    region: int
+    rank: int  # of its level among those that the grid has
+    odd: bool  # whether it is every other window of its level
+    colour: tuple[float, ...]
+    label: str  # of its level, and empty but for the first
+
+
+def _styles(grid: RegionGrid) -> Iterator[_Style]:
+    """Say how each region is drawn, in colours of its level that alternate."""
+    from matplotlib.colors import to_rgb
+
+    for rank, level in enumerate(np.unique(grid.level)):
+        regions = np.flatnonzero(grid.level == level)
+        _, column = np.unique(grid.boxes[regions, 0], return_inverse=True)
+        _, row = np.unique(grid.boxes[regions, 1], return_inverse=True)
+        dark = np.array(to_rgb(_COLOURS[level % len(_COLOURS)]))
+        label = _label(grid, level)
+        for region, odd in zip(regions.tolist(), (column + row) % 2 == 1, strict=True):
+            colour = dark + _LIGHTER * (1 - dark) if odd else dark
+            yield _Style(region, rank, bool(odd), tuple(colour), label)
+            label = ""
+
+
+def _label(grid: RegionGrid, level: int) -> str:
+    if level == 0:
+        return "whole map" if grid.overlap is not None else "whole sequence"
+    windows = grid.boxes[grid.level == level]
+    x1, y1, x2, y2 = windows[0]
+    size = x2 - x1 + 1 if grid.overlap is None else f"{y2 - y1 + 1}×{x2 - x1 + 1}"
+    return f"level {level}: {len(windows)} window{'s' * (len(windows) > 1)} of {size}"
+
+
+def _backdrop(grid: RegionGrid, picture: npt.NDArray[Any] | None, ax: Axes) -> tuple[float, float]:
+    """Draw the image, or the map's cells; return the height and width drawn on."""
+    if picture is not None:
         height, width = map(float, picture.shape[:2])
         ax.imshow(picture, cmap="gray", extent=(0, width, height, 0))
         ax.set(xlabel="x (pixels)", ylabel="y (pixels)")
+        return height, width
+    ax.set_xticks(np.arange(grid.width + 1), minor=True)
+    ax.set_yticks(np.arange(grid.height + 1), minor=True)
+    ax.grid(which="minor", color="0.93", linewidth=0.6)
+    ax.tick_params(which="minor", length=0)
+    ax.set_axisbelow(True)
+    ax.locator_params(integer=True)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="x (cells)", ylabel="y (cells)")
+    return float(grid.height), float(grid.width)
 
-    boxes = grid.to_image(height, width)
-    step = _INSET * min(height, width)
-    for level in np.unique(grid.level):
-        colour = _COLOURS[level % len(_COLOURS)]
-        members = boxes[grid.level == level] + step * level * np.array([1, 1, -1, -1])
-        cells = np.diff(grid.boxes[grid.level == level][0, ::2])[0] + 1
-        label = f"level {level}: {len(members)} of {cells}×{cells}" if level else "whole map"
-        for x1, y1, x2, y2 in members:
-            ax.add_patch(
-                Rectangle(
-                    (x1, y1),
-                    x2 - x1,
-                    y2 - y1,
-                    edgecolor=colour,
-                    facecolor=(*to_rgb(colour), 0.05),
-                    linewidth=2,
-                    label=label,
-                )
-            )
-            label = ""  # one entry a level in the legend
-    ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False)
-    ax.set_title(f"{len(grid)} regions on {grid.height}×{grid.width} cells, {grid.preset}")
-    return ax
+
+def _inset_step(grid: RegionGrid, boxes: npt.NDArray[np.float64], shorter: float) -> float:
+    """Return how far outlines of one edge are drawn apart."""
+    smallest = float((boxes[:, 2:] - boxes[:, :2]).min())
+    outlines = 2 * len(np.unique(grid.level))
+    return min(_INSET * shorter, _MOST_INSET * smallest / outlines)
+
+
+def _apart(corners: list[_Point], taken: list[_Point], distance: float) -> _Point:
+    """Return the first corner at a distance from all numbers drawn so far, or the furthest."""
+    return max(corners, key=lambda corner: min([distance, *(dist(corner, t) for t in taken)]))
+
+
+def _draw_tag(ax: Axes, corner: _Point, style: _Style) -> None:
+    ax.plot(
+        *corner,
+        marker="o",
+        markersize=14,
+        markerfacecolor=style.colour,
+        markeredgecolor="white",
+        clip_on=False,
+    )
+    ax.text(
+        *corner,
+        str(style.region),
+        color="black" if style.odd else "white",
+        fontsize=8,
+        fontweight="bold",
+        ha="center",
+        va="center_baseline",
+    )

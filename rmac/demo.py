@@ -66,6 +66,6 @@ def _plot(grid: rmac.RegionGrid, path: str) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("--plot needs matplotlib: pip install 'rmac[plot]'") from None
-    figure = Figure(layout="constrained")
+    figure = Figure(figsize=(8, 4.8), layout="compressed")
     grid.plot(ax=figure.add_subplot())
     figure.savefig(path, dpi=150)

@@ -150,10 +150,15 @@ class RegionGrid:
     def plot(self, image: npt.ArrayLike | None = None, ax: Axes | None = None) -> Axes:
         """Draw the regions, one colour a level.
 
+        Regions of a map are outlines, in two shades so that neighbours are told apart, and slightly
+        inset so that edges which coincide are; regions of a sequence are bars, one below the other.
+        Numbers, where there is room, are rows of `boxes` and of what `region_pool` returns.
+
         Parameters
         ----------
         image : array_like, shape (height, width) or (height, width, 3 or 4), optional
-            Picture to draw over; the regions are scaled to it. By default the map's own cells.
+            Picture to draw over, of any size; the regions are scaled to it. By default the map's
+            own cells.
         ax : matplotlib.axes.Axes, optional
             Where to draw; by default a new figure.
 

@@ -56,7 +56,8 @@ def readme_python(*, gpu):
     return [block for block in blocks if ("import cupy" in block) == gpu]
 
 
-def test_python_in_the_readme_runs():
+def test_python_in_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where it draws a picture
     blocks = readme_python(gpu=False)
     assert len(blocks) >= 2
     names = {}
@@ -65,6 +66,13 @@ def test_python_in_the_readme_runs():
     assert names["descriptors"].shape == (8, 512)
     assert names["regions"].shape == (8, 20, 512)
     assert names["grid"].coverage == 1
+
+
+def test_pictures_in_the_readme_are_there_and_small():
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert pictures
+    for picture in pictures:
+        assert 0 < (ROOT / picture).stat().st_size < 100_000
 
 
 def test_python_in_the_readme_for_a_gpu_runs(xp):

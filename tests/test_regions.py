@@ -155,22 +155,6 @@ def test_to_image():
             grid.to_image(384, size)
 
 
-def test_plot_draws_every_region_and_names_every_level():
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    grid = rmac.region_grid(24, 32, preset="cirtorch")
-    for image, extent in [(None, (32, 24)), (np.zeros((90, 120)), (120, 90))]:
-        ax = grid.plot(image)
-        assert len(ax.patches) == len(grid)
-        assert len(ax.get_legend().get_texts()) == 4
-        assert (ax.get_xlim()[1], ax.get_ylim()[0]) == extent
-        assert grid.plot(ax=ax) is ax
-        plt.close(ax.figure)
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
