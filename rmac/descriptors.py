@@ -185,7 +185,7 @@ def _write_whitened(
             whitened = backend.empty((count, regions, after), out.dtype, maps)
         whitened = whitened.reshape(count, regions, after)
         whitening._apply_to(vectors.reshape(-1, before), whitened.reshape(-1, after))
-        backend.describe(whitened, block, recipe, workers=workers)
+        backend.describe(whitened, block, recipe)
         done = 0
         for place, one in zip(places, maps, strict=True):
             out[place] = block[done : done + len(one)]

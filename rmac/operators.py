@@ -65,9 +65,7 @@ class Backend(Protocol):
         *,
         workers: int | None,
     ) -> None: ...
-    def describe(
-        self, vectors: Array, out: Array, recipe: Recipe, /, *, workers: int | None
-    ) -> None: ...
+    def describe(self, vectors: Array, out: Array, recipe: Recipe, /) -> None: ...
 
 
 _BACKENDS: dict[str, Backend] = {"cpu": cpu, "cuda": cuda}

@@ -173,16 +173,13 @@ def rmac(
     )
 
 
-def describe(vectors: Array, out: Array, recipe: Recipe, *, workers: int | None) -> None:
+def describe(vectors: Array, out: Array, recipe: Recipe) -> None:
     """Write descriptors of regional vectors (N, R, D), which are overwritten: (N, D).
 
     Where they are not aggregated, they are `out`.
     """
     kernels.describe["double" if vectors.dtype == np.float64 else "float"](
-        vectors,
-        *_flags(recipe),
-        out.reshape(len(out), -1),
-        min(_threads(workers, vectors.nbytes), len(out)),
+        vectors, *_flags(recipe), out.reshape(len(out), -1)
     )
 
 

@@ -426,9 +426,12 @@ def rmac(
 
 def describe(
     floating[:, :, ::1] vectors, bint normalize_regions, int aggregate, bint normalize, double eps,
-    floating[:, ::1] out, int workers,
+    floating[:, ::1] out,
 ):
-    """Turn regional vectors into descriptors.
+    """Turn regional vectors into descriptors, on one thread.
+
+    They come from a matrix product, beside which this is little, and whose threads wait busily for
+    another one for longer than this takes.
 
     Parameters
     ----------
@@ -436,16 +439,16 @@ def describe(
         of `out`
     normalize_regions, aggregate, normalize, eps : IN, see `Aggregate` and `rmac.rmac`
     out : OUT, (N, D)
-    workers : IN, threads
     """
     cdef Recipe recipe
     cdef Py_ssize_t image
     recipe.aggregate, recipe.eps = aggregate, eps
     recipe.normalize_regions, recipe.normalize = normalize_regions, normalize
-    for image in prange(out.shape[0], nogil=True, schedule="static", num_threads=workers):
-        describe_image(
-            &vectors[image, 0, 0], &recipe, vectors.shape[1], vectors.shape[2], &out[image, 0]
-        )
+    with nogil:
+        for image in range(out.shape[0]):
+            describe_image(
+                &vectors[image, 0, 0], &recipe, vectors.shape[1], vectors.shape[2], &out[image, 0]
+            )
 
 
 cdef int64_t xor_of(const int64_t* words, Py_ssize_t n) noexcept nogil:

@@ -225,12 +225,11 @@ def rmac(
         _describe(vectors.reshape(images, max(regions), channels), regions, out, recipe)
 
 
-def describe(vectors: Array, out: Array, recipe: Recipe, *, workers: int | None) -> None:
+def describe(vectors: Array, out: Array, recipe: Recipe) -> None:
     """Write descriptors of regional vectors (N, R, D), which are overwritten: (N, D).
 
     Where they are not aggregated, they are `out`.
     """
-    _no_workers(workers)
     with _device_of(vectors):
         _describe(vectors, [vectors.shape[1]], out, recipe)
 
