@@ -94,7 +94,7 @@ def whitening(x, layout, options):
     product = np.empty((len(vectors), options.dim), vectors.dtype)
     return {
         "product": lambda: np.matmul(vectors, factor.T, out=product),
-        "whitened": lambda: rmac.rmac(x, whitening=w, workers=options.workers, **settings),
+        "whitened": lambda: rmac.rmac(x, whitening=w, **settings),
     }
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rmac._arrays import Array, default_grid, deliver, descriptor_dtype, feature_batches, output
 from rmac._checks import choice, flag, optional_workers, real, remembered
 from rmac._recipe import Pooling, Recipe
+from rmac.cpu.threads import workers_before_product
 from rmac.operators import Backend, public_operator
 from rmac.pooling import checked_pooling
 from rmac.whitening import Whitening
@@ -179,7 +182,10 @@ def _write_whitened(
     for places, maps, some in _blocks(batches, boxes, rows):
         count, regions = sum(len(one) for one in maps), len(some[0])
         vectors = backend.empty((count, regions, before), out.dtype, maps)
-        backend.rmac(maps, some, vectors, pooling, unaggregated, workers=workers)
+        poolers = workers
+        if isinstance(out, np.ndarray):
+            poolers = workers_before_product(workers, sum(one.nbytes for one in maps))
+        backend.rmac(maps, some, vectors, pooling, unaggregated, workers=poolers)
         block = whitened = backend.empty((count, *out.shape[1:]), out.dtype, maps)
         if recipe.aggregate in ("sum", "mean"):
             whitened = backend.empty((count, regions, after), out.dtype, maps)

@@ -342,3 +342,11 @@ def test_scratch_memory_fits_the_cache(shape, dtype, pool):
         job = job_of(x, grid.boxes, pool, threads=2)
         assert job.scratch <= cpu._CACHE
         assert job.lanes * max(x.itemsize, 4 if pool == "gem" else 1) >= cpu._LINE
+
+
+def test_workers_before_a_matrix_product(monkeypatch):
+    """One, unless more were asked for or have much to do: they would disturb the product."""
+    for cpus, size, expected in ((2, 1 << 20, 1), (2, 1 << 26, None), (65, 1 << 20, None)):
+        monkeypatch.setattr(threads, "default_workers", lambda cpus=cpus: cpus)
+        assert threads.workers_before_product(None, size) == expected
+        assert threads.workers_before_product(3, size) == 3
