@@ -1,10 +1,13 @@
-"""Comparisons, and the inputs that tests draw."""
+"""Comparisons, the inputs that tests draw, and what only some machines have."""
 
+import importlib
 import os
+from pathlib import Path
 
 import hypothesis.strategies as st
 import ml_dtypes
 import numpy as np
+import pytest
 
 DTYPES = {
     "float16": np.dtype(np.float16),
@@ -21,6 +24,20 @@ SPECIAL = (np.nan, -np.nan, -np.inf, np.inf, 0.0, -0.0)
 def examples(count):
     """How many inputs a test draws: fewer where a thread of a GPU is a function call."""
     return count // 10 if "shim" in os.environ.get("RMAC_TEST_BACKENDS", "") else count
+
+
+def optional_module(name):
+    """Import a module or skip the test; with RMAC_TEST_RECIPES=1, one missing is an error."""
+    if os.environ.get("RMAC_TEST_RECIPES", "0") != "0":
+        return importlib.import_module(name)
+    return pytest.importorskip(name)
+
+
+def readme_parts():
+    """What stands under each heading of the README."""
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    parts = [part.partition("\n") for part in text.split("\n## ")]
+    return {heading: content for heading, _, content in parts}
 
 
 def to_host(array):

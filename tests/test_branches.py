@@ -5,7 +5,17 @@ import tracemalloc
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from helpers import DTYPES, MEMORY, Tensor, check_array, examples, random_map, stored_as, to_host
+from helpers import (
+    DTYPES,
+    MEMORY,
+    Tensor,
+    check_array,
+    examples,
+    optional_module,
+    random_map,
+    stored_as,
+    to_host,
+)
 from hypothesis import given, settings
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -152,7 +162,7 @@ def test_arrays_of_other_libraries(rng):
 
 
 def test_as_torch_computes_it():
-    torch = pytest.importorskip("torch")
+    torch = optional_module("torch")
     functional = torch.nn.functional
     x = torch.rand(2, 16, 11, 13)
     layers = [torch.nn.Conv2d(16, 24, k, bias=False) for k in (1, 3, 5)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import DTYPES, Tensor, random_map
+from helpers import DTYPES, Tensor, optional_module, random_map
 
 import rmac
 
@@ -47,7 +47,7 @@ def test_whitening(rng):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "uint8"])
 def test_torch_tensors(dtype):
-    torch = pytest.importorskip("torch")
+    torch = optional_module("torch")
     x = (torch.rand(2, 20, 9, 12) * 99).to(getattr(torch, dtype))
     last = x.to(memory_format=torch.channels_last)
     bits = torch.int16 if dtype == "bfloat16" else x.dtype

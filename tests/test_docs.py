@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import readme_parts
 
 import rmac
 
@@ -51,7 +52,7 @@ def test_examples_in_docstrings(name):
 
 
 def readme_python(*, gpu):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = "".join(part for heading, part in readme_parts().items() if heading != "Recipes")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     return [block for block in blocks if ("import cupy" in block) == gpu]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from helpers import DTYPES, check_array, examples, random_map, to_host
+from helpers import DTYPES, check_array, examples, optional_module, random_map, to_host
 from hypothesis import given, settings
 
 import rmac
@@ -534,7 +534,7 @@ def test_files_that_are_no_whitening(tmp_path):
 @pytest.mark.parametrize("whiten", [True, False])
 @pytest.mark.parametrize("dim", [4, None])
 def test_scikit_learn(dtype, whiten, dim):
-    decomposition = pytest.importorskip("sklearn.decomposition")
+    decomposition = optional_module("sklearn.decomposition")
     vectors = VECTORS.astype(dtype)
     for kind in (decomposition.PCA, decomposition.IncrementalPCA):
         pca = kind(dim, whiten=whiten)
@@ -548,7 +548,7 @@ def test_scikit_learn(dtype, whiten, dim):
 
 
 def test_scikit_learn_with_a_channel_that_does_not_vary():
-    decomposition = pytest.importorskip("sklearn.decomposition")
+    decomposition = optional_module("sklearn.decomposition")
     vectors = VECTORS * [1, 1, 0, 1, 1, 1]
     pca = decomposition.PCA(whiten=True, svd_solver="full").fit(vectors)
     pca.explained_variance_[-1] = 0
@@ -557,7 +557,7 @@ def test_scikit_learn_with_a_channel_that_does_not_vary():
 
 
 def test_scikit_learn_learns_the_same():
-    decomposition = pytest.importorskip("sklearn.decomposition")
+    decomposition = optional_module("sklearn.decomposition")
     pca = decomposition.PCA(4, whiten=True, svd_solver="full").fit(VECTORS)
     whitened = Whitening(4).fit(VECTORS).apply(VECTORS) * np.sqrt(149 / 150)
     np.testing.assert_allclose(np.abs(whitened), np.abs(pca.transform(VECTORS)), atol=1e-9)
@@ -567,7 +567,7 @@ def test_scikit_learn_learns_the_same():
 @pytest.mark.parametrize("power", [0, -0.5])
 @pytest.mark.parametrize("rotated", [False, True])
 def test_faiss_there_and_back(tmp_path, dim, power, rotated):
-    faiss = pytest.importorskip("faiss")
+    faiss = optional_module("faiss")
     vectors = VECTORS.astype(np.float32)
     pca = faiss.PCAMatrix(6, dim, power, rotated)
     with pytest.raises(ValueError, match="transform: expected a trained one"):
@@ -587,7 +587,7 @@ def test_faiss_there_and_back(tmp_path, dim, power, rotated):
 
 
 def test_faiss_transforms():
-    faiss = pytest.importorskip("faiss")
+    faiss = optional_module("faiss")
     vectors = VECTORS.astype(np.float32)
     rotation = faiss.RandomRotationMatrix(6, 9)
     rotation.init(5)
