@@ -27,6 +27,8 @@ def test_the_kind_of_array_comes_back_out(rng):
 def test_memory_is_shared(rng):
     x = random_map(rng, (2, 20, 7, 9), DTYPES["float32"])
     out = Tensor(np.zeros((2, 20), np.float32))
+    if not np.from_dlpack(out).flags.writeable:
+        pytest.skip("this NumPy takes in all such memory as read-only")
     assert rmac.rmac(Tensor(x), out=out) is out
     np.testing.assert_array_equal(out._array, rmac.rmac(x))
 
