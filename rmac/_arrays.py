@@ -293,17 +293,13 @@ def output(
 
 def _overlap(a: Array, b: Array) -> bool:
     """Return whether the memory that two arrays span has bytes in common."""
-    (a_start, a_stop), (b_start, b_stop) = _span(a), _span(b)
-    return a_start < b_stop and b_start < a_stop
-
-
-def _span(x: Array) -> tuple[int, int]:
-    start: int = x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr
-    if not x.size:
-        return start, start
-    reach = [(n - 1) * stride for n, stride in zip(x.shape, x.strides, strict=True)]
-    stop = start + sum(max(0, r) for r in reach) + int(x.itemsize)
-    return start + sum(min(0, r) for r in reach), stop
+    if isinstance(a, np.ndarray):
+        return np.may_share_memory(a, b)
+    if not a.size or not b.size:
+        return False
+    # CuPy's may_share_memory takes arrays that came by two pointers, as DLPack's do, for apart.
+    (a_start, a_stop), (b_start, b_stop) = (cupy_module().byte_bounds(x) for x in (a, b))
+    return bool(a_start < b_stop and b_start < a_stop)
 
 
 def deliver(result: Array, out: Array | None) -> Array:

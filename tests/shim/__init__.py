@@ -140,6 +140,14 @@ def asnumpy(x):
 # What code for the namespaces of both NumPy and CuPy uses.
 
 
+def byte_bounds(x):
+    start = stop = x.data.ptr
+    for length, stride in zip(x.shape, x.strides, strict=True):
+        start += min(0, (length - 1) * stride)
+        stop += max(0, (length - 1) * stride)
+    return start, stop + x.itemsize
+
+
 def _host(value):
     assert not isinstance(value, np.ndarray)
     if isinstance(value, list):
