@@ -46,10 +46,10 @@ def device_of(x: Array, name: str = "x") -> str:
         return "cuda"
     if getattr(x, "requires_grad", False):
         raise TypeError(
-            f"{name}: got a {_type_name(x)} that requires grad, and no gradient is defined here; "
+            f"{name}: got a {type_name(x)} that requires grad, and no gradient is defined here; "
             f"pass its data with {name}.detach()"
         )
-    raise TypeError(f"{name}: expected a numpy.ndarray or cupy.ndarray, got {_type_name(x)}")
+    raise TypeError(f"{name}: expected a numpy.ndarray or cupy.ndarray, got {type_name(x)}")
 
 
 def device_of_input(x: Array | Sequence[Array], name: str = "x") -> str:
@@ -72,7 +72,7 @@ def require_same_device(
     first: Array = like[0] if isinstance(like, list | tuple) else like
     here = device_of(array, name)
     if here != device_of(first, other):
-        kind = _type_name(array)
+        kind = type_name(array)
         raise TypeError(f"{name}: expected an array where {other} is, got {kind}{advice}")
     if here == "cuda" and array.device.id != first.device.id:
         raise ValueError(
@@ -121,7 +121,7 @@ def feature_batches(x: Array | Sequence[Array], layout: str) -> list[Array]:
     They are one batch, or one of a single image for each map (C, H, W) in a list.
     """
     if not isinstance(x, list | tuple):
-        return [_with_cells(feature_map(x, layout), x, "x")]
+        return [_with_cells(feature_map(x, layout), "x")]
     batches = [_single(one, layout, f"x[{i}]") for i, one in enumerate(x)]
     for i, batch in enumerate(batches):
         require_same_device(x[i], f"x[{i}]", x, "x[0]")
@@ -137,12 +137,13 @@ def feature_batches(x: Array | Sequence[Array], layout: str) -> list[Array]:
 def _single(x: Array, layout: str, name: str) -> Array:
     choice("layout", layout, LAYOUTS)
     require_axes(x, layout[1:], name)
-    return _with_cells(feature_map(x[None], layout, name), x, name)
+    return _with_cells(feature_map(x[None], layout, name), name)
 
 
-def _with_cells(maps: Array, x: Array, name: str) -> Array:
+def _with_cells(maps: Array, name: str) -> Array:
     if 0 in maps.shape[2:]:
-        raise ValueError(f"{name}: expected at least one cell, got shape {tuple(x.shape)}")
+        height, width = maps.shape[2:]
+        raise ValueError(f"{name}: expected at least one cell, got {height}x{width}")
     return maps
 
 
@@ -150,8 +151,10 @@ def feature_vectors(x: Array, name: str = "vectors") -> Array:
     """Return vectors (..., C) of a dtype that has descriptors, or raise."""
     device_of(x, name)
     descriptor_dtype(x.dtype, name)
-    if not x.ndim or not x.shape[-1]:
-        raise ValueError(f"{name}: expected shape (..., C), got {x.shape}")
+    if not x.ndim:
+        raise ValueError(f"{name}: expected shape (..., C), got ()")
+    if not x.shape[-1]:
+        raise ValueError(f"{name}: expected at least one channel, got 0")
     return _plain(x)
 
 
@@ -247,7 +250,7 @@ def _require_inside(boxes: np.ndarray, height: int, width: int) -> None:
 
 def _host_array(name: str, value: npt.ArrayLike) -> np.ndarray:
     if type(value).__module__.partition(".")[0] == "cupy":
-        raise TypeError(f"{name}: expected integers on the host, got {_type_name(value)}")
+        raise TypeError(f"{name}: expected integers on the host, got {type_name(value)}")
     try:
         return np.asarray(value)
     except (TypeError, ValueError) as error:
@@ -310,7 +313,8 @@ def deliver(result: Array, out: Array | None) -> Array:
     return out
 
 
-def _type_name(x: object) -> str:
+def type_name(x: object) -> str:
+    """Return the name of an object's type for an error message."""
     kind = type(x)
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     return f"{module}{kind.__qualname__}"

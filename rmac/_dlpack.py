@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from rmac._arrays import type_name
+from rmac.cuda import cupy_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _HOST, _CUDA, _CUDA_HOST, _CUDA_MANAGED = 1, 2, 3, 13  # device types of DLPack
 
@@ -18,23 +24,33 @@ def is_foreign(x: Any) -> bool:
     return _library(x) != "cupy" and not getattr(x, "requires_grad", False)
 
 
-def taken_in(x: Any) -> Any:
+def taken_in(x: Any, name: str = "x") -> Any:
     """Return an array, or a list with arrays, as arrays of NumPy or CuPy on the same memory."""
     if isinstance(x, list | tuple):
-        return [taken_in(one) for one in x]
+        return [taken_in(one, f"{name}[{i}]") for i, one in enumerate(x)]
     if not is_foreign(x):
         return x
-    bits = _bfloat16_bits(x)
-    device = x.__dlpack_device__()[0]
-    if device in (_HOST, _CUDA_HOST):
-        array = np.from_dlpack(x if bits is None else bits)
-    elif device in (_CUDA, _CUDA_MANAGED):
-        from rmac.cuda import cupy_module
+    if not hasattr(_namespace(x), "from_dlpack"):
+        raise TypeError(
+            f"{name}: expected an array of a library with from_dlpack, got {type_name(x)}"
+        )
+    try:
+        device = x.__dlpack_device__()[0]
+        bits = x.view(_namespace(x).int16) if _is_bfloat16(x) else x
+        array = _importer(device)(bits)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        message = f"expected an array that DLPack can pass, got {type_name(x)}"
+        raise TypeError(f"{name}: {message}: {error}") from error
+    return array if bits is x else array.view(bfloat16())
 
-        array = cupy_module().from_dlpack(x if bits is None else bits)
-    else:
-        raise TypeError(f"x: expected an array on the host or a CUDA device, got {x.device}")
-    return array if bits is None else array.view(bfloat16())
+
+def _importer(device: int) -> Callable[[Any], Any]:
+    if device in (_HOST, _CUDA_HOST):
+        return np.from_dlpack
+    if device not in (_CUDA, _CUDA_MANAGED):
+        raise ValueError(f"it is on a device of type {device}, neither the host nor a CUDA device")
+    from_dlpack: Callable[[Any], Any] = cupy_module().from_dlpack
+    return from_dlpack
 
 
 def given_back(result: Any, like: Any) -> Any:
@@ -46,10 +62,12 @@ def given_back(result: Any, like: Any) -> Any:
         return given_back(result, like[0])
     if not is_foreign(like):
         return result
-    if isinstance(result, list):
-        return [given_back(one, like) for one in result]
-    library = sys.modules[_library(like)]
-    if result.dtype.name == "bfloat16":
+    if isinstance(result, list | tuple):
+        return type(result)(given_back(one, like) for one in result)
+    if is_foreign(result) or not hasattr(result, "__dlpack__"):
+        return result
+    library = _namespace(like)
+    if _is_bfloat16(result):
         return library.from_dlpack(result.view(np.int16)).view(library.bfloat16)
     return library.from_dlpack(result)
 
@@ -58,11 +76,16 @@ def _library(x: Any) -> str:
     return type(x).__module__.partition(".")[0]
 
 
-def _bfloat16_bits(x: Any) -> Any:
-    """Return a PyTorch tensor of bfloat16 as int16, since DLPack of NumPy has no such type."""
-    if str(getattr(x, "dtype", "")) != "torch.bfloat16":
-        return None
-    return x.view(sys.modules["torch"].int16)
+def _namespace(x: Any) -> Any:
+    """Return where an array's library has its functions, by the array API standard or by name."""
+    if hasattr(x, "__array_namespace__"):
+        return x.__array_namespace__()
+    return sys.modules[_library(x)]
+
+
+def _is_bfloat16(x: Any) -> bool:
+    """Return whether that is the dtype, which NumPy's DLPack lacks; its bits go as int16."""
+    return str(x.dtype).endswith("bfloat16") if hasattr(x, "dtype") else False
 
 
 def bfloat16() -> np.dtype[Any]:

@@ -83,7 +83,7 @@ def branch_pool(
     """
     x = feature_map(x, "NCHW")
     dtype = descriptor_dtype(x.dtype)
-    weights = _checked_weights(taken_in(weights), x)
+    weights = _checked_weights(weights, x)
     windows = _checked_windows(kernel_sizes, len(weights))
     out = backend.empty(_common_shape(x.shape, weights, windows), dtype, x)
     xp = namespace_of(x)
@@ -103,10 +103,11 @@ def _checked_weights(weights: Any, x: Array) -> list[Array]:
     """Return the weights of each branch, or raise if they do not fit the maps."""
     if not isinstance(weights, list | tuple):
         raise TypeError(f"weights: expected a list of arrays, got {type(weights).__name__}")
-    if not weights:
+    kernels: list[Array] = taken_in(weights, "weights")
+    if not kernels:
         raise ValueError("weights: expected at least one array, got none")
     channels, height, width = x.shape[1:]
-    for i, kernel in enumerate(weights):
+    for i, kernel in enumerate(kernels):
         name = f"weights[{i}]"
         require_same_device(kernel, name, x)
         descriptor_dtype(kernel.dtype, name)
@@ -122,7 +123,7 @@ def _checked_weights(weights: Any, x: Array) -> list[Array]:
                 f"{name}: expected a kernel of at most the map's {height}x{width} cells, "
                 f"got {kh}x{kw}"
             )
-    return list(weights)
+    return kernels
 
 
 def _checked_windows(sizes: Any, count: int) -> list[Window]:

@@ -176,10 +176,10 @@ def run_on_device(
 def _run(name: str, x: Any, options: dict[str, Any]) -> Any:
     """Run a named operator; arrays of other libraries come in and go out through DLPack."""
     array = x if type(x) is np.ndarray else taken_in(x)
-    foreign = [key for key in ("out", "rois") if key in options and is_foreign(options[key])]
-    taken = options | {key: taken_in(options[key]) for key in foreign} if foreign else options
+    foreign = [key for key, value in options.items() if is_foreign(value)]
+    taken = options | {key: taken_in(options[key], key) for key in foreign} if foreign else options
     result = _create(name, array, **taken)(array)
-    if "out" in foreign:
+    if options.get("out") is not None:
         return options["out"]
     return result if array is x else given_back(result, x)
 
@@ -205,11 +205,12 @@ def _move(x: Array, device: str) -> Array:
         raise ValueError(f'device: expected "cpu", "cuda" or "cuda:N", got {device!r}')
     if isinstance(x, list | tuple):
         return [_move(one, device) for one in x]
-    x = taken_in(x)
-    here = device_of(x)
-    if kind == "cpu":
-        return x if here == "cpu" else cuda.to_host(x)
-    return cuda.to_device(x, int(index) if colon else None)
+    array = taken_in(x)
+    if kind == "cuda":
+        moved = cuda.to_device(array, int(index) if colon else None)
+    else:
+        moved = array if device_of(array) == "cpu" else cuda.to_host(array)
+    return x if moved is array else moved
 
 
 def should_not_do_gradient(name: str) -> None:

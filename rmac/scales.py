@@ -76,7 +76,7 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
     (8, 512)
     """
     p = real("p", p, low=0, strict=True, infinite=True)
-    scales = _checked(taken_in(descriptors))
+    scales = _checked(taken_in(descriptors, "descriptors"))
     xp = namespace_of(scales[0])
     images, dim = scales[0].shape
     rows = max(1, _BLOCK // max(1, dim))

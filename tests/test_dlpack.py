@@ -1,5 +1,8 @@
 """Arrays of other libraries, through DLPack."""
 
+import sys
+from types import ModuleType, SimpleNamespace
+
 import numpy as np
 import pytest
 from helpers import DTYPES, Tensor, optional_module, random_map
@@ -20,7 +23,74 @@ def test_the_kind_of_array_comes_back_out(rng):
     ):
         assert type(result) is Tensor
         np.testing.assert_array_equal(result._array, expected)
-    assert type(rmac.operators.run_on_device("RMAC", Tensor(x), "cpu")) is np.ndarray
+    assert type(rmac.operators.run_on_device("RMAC", Tensor(x), "cpu")) is Tensor
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_out_is_what_comes_back(rng):
+    x = random_map(rng, (2, 20, 7, 9), DTYPES["float32"])
+    out = np.empty((2, 20), np.float32)
+    assert rmac.rmac(Tensor(x), out=out) is out
+    np.testing.assert_array_equal(out, rmac.rmac(x))
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_operators_of_users_get_and_give_such_arrays(kind):
+    def factory(**options):
+        return lambda x: kind([x + options["by"], "text", None])
+
+    rmac.operators.register_cpu_operator("Add", factory, replace=True)
+    result = rmac.operators.run_on_device("Add", Tensor(np.ones(3)), by=Tensor(np.arange(3.0)))
+    assert type(result) is kind
+    assert type(result[0]) is Tensor
+    np.testing.assert_array_equal(result[0]._array, [1, 2, 3])
+    assert list(result[1:]) == ["text", None]
+
+
+class Standard(Tensor):
+    """An array that has the namespace of the array API standard."""
+
+    __module__ = "elsewhere._private"
+
+    def __array_namespace__(self):
+        return SimpleNamespace(from_dlpack=lambda array: Standard(np.from_dlpack(array)))
+
+
+def test_the_array_api_standard_tells_the_library(rng):
+    x = random_map(rng, (2, 20, 7, 9), DTYPES["float32"])
+    result = rmac.rmac(Standard(x))
+    assert type(result) is Standard
+    np.testing.assert_array_equal(result._array, rmac.rmac(x))
+
+
+class Afar(Tensor):
+    """An array on a device that is not known here."""
+
+    __module__ = "elsewhere"
+
+    def __dlpack_device__(self):
+        return (8, 0)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_an_array_that_cannot_be_passed():
+    x = np.zeros((2, 3, 4, 5), np.float32)
+    message = r"expected an array that DLPack can pass, got elsewhere\.Tensor"
+    with pytest.raises(TypeError, match=rf"^x: {message}"):
+        rmac.rmac(Tensor(x.astype("datetime64[s]")))
+    with pytest.raises(TypeError, match=rf"^x\[1\]: {message}"):
+        rmac.rmac([Tensor(x[0]), Tensor(x[0].astype("datetime64[s]"))])
+    with pytest.raises(TypeError, match=rf"^out: {message}"):
+        rmac.rmac(x, out=Tensor(x.astype("datetime64[s]")))
+    with pytest.raises(TypeError, match=r"^x: .* it is on a device of type 8"):
+        rmac.rmac(Afar(x))
+
+
+def test_a_library_without_a_way_back(monkeypatch):
+    monkeypatch.setitem(sys.modules, "elsewhere", ModuleType("elsewhere"))
+    with pytest.raises(TypeError, match=r"^x: expected an array of a library with from_dlpack"):
+        rmac.rmac(Tensor(np.zeros((2, 3, 4, 5))))
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -64,3 +134,28 @@ def test_torch_tensors(dtype):
     if dtype == "float32":
         with pytest.raises(TypeError, match=r"x: got a torch\.Tensor that requires grad"):
             rmac.rmac(x.requires_grad_())
+
+
+def test_torch_tensors_that_cannot_be_passed():
+    torch = optional_module("torch")
+    for tensor in (
+        torch.zeros(2, 3, 4, 5, device="meta"),
+        torch.zeros(2, 3, 4, 5).to_sparse(),
+        torch.zeros(2, 3, 4, 5).to(torch.float8_e4m3fn),
+    ):
+        with pytest.raises(TypeError, match=r"^x: expected .* got (torch\.Tensor|float8)"):
+            rmac.rmac(tensor)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_jax_arrays(dtype):
+    jax = pytest.importorskip("jax")
+    x = (np.arange(2 * 3 * 9 * 12).reshape(2, 3, 9, 12) * 17 % 101).astype(DTYPES[dtype])
+    arrays = jax.numpy.asarray(x)
+    for result, expected in (
+        (rmac.rmac(arrays), rmac.rmac(x)),
+        (rmac.region_pool(arrays), rmac.region_pool(x)),
+    ):
+        assert isinstance(result, jax.Array)
+        assert result.dtype == expected.dtype
+        np.testing.assert_array_equal(np.asarray(result), expected)

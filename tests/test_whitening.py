@@ -653,7 +653,7 @@ ERRORS = [
     (
         lambda: FITTED.fit(np.ones((3, 0))),
         ValueError,
-        "vectors: expected shape (..., C), got (3, 0)",
+        "vectors: expected at least one channel, got 0",
     ),
     (lambda: FITTED.fit(VECTORS * np.nan), ValueError, "vectors: expected finite numbers, got nan"),
     (lambda: FITTED.apply(VECTORS[:, 1:]), ValueError, "vectors: expected 6 channels, got 5"),
