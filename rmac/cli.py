@@ -6,10 +6,9 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rmac import __version__, demo, describe, whiten
 from rmac._arrays import LAYOUTS
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status, 2 after a one-line error."""
     options = _parser().parse_args(arguments)
-    if threading.current_thread() is threading.main_thread():
-        for ending in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup has it
-                signal.signal(ending, _interrupt)
     say = partial(_say, f"rmac {options.command}")
     try:
         with warnings.catch_warnings():
@@ -38,14 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
         say(f"error: {str(error) or type(error).__name__}")
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as ending:
         say("interrupted")
-        return 130
+        return 128 + int(ending.args[0] if ending.args else signal.SIGINT)
     return 0
 
 
 def program() -> None:
     """Run the command line as a process of its own."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(ending, _interrupt)
     status = main()
     if status:
         sys.stdout.flush()
@@ -56,9 +54,9 @@ def _say(who: str, what: str) -> None:
     print(f"{who}: {' '.join(what.split())}", file=sys.stderr)
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(number: int, _frame: object) -> None:
     """End as on Ctrl-C, so that nothing half-written stays behind."""
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,21 +65,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rmac {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_demo(commands)
-    _add_describe(commands)
-    _add_whiten(commands)
+    command = partial(commands.add_parser, allow_abbrev=False)
+    _add_demo(command("demo", help="rank the photographs that rmac ships"))
+    _add_describe(command("describe", help="describe the feature maps in a file"))
+    _add_whiten(command("whiten", help="learn a PCA-whitening of regional vectors"))
     return parser
 
 
-def _add_demo(commands: Any) -> None:
-    command = commands.add_parser("demo", help="rank the photographs that rmac ships")
+def _add_demo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--query", default="box", metavar="NAME", help="photograph to look for")
     command.add_argument("--plot", metavar="FILE.png", help="draw the query's region grid")
     command.set_defaults(run=demo.run)
 
 
-def _add_describe(commands: Any) -> None:
-    command = commands.add_parser("describe", help="describe the feature maps in a file")
+def _add_describe(command: argparse.ArgumentParser) -> None:
     _add_files(
         command,
         ("features", "feature maps (N, C, H, W), or as --layout says"),
@@ -107,12 +104,23 @@ def _add_describe(commands: Any) -> None:
         help="of regional vectors (default: sum); none leaves them, (N, R, D), for rmac whiten",
     )
     add("--eps", type=float, help="added to norms before they divide (default: 0)")
+    add(
+        "--no-normalize-regions",
+        dest="normalize_regions",
+        action="store_false",
+        help="leave the lengths of regional vectors",
+    )
+    add(
+        "--no-normalize",
+        dest="normalize",
+        action="store_false",
+        help="leave the lengths of descriptors",
+    )
     add("--workers", type=int, help="threads to use (default: all CPUs that it may use)")
     command.set_defaults(run=describe.run)
 
 
-def _add_whiten(commands: Any) -> None:
-    command = commands.add_parser("whiten", help="learn a PCA-whitening of regional vectors")
+def _add_whiten(command: argparse.ArgumentParser) -> None:
     _add_files(
         command,
         ("vectors", "vectors (M, C), or (N, R, C) as rmac describe --aggregate none gives them"),
@@ -125,7 +133,9 @@ def _add_whiten(commands: Any) -> None:
     command.set_defaults(run=whiten.run)
 
 
-def _add_files(command: Any, source: tuple[str, str], target: tuple[str, str]) -> None:
+def _add_files(
+    command: argparse.ArgumentParser, source: tuple[str, str], target: tuple[str, str]
+) -> None:
     """Add the file that a command reads, as (name, help), and the one it writes."""
     name, text = source
     command.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import closing
 from math import prod
 from typing import TYPE_CHECKING
@@ -10,19 +11,18 @@ import numpy as np
 from numpy.lib import format as npy
 
 import rmac
-from rmac.files import batches, naming, open_array, whole_file
+from rmac._arrays import require_axes
+from rmac.files import batches, naming, open_array, require_suffix, whole_file
 
 if TYPE_CHECKING:
     import argparse
 
-_SETTINGS = (
-    *("pool", "p", "levels", "overlap", "preset", "layout"),
-    *("whitening", "aggregate", "eps", "workers"),
-)
+_SETTINGS = inspect.signature(rmac.rmac).parameters
 
 
 def run(options: argparse.Namespace) -> None:
     """Describe the feature maps of one file into another, a batch at a time."""
+    require_suffix(options.output, ".npy")
     maps = open_array(options.features, options.key)
     settings = {name: value for name, value in vars(options).items() if name in _SETTINGS}
     sources = [options.features]
@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> None:
         sources.append(settings["whitening"])
         settings["whitening"] = rmac.Whitening.load(settings["whitening"])
     with naming(maps, "x"):
+        require_axes(maps, settings.get("layout", "NCHW"))
         # no maps check the options, dtype and shape before a file is touched
         none = rmac.rmac(np.empty((0, *maps.shape[1:]), maps.dtype), **settings)
     dtype = np.dtype(options.dtype or none.dtype)

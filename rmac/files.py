@@ -37,10 +37,15 @@ class ArrayFile:
     read: Callable[[int, int], npt.NDArray[Any]]  # rows first:last
     step: int = 1  # rows that are best read together
 
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
 
 def open_array(path: str, key: str | None = None) -> ArrayFile:
     """Open the array in a .npy, .zarr or .safetensors file; `key` is its name among several."""
-    kind = os.path.splitext(path.rstrip(os.sep))[1]
+    kind = os.path.splitext(path.rstrip(os.sep))[1].lower()
     opener = {".zarr": _open_zarr, ".safetensors": _open_safetensors}.get(kind, _open_npy)
     array = opener(path, key)
     if not array.shape:
@@ -103,14 +108,17 @@ def _chosen(path: str, key: str | None, keys: Collection[str]) -> str:
         raise ValueError(f"{path}: expected an array, got none")
     if key is None and len(keys) == 1:
         return next(iter(keys))
-    if key is None or key not in keys:
-        raise ValueError(f"--key: expected one of {', '.join(keys)} in {path}, got {key}")
+    known = f"{', '.join(sorted(keys))} in {path}"
+    if key is None:
+        raise ValueError(f"--key: expected one of {known}, got none")
+    if key not in keys:
+        raise ValueError(f"--key: expected one of {known}, got {key!r}")
     return key
 
 
 def _require_no_key(path: str, key: str | None) -> None:
     if key is not None:
-        raise ValueError(f"--key: expected none, since {path} is one array, got {key}")
+        raise ValueError(f"--key: expected none, since {path} is one array, got {key!r}")
 
 
 def _open_npy(path: str, key: str | None) -> ArrayFile:
@@ -120,8 +128,8 @@ def _open_npy(path: str, key: str | None) -> ArrayFile:
             shape, fortran_order, dtype = _npy_header(file)
         offset = file.tell()
     if dtype.hasobject:
-        raise TypeError(f"{path}: expected numbers, got {dtype} objects")
-    if dtype.kind == "V":
+        raise TypeError(f"{path}: expected numbers, got Python objects")
+    if dtype.str == "|V2":
         raise TypeError(f"{path}: expected numbers, got {dtype} (bfloat16, perhaps: save float32)")
     return _mapped(path, path, shape, dtype, offset, order="F" if fortran_order else "C")
 
@@ -177,7 +185,10 @@ def _mapped(
     offset: int,
     order: Any = "C",
 ) -> ArrayFile:
-    """Map an array that lies in a file as it does in memory, if it has elements to map."""
+    """Map an array that lies in a file as it does in memory, if it has elements to map.
+
+    It is read in native byte order, and aligned; a copy where it is not.
+    """
     size = prod(shape) * dtype.itemsize
     there = os.stat(path).st_size - offset
     if there < size:
@@ -187,10 +198,12 @@ def _mapped(
     else:
         rows = np.asarray(np.memmap(path, dtype, "r", offset, shape, order))
 
-    def read(first: int, last: int) -> npt.NDArray[Any]:
-        return np.require(rows[first:last], requirements=["ALIGNED"])  # a copy where it is not
+    native = dtype.newbyteorder("=")
 
-    return ArrayFile(name, shape, dtype, read)
+    def read(first: int, last: int) -> npt.NDArray[Any]:
+        return np.require(rows[first:last], native, ["ALIGNED"])
+
+    return ArrayFile(name, shape, native, read)
 
 
 def _open_zarr(path: str, key: str | None) -> ArrayFile:
@@ -226,18 +239,30 @@ def _zarr_step(array: zarr.Array[Any]) -> int:
     return rows if size <= max(_BATCH, prod(array.chunks) * array.dtype.itemsize) else 1
 
 
+def require_suffix(path: str, suffix: str) -> None:
+    """Raise unless the name of an output tells what kind of file it will be."""
+    if not path.lower().endswith(suffix):
+        raise ValueError(f"--output: expected a name that ends in {suffix}, got {path!r}")
+
+
 @contextmanager
 def whole_file(path: str, *sources: str) -> Iterator[IO[bytes]]:
     """Open a file that appears under `path`, which is none of `sources`, once it is complete."""
     target = _writable(path, sources)
     partial = os.path.join(os.path.dirname(target), f".rmac-{token_hex(8)}.part")
     try:
-        with _created(partial, path) as file:
+        with open(partial, "xb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileNotFoundError):
+            os.chmod(partial, stat.S_IMODE(os.stat(target).st_mode))
         os.replace(partial, target)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(partial)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, partial):
+            raise OSError(f"{path}: cannot be written: {error.strerror}") from None
         raise
 
 
@@ -246,20 +271,10 @@ def _writable(path: str, sources: Sequence[str]) -> str:
     target = os.path.realpath(path)
     if not path or not os.path.isdir(os.path.dirname(target)):
         raise FileNotFoundError(f"{path!r}: cannot be written: no such folder")
-    try:
-        mode = os.stat(target).st_mode
-    except FileNotFoundError:
-        return target
-    if not stat.S_ISREG(mode):
-        raise FileExistsError(f"{path}: expected a file to write, got something else")
-    for source in sources:
-        if os.path.samefile(target, source):
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(target).st_mode):
+            raise FileExistsError(f"{path}: expected a file to write, got something else")
+    for source in map(os.path.realpath, sources):
+        if os.path.commonpath([source, target]) == source:  # or it lies in the folder
             raise FileExistsError(f"{path}: the output would replace the input {source}")
     return target
-
-
-def _created(partial: str, path: str) -> IO[bytes]:
-    try:
-        return open(partial, "xb")
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written: {error.strerror}") from None

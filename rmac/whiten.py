@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import rmac
-from rmac.files import batches, naming, open_array, whole_file
+from rmac.files import batches, naming, open_array, require_suffix, whole_file
 
 if TYPE_CHECKING:
     import argparse
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> None:
     """Learn from all vectors of a file, a batch at a time, and save what was learned."""
+    require_suffix(options.output, ".npz")
     vectors = open_array(options.vectors, options.key)
-    if len(vectors.shape) not in (2, 3):
+    if vectors.ndim not in (2, 3):
         axes = "2 or 3 axes, (M, C) or (N, R, C)"
         raise ValueError(f"{vectors.name}: expected {axes}, got shape {vectors.shape}")
     whitening = rmac.Whitening(options.dim, eps=options.eps)
@@ -28,4 +29,4 @@ def run(options: argparse.Namespace) -> None:
             with closing(batches(vectors, "row")) as parts:
                 for part in parts:
                     whitening.partial_fit(part)
-            whitening.save(file.name)  # in the place of the file kept for it
+            whitening._write(file)

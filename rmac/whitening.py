@@ -240,7 +240,7 @@ class Whitening:
         --------
         merge : Join what was learned elsewhere.
         """
-        array = feature_vectors(taken_in(vectors))
+        array = feature_vectors(taken_in(vectors, "vectors"))
         self._require_open("partial_fit")
         self._require_fits(array, array.shape[-1], "vectors")
         self._add(_Moments.of(array))
@@ -305,7 +305,7 @@ class Whitening:
         --------
         to_cupy : The same whitening for vectors on a GPU.
         """
-        array = feature_vectors(taken_in(vectors))
+        array = feature_vectors(taken_in(vectors, "vectors"))
         self._require_fits(array, array.shape[-1], "vectors")
         dim = len(self._ready().projection)
         dtype = descriptor_dtype(array.dtype)
@@ -379,13 +379,17 @@ class Whitening:
         load : The way back.
         """
         self._ready()
+        with whole_file(os.fsdecode(path)) as file:
+            self._write(file)
+
+    def _write(self, file: IO[bytes]) -> None:
+        """Write what `save` does to an open file."""
         here = self.to_numpy()
         arrays: dict[str, Any] = here._ready()._asdict()
         if here._moments is not None:
             arrays |= {"count": here.count, "scatter": here._moments.scatter}
         arrays |= {"format": _FORMAT, "dim": self._dim, "eps": self._eps}
-        with whole_file(os.fsdecode(path)) as file:
-            np.savez(file, **{name: part for name, part in arrays.items() if part is not None})
+        np.savez(file, **{name: part for name, part in arrays.items() if part is not None})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Whitening:
@@ -452,11 +456,13 @@ class Whitening:
         from_sklearn : Of a fitted `sklearn.decomposition.PCA`.
         from_faiss : Of a FAISS transform.
         """
-        projection = real_numbers(taken_in(projection), "projection")
+        projection = real_numbers(taken_in(projection, "projection"), "projection")
         if projection.ndim != 2 or not projection.size:
             raise ValueError(f"projection: expected shape (D, C), got {projection.shape}")
         channels = projection.shape[1]
-        mean = real_numbers(taken_in(mean), "mean", [(channels,), (channels, 1)]).reshape(-1)
+        mean = real_numbers(taken_in(mean, "mean"), "mean", [(channels,), (channels, 1)]).reshape(
+            -1
+        )
         require_same_device(mean, "mean", projection, "the projection")
         whitening = cls()
         whitening._learned = _Learned(mean, projection, None)

@@ -41,6 +41,12 @@ def command(request):
     return [request.param, str(request.getfixturevalue(source))]
 
 
+@pytest.fixture
+def suffix(command):
+    """How the names of its outputs end."""
+    return {"describe": ".npy", "whiten": ".npz"}[command[0]]
+
+
 def error_of(capsys, command):
     """Return what a command said in its one line."""
     start, line = f"rmac {command}: error: ", capsys.readouterr().err
@@ -118,11 +124,16 @@ OPTIONS = {
     "aggregate": "mean",
     "eps": 0.5,
     "workers": 1,
+    "normalize_regions": False,
+    "normalize": False,
 }
 
 
 def as_arguments(options):
-    return [f"--{name}={value}" for name, value in options.items()]
+    return [
+        f"--no-{name.replace('_', '-')}" if value is False else f"--{name}={value}"
+        for name, value in options.items()
+    ]
 
 
 def test_describe_passes_each_option_on_if_it_is_given(features, tmp_path, monkeypatch):
@@ -138,13 +149,15 @@ def test_describe_passes_each_option_on_if_it_is_given(features, tmp_path, monke
     assert main(command) == 0
     assert main([*command, *as_arguments(OPTIONS)]) == 0
     assert calls == [{}, {}, OPTIONS, OPTIONS]
+    others = {"x", "out", "whitening"}  # the last has a test of its own
+    assert OPTIONS.keys() == inspect.signature(describe).parameters.keys() - others
 
 
 def test_describe_help_tells_the_defaults_of_rmac(capsys):
     with pytest.raises(SystemExit):
         main(["describe", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for name in OPTIONS.keys() - {"workers"}:
+    for name in OPTIONS.keys() - {"workers", "normalize_regions", "normalize"}:
         default = inspect.signature(rmac.rmac).parameters[name].default
         told = re.search(r"\(default: (.*?)\)", text.rpartition(f"--{name} ")[2])[1]
         assert told == (default if isinstance(default, str) else f"{default:g}")
@@ -232,7 +245,7 @@ def test_describe_without_the_right_key(features, tmp_path, capsys):
     path = tmp_path / "x.safetensors"
     write_safetensors(path, np.load(features))
     command = ["describe", str(path), "-o", str(tmp_path / "d.npy")]
-    for key, got in (([], None), (["--key", "y"], "y")):
+    for key, got in (([], "none"), (["--key", "y"], "'y'")):
         assert main([*command, *key]) == 2
         error = error_of(capsys, "describe")
         assert error == f"--key: expected one of w, x in {path}, got {got}"
@@ -276,7 +289,7 @@ def test_describe_with_a_bad_whitening(features, tmp_path, capsys, case):
 
 
 def test_describe_does_not_replace_its_whitening(features, tmp_path, capsys):
-    path = str(whitening_of(8, tmp_path / "w.npz"))
+    path = str(whitening_of(8, tmp_path / "w.npy"))
     assert main(["describe", str(features), "-o", path, "--whitening", path]) == 2
     assert "would replace the input" in error_of(capsys, "describe")
     rmac.Whitening.load(path)
@@ -306,12 +319,12 @@ def test_whiten_takes_what_describe_gives(features, tmp_path):
 
 
 CANNOT_WHITEN = {
-    "1-d": ((8,), "float32", 4, "vectors.npy: expected 2 or 3 axes, (M, C) or (N, R, C)"),
-    "maps": ((2, 8, 5, 5), "float32", 4, "vectors.npy: expected 2 or 3 axes, (M, C) or (N, R, C)"),
+    "1-d": ((8,), "float32", 4, "expected 2 or 3 axes, (M, C) or (N, R, C), got shape (8,)"),
+    "maps": ((2, 8, 5, 5), "float32", 4, "(M, C) or (N, R, C), got shape (2, 8, 5, 5)"),
     "large dim": ((40, 8), "float32", 9, "dim: expected at most the 8 channels, got 9"),
     "no dim": ((40, 8), "float32", 0, "dim: expected an integer of at least 1, got 0"),
     "complex": ((40, 8), "complex128", 4, "vectors.npy: expected float16, bfloat16, float32"),
-    "no channels": ((40, 0), "float32", 4, "vectors.npy: expected shape (..., C), got"),
+    "no channels": ((40, 0), "float32", 4, "vectors.npy: expected at least one channel, got 0"),
     "one": ((1, 8), "float32", 4, "vectors.npy: expected at least 2 to learn from, got 1"),
 }
 
@@ -393,11 +406,16 @@ BAD_FILES = {
     "empty": (lambda path: path.write_bytes(b"") or path, "not a .npy file"),
     "missing": (lambda path: path, "No such file"),
     "folder": (lambda path: path.mkdir() or path, "Is a directory"),
-    "3-d": (lambda path: write(path, np.ones((3, 5, 5))), "expected 4 axes"),
+    "3-d": (
+        lambda path: write(path, np.ones((3, 5, 5))),
+        "expected 4 axes (N, C, H, W), got shape (3, 5, 5)",
+    ),
     "complex": (lambda path: write(path, np.ones((1, 3, 5, 5), complex)), "got complex128"),
-    "objects": (lambda path: write(path, np.full((1, 1, 1, 1), None)), "expected numbers"),
-    "byte-swapped": (lambda path: write(path, np.ones((1, 3, 5, 5), ">f4")), "byte-swapped"),
-    "no cells": (lambda path: write(path, np.ones((2, 3, 0, 5))), "expected at least one cell"),
+    "objects": (lambda path: write(path, np.full((1, 1, 1, 1), None)), "got Python objects"),
+    "no cells": (
+        lambda path: write(path, np.ones((2, 3, 0, 5))),
+        "expected at least one cell, got 0x5",
+    ),
 }
 
 
@@ -426,24 +444,72 @@ def test_describe_with_a_bad_option(features, tmp_path, capsys, arguments, messa
     assert os.listdir(tmp_path) == ["features.npy"]
 
 
-@pytest.mark.parametrize("output", ["nowhere/d.npy", ".", "input", "pipe", "x" * 300])
+@pytest.mark.parametrize("output", ["nowhere/d", "folder", "pipe", "x" * 300])
 def test_an_unwritable_path_is_found_before_the_work(
-    command, tmp_path, monkeypatch, capsys, output
+    command, suffix, tmp_path, monkeypatch, capsys, output
 ):
     monkeypatch.setattr(files, "_progress", None)
-    os.mkfifo(tmp_path / "pipe")
-    source = Path(command[1])
-    before = source.read_bytes()
-    path = source if output == "input" else tmp_path / output
-    assert main([*command, "-o", str(path)]) == 2
-    assert str(path) in error_of(capsys, command[0])
-    assert sorted(os.listdir(tmp_path)) == sorted([source.name, "pipe"])
-    assert source.read_bytes() == before
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"folder{suffix}").mkdir()
+    before = sorted(os.listdir(tmp_path))
+    path = str(tmp_path / output) + suffix
+    assert main([*command, "-o", path]) == 2
+    assert path in error_of(capsys, command[0])
+    assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_no_name_to_write_to(command, capsys):
-    assert main([*command, "-o", ""]) == 2
-    assert "cannot be written: no such folder" in error_of(capsys, command[0])
+def test_the_output_does_not_replace_the_input(command, suffix, tmp_path, capsys):
+    path = Path(command[1]).rename(tmp_path / f"x{suffix}")
+    before = path.read_bytes()
+    assert main([command[0], str(path), "-o", str(path)]) == 2
+    assert "would replace the input" in error_of(capsys, command[0])
+    assert path.read_bytes() == before
+
+
+def test_the_output_does_not_get_into_the_input(features, tmp_path, capsys):
+    path = tmp_path / "x.zarr"
+    write_zarr(path, np.load(features))
+    assert main(["describe", str(path), "--key", "x", "-o", str(path / "x" / "d.npy")]) == 2
+    assert "would replace the input" in error_of(capsys, "describe")
+    assert not (path / "x" / "d.npy").exists()
+
+
+@pytest.mark.parametrize("output", ["", "-", "d", "d.zarr", "npy"])
+def test_an_output_of_another_kind(command, suffix, capsys, output):
+    assert main([*command, "-o", output]) == 2
+    expected = f"--output: expected a name that ends in {suffix}, got {output!r}"
+    assert error_of(capsys, command[0]) == expected
+
+
+def test_describe_byte_swapped_maps(features, tmp_path):
+    x = np.load(features)
+    np.save(features, x.astype(">f4"))
+    assert main(["describe", str(features), "-o", str(tmp_path / "d.npy")]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), rmac.rmac(x))
+
+
+def test_an_output_that_is_replaced_keeps_its_mode(features, tmp_path):
+    path = tmp_path / "d.npy"
+    path.touch(mode=0o600)
+    assert main(["describe", str(features), "-o", str(path)]) == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.stat().st_size
+
+
+def test_a_full_disk_is_told_of_by_name(command, suffix, tmp_path):
+    code = "import resource, sys; from rmac.cli import main; "
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); sys.exit(main(sys.argv[1:]))"
+    path = tmp_path / f"output{suffix}"
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code, *command, "-o", path],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.endswith(f"error: {path}: cannot be written: File too large\n")
+    assert os.listdir(tmp_path) == [Path(command[1]).name]
 
 
 def test_describe_follows_a_link(features, tmp_path):
@@ -473,7 +539,7 @@ def test_describe_leaves_nothing_behind_when_it_fails_half_way(features, tmp_pat
 
 STUCK = """
 import signal, sys, time, rmac
-from rmac.cli import main
+from rmac.cli import program
 
 # where the tests run in the background, children begin with these ignored
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -488,13 +554,14 @@ def stuck(function):
 
 rmac.rmac = stuck(rmac.rmac)
 rmac.Whitening.partial_fit = stuck(rmac.Whitening.partial_fit)
-sys.exit(main(sys.argv[1:]))
+program()
 """
 
 
-def end_half_way(command, folder, kind):
+def end_half_way(command, output, kind):
     """Return the exit status of a command that was sent a signal with its output under way."""
-    arguments = [sys.executable, "-P", "-c", STUCK, *command, "-o", folder / "output"]
+    arguments = [sys.executable, "-P", "-c", STUCK, *command, "-o", output]
+    folder = output.parent
     with subprocess.Popen(arguments, cwd=folder, stderr=subprocess.PIPE) as process:
         while not list(folder.glob(".rmac-*.part")) and process.poll() is None:
             time.sleep(0.01)
@@ -503,26 +570,26 @@ def end_half_way(command, folder, kind):
         return process.wait()
 
 
-def test_a_killed_command_has_no_output_and_runs_again(command, tmp_path):
-    assert end_half_way(command, tmp_path, signal.SIGKILL) == -signal.SIGKILL
-    assert not (tmp_path / "output").exists()
-    assert main([*command, "-o", str(tmp_path / "output")]) == 0
-    np.load(tmp_path / "output")
+def test_a_killed_command_has_no_output_and_runs_again(command, suffix, tmp_path):
+    output = tmp_path / f"output{suffix}"
+    assert end_half_way(command, output, signal.SIGKILL) == -signal.SIGKILL
+    assert not output.exists()
+    assert main([*command, "-o", str(output)]) == 0
+    np.load(output)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_an_ended_command_leaves_nothing_behind(command, tmp_path, kind):
-    assert end_half_way(command, tmp_path, kind) == 130
+def test_an_ended_command_leaves_nothing_behind(command, suffix, tmp_path, kind):
+    assert end_half_way(command, tmp_path / f"output{suffix}", kind) == 128 + kind
     assert os.listdir(tmp_path) == [Path(command[1]).name]
 
 
 def test_a_command_started_with_nohup_outlives_the_terminal(features, tmp_path):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        assert main(["describe", str(features), "-o", str(tmp_path / "d.npy")]) == 0
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    code += "from rmac.cli import program; program(); "
+    code += "assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN"
+    command = [sys.executable, "-P", "-c", code, "describe", features, "-o", tmp_path / "d.npy"]
+    subprocess.run(command, cwd=tmp_path, check=True)
 
 
 LIMITED = """
@@ -537,9 +604,10 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("describe", (4096, 64, 16, 16)), ("whiten", (65536, 16, 64))]
+    ("name", "shape", "output"),
+    [("describe", (4096, 64, 16, 16), "d.npy"), ("whiten", (65536, 16, 64), "w.npz")],
 )
-def test_memory_does_not_grow_with_the_file(tmp_path, name, shape):
+def test_memory_does_not_grow_with_the_file(tmp_path, name, shape, output):
     """A file of 256 MB is done with half of that beside its mapping."""
     path = tmp_path / "x.npy"
     x = np.lib.format.open_memmap(path, "w+", "float32", shape)
@@ -547,7 +615,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, name, shape):
     command = [sys.executable, "-P", "-c", LIMITED, str(x.nbytes + (1 << 27)), name, path]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     result = subprocess.run(
-        [*command, "-o", tmp_path / "output"],
+        [*command, "-o", tmp_path / output],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
@@ -555,7 +623,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, name, shape):
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    np.load(tmp_path / "output")
+    np.load(tmp_path / output)
 
 
 def test_a_corrupt_zarr_ends_in_one_line(tmp_path):

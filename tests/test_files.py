@@ -145,8 +145,8 @@ def test_key(tmp_path, make, name):
     assert files.open_array(str(path), a).shape == (2, 3)
     array = files.open_array(str(path), b)
     np.testing.assert_array_equal(array.read(0, 4), np.ones((4, 5)))
-    for key in (None, "c"):
-        message = f"--key: expected one of {a}, {b} in {path}, got {key}"
+    for key, got in ((None, "none"), ("c", "'c'")):
+        message = f"--key: expected one of {a}, {b} in {path}, got {got}"
         with pytest.raises(ValueError, match=re.escape(message)):
             files.open_array(str(path), key)
 
@@ -159,7 +159,9 @@ def test_the_only_array_needs_no_key(tmp_path):
 @pytest.mark.parametrize("kind", ["npy", "zarr"])
 def test_an_array_without_name_has_no_key(tmp_path, kind):
     path = SAVE[kind](tmp_path / "x", np.zeros((2, 3)))
-    with pytest.raises(ValueError, match=f"--key: expected none, since {path} is one array, got a"):
+    with pytest.raises(
+        ValueError, match=f"--key: expected none, since {path} is one array, got 'a'"
+    ):
         files.open_array(str(path), "a")
 
 
