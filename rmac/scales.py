@@ -65,7 +65,7 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
     The mean is meant for elements that are not negative, as those of maxima after a ReLU. Where one
     is negative and `p` neither 1 nor infinity, the image's whole descriptor is NaN; so it is where
     one is NaN or infinite. Powers are taken of float64 ratios to the highest element, and neither
-    overflow nor vanish.
+    they nor norms overflow or vanish.
 
     Examples
     --------
@@ -83,10 +83,10 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
     # Infinity has no ratio to itself: NaN, which needs no warning.
     with on_device_of(scales[0]), np.errstate(invalid="ignore"):
         merged = xp.empty((images, dim), descriptor_dtype(scales[0].dtype))
-        for first in range(0, images, rows):
+        for first in range(0, images if dim else 0, rows):
             part = slice(first, first + rows)
             block = [scale[part].astype(np.float64, order="C") for scale in scales]
-            merged[part] = _normalized(_mean(block, p, xp), xp)
+            merged[part] = _normalized(_mean(_in_range(block, xp), p, xp), xp)
     return given_back(merged, descriptors)
 
 
@@ -112,6 +112,13 @@ def _checked(descriptors: Any) -> list[Array]:
             dtypes = scales[0].dtype.name, scale.dtype.name
             raise TypeError("{}: expected dtype {}, got {}".format(name, *dtypes))
     return scales
+
+
+def _in_range(scales: list[Array], xp: Any) -> list[Array]:
+    """Return the scales with each image's largest element in magnitude divided to 1."""
+    peak = reduce(xp.maximum, [abs(scale).max(axis=1, keepdims=True) for scale in scales])
+    unit = xp.where(peak == 0, 1.0, peak)
+    return [scale / unit for scale in scales]
 
 
 def _mean(scales: list[Array], p: float, xp: Any) -> Array:

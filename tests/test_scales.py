@@ -67,12 +67,15 @@ def test_nan_and_infinity_are_not_lost(xp, p):
     np.testing.assert_array_equal(np.isnan(result).any(axis=1), [False, True, True])
 
 
-@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e30])
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [("f4", 1e-40), ("f4", 1e-30), ("f4", 1e30), ("f8", 1e-308), ("f8", 1e-200), ("f8", 4e307)],
+)
 @pytest.mark.parametrize("p", [1e-3, *POWERS])
-def test_no_power_overflows_or_vanishes(xp, scale, p):
-    descriptors = np.array([[[1, 2, 4]], [[2, 1, 1]]], np.float32)
+def test_no_power_overflows_or_vanishes(xp, dtype, scale, p):
+    descriptors = np.array([[[1, 2, 4]], [[2, 1, 1]]], dtype)
     expected = to_host(rmac.merge_scales(xp.asarray(descriptors), p=p))
-    result = rmac.merge_scales(xp.asarray(descriptors * np.float32(scale)), p=p)
+    result = rmac.merge_scales(xp.asarray(descriptors * np.dtype(dtype).type(scale)), p=p)
     np.testing.assert_allclose(to_host(result), expected, rtol=1e-4)
 
 
