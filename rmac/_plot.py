@@ -20,6 +20,7 @@ _COLOURS = ("#333333", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A6761D", "#
 _LIGHTER = 0.4  # of the way to white, for every other window of a level
 _INSET = 0.011  # of the map's shorter side, from one outline to the next
 _MOST_INSET = 0.2  # of the smallest window's side
+_THIN = 8  # sides to one from which a map's cells are not drawn square
 _MOST_TAGS = 30  # regions whose numbers are not too many to read
 _APART = 0.05  # of the map's longer side, from one number to the next
 
@@ -30,12 +31,15 @@ def plot_grid(grid: RegionGrid, image: npt.ArrayLike | None, ax: Axes | None) ->
     """Draw `grid` over an image or over its own cells; see `RegionGrid.plot`."""
     try:
         import matplotlib.pyplot as plt
+        from matplotlib.axes import Axes
     except ImportError as error:
         raise ImportError("RegionGrid.plot needs matplotlib: pip install 'rmac[plot]'") from error
 
+    picture = None if image is None else _picture(image)
     if ax is None:
         ax = plt.figure(figsize=(8, 4.8), layout="compressed").add_subplot()
-    picture = None if image is None else np.asarray(image)
+    elif not isinstance(ax, Axes):
+        raise TypeError(f"ax: expected a matplotlib.axes.Axes, got {type(ax).__name__}")
     if grid.overlap is None:
         _draw_bars(grid, picture, ax)
         where = f"a sequence of {grid.width}"
@@ -45,6 +49,21 @@ def plot_grid(grid: RegionGrid, image: npt.ArrayLike | None, ax: Axes | None) ->
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False)
     ax.set_title(f"{len(grid)} region{'s' * (len(grid) > 1)} on {where}, {grid.preset}")
     return ax
+
+
+def _picture(image: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return an image as an array that can be drawn, or raise."""
+    try:
+        picture = np.asarray(image)
+    except (RuntimeError, TypeError, ValueError) as error:  # as a PyTorch tensor on a GPU has it
+        raise TypeError(f"image: expected an array on the host, got {error}") from None
+    height_width, colours = picture.shape[:2], picture.shape[2:]
+    if len(height_width) != 2 or 0 in height_width or colours not in ((), (3,), (4,)):
+        expected = "(height, width) or (height, width, 3 or 4)"
+        raise ValueError(f"image: expected shape {expected}, got {picture.shape}")
+    if picture.dtype.kind not in "biuf":
+        raise TypeError(f"image: expected real numbers, got {picture.dtype.name}")
+    return picture
 
 
 def _draw_windows(grid: RegionGrid, picture: npt.NDArray[Any] | None, ax: Axes) -> None:
@@ -77,7 +96,8 @@ def _draw_windows(grid: RegionGrid, picture: npt.NDArray[Any] | None, ax: Axes) 
             first = style.rank % 4
             tags.append(_apart(corners[first : first + 4], tags, _APART * max(height, width)))
             _draw_tag(ax, tags[-1], style)
-    ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+    thin = max(height, width) > _THIN * min(height, width)
+    ax.set(xlim=(0, width), ylim=(height, 0), aspect="auto" if thin else "equal")
 
 
 def _draw_bars(grid: RegionGrid, picture: npt.NDArray[Any] | None, ax: Axes) -> None:
@@ -115,7 +135,7 @@ def _styles(grid: RegionGrid) -> Iterator[_Style]:
         regions = np.flatnonzero(grid.level == level)
         _, column = np.unique(grid.boxes[regions, 0], return_inverse=True)
         _, row = np.unique(grid.boxes[regions, 1], return_inverse=True)
-        dark = np.array(to_rgb(_COLOURS[level % len(_COLOURS)]))
+        dark = np.array(to_rgb(_COLOURS[level and 1 + (level - 1) % (len(_COLOURS) - 1)]))
         label = _label(grid, level)
         for region, odd in zip(regions.tolist(), (column + row) % 2 == 1, strict=True):
             colour = dark + _LIGHTER * (1 - dark) if odd else dark

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 import rmac
+from rmac.files import require_suffix, whole_file
 
 if TYPE_CHECKING:
     import argparse
@@ -29,8 +29,8 @@ def run(options: argparse.Namespace) -> None:
     maps = feature_maps()
     if options.query not in maps:
         raise ValueError(f"--query: expected one of {', '.join(maps)}, got {options.query!r}")
-    if options.plot and os.path.isdir(options.plot):
-        raise IsADirectoryError(f"--plot: expected a file, got the folder {options.plot}")
+    if options.plot is not None:
+        require_suffix("--plot", options.plot, ".png")
 
     started = time.perf_counter()
     for _ in range(_REPEATS):
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
         f"{seconds * 1e3:.3f} ms per image; {options.query} has {len(grid)} regions on "
         f"{grid.height}x{grid.width} cells"
     )
-    if options.plot:
+    if options.plot is not None:
         _plot(grid, options.plot)
         print(f"region grid of {options.query} drawn to {options.plot}")
 
@@ -68,4 +68,5 @@ def _plot(grid: rmac.RegionGrid, path: str) -> None:
         raise ImportError("--plot needs matplotlib: pip install 'rmac[plot]'") from None
     figure = Figure(figsize=(8, 4.8), layout="compressed")
     grid.plot(ax=figure.add_subplot())
-    figure.savefig(path, dpi=150)
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=150, format="png")

@@ -22,7 +22,7 @@ _SETTINGS = inspect.signature(rmac.rmac).parameters
 
 def run(options: argparse.Namespace) -> None:
     """Describe the feature maps of one file into another, a batch at a time."""
-    require_suffix(options.output, ".npy")
+    require_suffix("--output", options.output, ".npy")
     maps = open_array(options.features, options.key)
     settings = {name: value for name, value in vars(options).items() if name in _SETTINGS}
     sources = [options.features]

@@ -239,10 +239,10 @@ def _zarr_step(array: zarr.Array[Any]) -> int:
     return rows if size <= max(_BATCH, prod(array.chunks) * array.dtype.itemsize) else 1
 
 
-def require_suffix(path: str, suffix: str) -> None:
+def require_suffix(argument: str, path: str, suffix: str) -> None:
     """Raise unless the name of an output tells what kind of file it will be."""
     if not path.lower().endswith(suffix):
-        raise ValueError(f"--output: expected a name that ends in {suffix}, got {path!r}")
+        raise ValueError(f"{argument}: expected a name that ends in {suffix}, got {path!r}")
 
 
 @contextmanager

@@ -171,6 +171,10 @@ class RegionGrid:
         ------
         ImportError
             If matplotlib is not installed.
+        TypeError
+            If `image` is not an array of real numbers on the host, or `ax` not such axes.
+        ValueError
+            If `image` is of another shape.
         """
         from rmac._plot import plot_grid
 

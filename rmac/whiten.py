@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> None:
     """Learn from all vectors of a file, a batch at a time, and save what was learned."""
-    require_suffix(options.output, ".npz")
+    require_suffix("--output", options.output, ".npz")
     vectors = open_array(options.vectors, options.key)
     if vectors.ndim not in (2, 3):
         axes = "2 or 3 axes, (M, C) or (N, R, C)"

@@ -1,6 +1,7 @@
 """Pictures of grids: every region where it belongs, told apart, numbered and named."""
 
 import itertools
+import re
 import sys
 from math import dist
 
@@ -121,6 +122,39 @@ def test_axes_are_the_users_or_new():
     _, ax = plt.subplots()
     assert rmac.region_grid(5, 6).plot(ax=ax) is ax
     assert rmac.region_grid(5, 6).plot().figure is not ax.figure
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"image": np.zeros(5)}, ValueError, "image: expected shape .*, got (5,)"),
+        ({"image": np.zeros((3, 24, 32))}, ValueError, "image: expected shape .*, got (3, 24, 32)"),
+        ({"image": np.zeros((0, 0))}, ValueError, "image: expected shape .*, got (0, 0)"),
+        ({"image": "cat.jpg"}, ValueError, "image: expected shape .*, got ()"),
+        ({"image": [["a"]]}, TypeError, "image: expected real numbers, got str32"),
+        ({"image": [[1], [1, 2]]}, TypeError, "image: expected an array on the host, got "),
+        ({"ax": 3}, TypeError, "ax: expected a matplotlib.axes.Axes, got int"),
+    ],
+)
+def test_errors_leave_no_figure(arguments, error, message):
+    parts = map(re.escape, message.split(".*"))
+    with pytest.raises(error, match="^" + ".*".join(parts)):
+        rmac.region_grid(5, 6).plot(**arguments)
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("size", [(3, 100), (100, 3)])
+def test_thin_maps_have_room(size):
+    ax = rmac.region_grid(*size).plot()
+    ax.figure.canvas.draw()
+    room = ax.get_window_extent()
+    assert min(room.width, room.height) > 100
+
+
+def test_the_whole_map_has_a_colour_of_its_own():
+    grid = rmac.region_grid(24, 32, levels=8, preset="cirtorch")
+    colours = [patch.get_edgecolor() for patch in grid.plot().patches]
+    assert colours.count(colours[0]) == 1
 
 
 def test_everything_fits_the_figure():
