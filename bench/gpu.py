@@ -5,12 +5,11 @@
 See bench/README.md for what the columns mean.
 """
 
-import json
 import statistics
 
 import cupy as cp
 import numpy as np
-from run import feature_maps, naive, options_of
+from run import add_no_peers, feature_maps, naive, options_of, write_json
 
 import rmac
 
@@ -24,7 +23,9 @@ ROTATED = 512 << 20  # bytes of inputs that take turns, more than any cache hold
 
 
 def main():
-    options = options_of(__doc__, SHAPES, ["float32", "float16"]).parse_args()
+    parser = options_of(__doc__, SHAPES, ["float32", "float16"])
+    add_no_peers(parser)
+    options = parser.parse_args()
     results = []
     print(
         f"{'shape':>18} {'layout':>6} {'dtype':>8} {'candidate':<22} "
@@ -34,14 +35,8 @@ def main():
         for layout in options.layouts:
             for dtype in options.dtypes:
                 results += measure_case(shape, layout, dtype, options)
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            document = {
-                "config": rmac.show_config("dicts"),
-                "device": cp.cuda.runtime.getDeviceProperties(0)["name"].decode(),
-                "results": results,
-            }
-            json.dump(document, file, indent=1)
+    device = cp.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    write_json(options, results, device=device)
 
 
 def measure_case(shape, layout, dtype, options):

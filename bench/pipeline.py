@@ -5,11 +5,10 @@
 See bench/README.md for what the columns mean.
 """
 
-import json
 import statistics
 
 import numpy as np
-from run import feature_maps, measure, options_of
+from run import feature_maps, measure, options_of, write_json
 
 import rmac
 
@@ -33,15 +32,7 @@ def main():
                         row |= {"shape": list(shape), "layout": layout, "dtype": dtype}
                         results.append(row)
                         show(row)
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            document = {
-                "config": rmac.show_config("dicts"),
-                "workers": options.workers,
-                "levels": options.levels,
-                "results": results,
-            }
-            json.dump(document, file, indent=1)
+    write_json(options, results)
 
 
 def pools(x, layout, options):

@@ -52,21 +52,27 @@ def main():
                     }
                     results.append(row)
                     show(row, times)
+    write_json(options, results)
+
+
+def write_json(options, results, **more):
+    """Write the results, and what they were measured with, where that was asked for."""
     if options.json:
+        chosen = {name: value for name, value in vars(options).items() if name != "json"}
+        document = {"config": rmac.show_config("dicts")} | chosen | more | {"results": results}
         with open(options.json, "w", encoding="utf-8") as file:
-            document = {
-                "config": rmac.show_config("dicts"),
-                "workers": options.workers,
-                "levels": options.levels,
-                "results": results,
-            }
             json.dump(document, file, indent=1)
 
 
 def parse():
     parser = options_of(__doc__, SHAPES, ["float32"])
     parser.add_argument("--workers", type=int, default=2)
+    add_no_peers(parser)
     return parser.parse_args()
+
+
+def add_no_peers(parser):
+    parser.add_argument("--no-peers", action="store_true", help="only rmac and the floor")
 
 
 def options_of(doc, shapes, dtypes):
@@ -77,7 +83,6 @@ def options_of(doc, shapes, dtypes):
     parser.add_argument("--layouts", nargs="+", default=["NCHW", "NHWC"], choices=["NCHW", "NHWC"])
     parser.add_argument("--dtypes", nargs="+", default=dtypes)
     parser.add_argument("--shapes", nargs="+", type=shape_of, default=shapes, metavar="NxCxHxW")
-    parser.add_argument("--no-peers", action="store_true", help="only rmac and the floor")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     return parser
 

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -84,6 +85,23 @@ def test_demo_plots(tmp_path, capsys):
     assert main(["demo", "--plot", str(path)]) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
     assert str(path) in capsys.readouterr().out
+
+
+def test_demo_draws_pictures_only(capsys):
+    assert main(["demo", "--plot", "/dev/null"]) == 2
+    expected = "--plot: expected a name that ends in .png, got '/dev/null'"
+    assert error_of(capsys, "demo") == expected
+
+
+def test_a_bar_on_a_terminal(command, suffix, tmp_path):
+    pytest.importorskip("tqdm")
+    here, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    arguments = [sys.executable, "-P", "-m", "rmac", *command, "-o", tmp_path / f"o{suffix}"]
+    subprocess.run(arguments, cwd=tmp_path, stderr=terminal, check=True)
+    os.close(terminal)
+    with open(here, "rb", buffering=0) as said:
+        assert b"100%" in said.read(100_000)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])

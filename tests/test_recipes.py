@@ -101,9 +101,8 @@ def test_onnx_runtime():
 def test_faiss():
     faiss = optional_module("faiss")
     names = run("FAISS")
-    maps = names["maps"]
-    whitening = rmac.Whitening(dim=32).fit(rmac.rmac(maps[:200], aggregate="none"))
-    expected = rmac.rmac(maps, whitening=whitening)
+    whitening = rmac.Whitening(dim=32).fit(rmac.rmac(names["training"], aggregate="none"))
+    expected = rmac.rmac(names["maps"], whitening=whitening)
     np.testing.assert_array_equal(names["descriptors"], expected)
     similarity = expected[:5].astype(np.float64) @ expected.T
     nearest = -np.sort(-similarity, axis=1)[:, :10]
@@ -114,7 +113,11 @@ def test_faiss():
     np.testing.assert_array_equal(index.reconstruct_n(0, index.ntotal), expected)
 
 
-MAPS = np.random.default_rng(2).standard_normal((150, 136, 5, 6), dtype=np.float32)
+MAPS, TRAINING = np.random.default_rng(2).standard_normal((2, 150, 136, 5, 6), dtype=np.float32)
+
+
+def in_chunks(maps):
+    return maps[:64], maps[64:128], maps[128:]
 
 
 def test_dask():
@@ -122,15 +125,16 @@ def test_dask():
     zarr = optional_module("zarr")
     threads = optional_module("threadpoolctl")
     chunks = (10, 136, 5, 6)
-    features = zarr.create_array("features.zarr", shape=MAPS.shape, chunks=chunks, dtype="float32")
-    features[...] = MAPS
+    for name, maps in (("features", MAPS), ("training", TRAINING)):
+        file = zarr.create_array(f"{name}.zarr", shape=maps.shape, chunks=chunks, dtype="float32")
+        file[...] = maps
     run_as_a_program("Dask")
 
-    chunks = [MAPS[:64], MAPS[64:128], MAPS[128:]]
     with threads.threadpool_limits(1):
-        parts = [rmac.Whitening(128).fit(rmac.rmac(x, aggregate="none")) for x in chunks]
+        regions = [rmac.rmac(x, aggregate="none") for x in in_chunks(TRAINING)]
+        parts = [rmac.Whitening(128).fit(x) for x in regions]
         whitening = functools.reduce(rmac.Whitening.merge, parts)
-        expected = np.concatenate([rmac.rmac(x, whitening=whitening) for x in chunks])
+        expected = np.concatenate([rmac.rmac(x, whitening=whitening) for x in in_chunks(MAPS)])
     learned = rmac.Whitening.load("whitening.npz")
     assert learned.count == whitening.count
     for name in ("mean", "projection", "variances"):
