@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import sys
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache, wraps
 from math import inf
@@ -36,6 +38,14 @@ def remembered(check: Callable[Params, Result]) -> Callable[Params, Result]:
             return check(*args, **options)
 
     return call
+
+
+def warn(message: str) -> None:
+    """Warn where rmac was called from."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def optional_workers(workers: int | None) -> int | None:

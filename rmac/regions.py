@@ -5,15 +5,13 @@ Plain integers on the host, computed once per shape and shared by every backend.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rmac._checks import choice, positive_int, real, remembered
+from rmac._checks import choice, positive_int, real, remembered, warn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -330,20 +328,15 @@ def _make_grid(
 
 
 def _warn_of_gaps(grid: RegionGrid) -> None:
-    """Warn where rmac was called from."""
+    """Warn, once in a process."""
     global _warned_of_gaps
     _warned_of_gaps = True
-    frame, level = sys._getframe(), 1
-    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == __package__:
-        frame, level = frame.f_back, level + 1
     cells = grid.height * grid.width
-    warnings.warn(
+    warn(
         f"{cells - _covered_cells(grid.boxes)} of the {cells} cells of a "
         f"{grid.height}x{grid.width} map are in no R-MAC region (coverage {grid.coverage:.3g}): "
         "preset='cirtorch' adds the whole map as a region, region_pool takes boxes of your own, "
-        "and for sequences there is layout='NCT'. This is said once, also of other maps.",
-        UserWarning,
-        stacklevel=level,
+        "and for sequences there is layout='NCT'. This is said once, also of other maps."
     )
 
 

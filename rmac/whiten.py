@@ -29,4 +29,5 @@ def run(options: argparse.Namespace) -> None:
             with closing(batches(vectors, "row")) as parts:
                 for part in parts:
                     whitening.partial_fit(part)
-            whitening._write(file)
+            whitening._ready()  # or an error, of too few vectors
+            np.savez(file, **whitening._saved())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
+import zipfile
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from rmac._arrays import (
     require_finite,
     require_same_device,
 )
-from rmac._checks import positive_int, real
+from rmac._checks import positive_int, real, warn
 from rmac._dlpack import given_back, is_foreign, taken_in
 from rmac.files import whole_file
 
@@ -98,8 +98,7 @@ def _blocks(vectors: Array, dtype: np.dtype[Any]) -> Iterator[Array]:
 
 def _learn(moments: _Moments, dim: int | None, eps: float) -> _Learned:
     """Return the principal components, first to last, each scaled to a variance of 1."""
-    if moments.number < 2:
-        raise ValueError(f"vectors: expected at least 2 to learn from, got {moments.number}")
+    _require_enough(moments.number)
     if not math.isfinite(float(moments.scatter.trace())):
         raise ValueError("vectors: expected finite numbers whose squares fit float64, got others")
     xp = namespace_of(moments.scatter)
@@ -114,15 +113,19 @@ def _learn(moments: _Moments, dim: int | None, eps: float) -> _Learned:
     return _Learned(moments.mean, rows * sign / scale, variances)
 
 
+def _require_enough(number: int) -> None:
+    if number < 2:
+        raise ValueError(f"vectors: expected at least 2 vectors to learn from, got {number}")
+
+
 def _floor(variances: Array, channels: int, eps: float) -> float:
     """Return what to take smaller variances as: `eps`, or more where rounding is all there is."""
     noise = channels * _EPS * (float(variances[0]) or 1.0)
     near_zero = int((variances < noise).sum())
     if near_zero and eps < noise:
-        warnings.warn(
+        warn(
             f"{near_zero} of {len(variances)} variances are zero but for rounding, and are taken "
-            f"as {noise:.2g}; reduce dim or raise eps, so as not to blow up noise",
-            stacklevel=5,  # of the method that a user calls
+            f"as {noise:.2g}; reduce dim or raise eps, so as not to blow up noise"
         )
         return noise
     return eps
@@ -213,6 +216,7 @@ class Whitening:
         """
         dim = self._dim if dim is None else dim
         fresh = Whitening(dim, eps=self._eps if eps is None else eps).partial_fit(vectors)
+        _require_enough(fresh.count)
         vars(self).update(vars(fresh))
         return self
 
@@ -360,7 +364,8 @@ class Whitening:
         """Write this whitening to an ``.npz`` file, which appears once it is complete.
 
         It holds the arrays ``mean``, ``projection`` and ``variances``, and ``scatter`` and
-        ``count``, so that learning can go on from it.
+        ``count``, so that learning can go on from it. Of fewer than two vectors, which have no
+        projection, it holds the rest.
 
         Parameters
         ----------
@@ -378,18 +383,22 @@ class Whitening:
         --------
         load : The way back.
         """
-        self._ready()
+        arrays = self._saved()
         with whole_file(os.fsdecode(path)) as file:
-            self._write(file)
+            np.savez(file, **arrays)
 
-    def _write(self, file: IO[bytes]) -> None:
-        """Write what `save` does to an open file."""
+    def _saved(self) -> dict[str, Any]:
+        """Return the arrays of a file, by name."""
+        if self._moments is None or self.count > 1:
+            self._ready()
         here = self.to_numpy()
-        arrays: dict[str, Any] = here._ready()._asdict()
+        arrays: dict[str, Any] = {"format": _FORMAT, "dim": self._dim, "eps": self._eps}
+        if here._learned is not None:
+            arrays |= here._learned._asdict()
         if here._moments is not None:
-            arrays |= {"count": here.count, "scatter": here._moments.scatter}
-        arrays |= {"format": _FORMAT, "dim": self._dim, "eps": self._eps}
-        np.savez(file, **{name: part for name, part in arrays.items() if part is not None})
+            number, mean, scatter = here._moments
+            arrays |= {"count": number, "mean": mean, "scatter": scatter}
+        return {name: part for name, part in arrays.items() if part is not None}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Whitening:
@@ -460,9 +469,8 @@ class Whitening:
         if projection.ndim != 2 or not projection.size:
             raise ValueError(f"projection: expected shape (D, C), got {projection.shape}")
         channels = projection.shape[1]
-        mean = real_numbers(taken_in(mean, "mean"), "mean", [(channels,), (channels, 1)]).reshape(
-            -1
-        )
+        mean = real_numbers(taken_in(mean, "mean"), "mean", [(channels,), (channels, 1)])
+        mean = mean.reshape(-1)
         require_same_device(mean, "mean", projection, "the projection")
         whitening = cls()
         whitening._learned = _Learned(mean, projection, None)
@@ -495,9 +503,10 @@ class Whitening:
         --------
         from_projection : Of arrays.
         """
-        if not (hasattr(pca, "whiten") and hasattr(pca, "transform")):
+        fitted = hasattr(pca, "components_")
+        if not hasattr(pca, "whiten") or (fitted and not hasattr(pca, "explained_variance_")):
             raise TypeError(f"pca: expected a sklearn.decomposition.PCA, got {type(pca).__name__}")
-        if not hasattr(pca, "components_"):
+        if not fitted:
             raise ValueError("pca: expected a fitted one; call its fit first")
         rows, variances = pca.components_, pca.explained_variance_
         if pca.whiten:
@@ -537,19 +546,20 @@ class Whitening:
         to_faiss : The way back.
         """
         faiss = _faiss()
+        linear = transform  # which owns the memory, and so must outlive what it is cast to
         if isinstance(transform, faiss.VectorTransform):
-            transform = faiss.downcast_VectorTransform(transform)
-        if not isinstance(transform, faiss.LinearTransform):
-            kind = type(transform).__name__
+            linear = faiss.downcast_VectorTransform(transform)
+        if not isinstance(linear, faiss.LinearTransform):
+            kind = type(linear).__name__
             raise TypeError(f"transform: expected a faiss.LinearTransform, got {kind}")
-        if not transform.is_trained:
+        if not linear.is_trained:
             raise ValueError("transform: expected a trained one; call its train first")
-        rows = faiss.vector_to_array(transform.A).reshape(transform.d_out, transform.d_in)
-        if isinstance(transform, faiss.PCAMatrix):
-            return cls.from_projection(faiss.vector_to_array(transform.mean), rows)
-        if not transform.have_bias:
-            return cls.from_projection(np.zeros(transform.d_in), rows)
-        return cls.from_projection(_mean_of(faiss.vector_to_array(transform.b), rows), rows)
+        rows = faiss.vector_to_array(linear.A).reshape(linear.d_out, linear.d_in)
+        if isinstance(linear, faiss.PCAMatrix):
+            return cls.from_projection(faiss.vector_to_array(linear.mean), rows)
+        if not linear.have_bias:
+            return cls.from_projection(np.zeros(linear.d_in), rows)
+        return cls.from_projection(_mean_of(faiss.vector_to_array(linear.b), rows), rows)
 
     def to_faiss(self) -> Any:
         """Return this whitening as a FAISS transform, to put before an index.
@@ -557,7 +567,8 @@ class Whitening:
         Returns
         -------
         faiss.LinearTransform
-            A trained one. It has the mean folded into a bias, in float32 as all that FAISS has.
+            A trained one. It has the mean folded into a bias, in float32 as all that FAISS has:
+            components of next to no variance, which whitening raises above rounding, differ.
 
         Raises
         ------
@@ -661,7 +672,7 @@ class Whitening:
         """Return what is applied, learned now if it has not been."""
         if self._learned is None:
             if self._moments is None:
-                raise ValueError("expected a fitted Whitening; call fit or partial_fit first")
+                raise ValueError("whitening: expected a fitted one; call fit or partial_fit first")
             with on_device_of(self._moments.mean):
                 self._learned = _learn(self._moments, self._dim, self._eps)
         return self._learned
@@ -671,10 +682,11 @@ class Whitening:
         mean, projection, _ = self._ready()
         if dtype == mean.dtype:
             return mean, projection
-        if self._float32 is None:
+        converted = self._float32
+        if converted is None:
             with on_device_of(mean):
-                self._float32 = mean.astype(dtype), projection.astype(dtype)
-        return self._float32
+                converted = self._float32 = mean.astype(dtype), projection.astype(dtype)
+        return converted
 
     def _moved(self, move: Callable[[Array], Array]) -> Whitening:
         state = self._moments or self._learned
@@ -691,23 +703,28 @@ class Whitening:
     @classmethod
     def _read(cls, file: IO[bytes]) -> Whitening:
         """Return what `save` wrote; an error of any kind if it cannot have."""
+        if not zipfile.is_zipfile(file):
+            raise ValueError("it is no .npz file")
         archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("it holds a single array")
         if archive["format"] != _FORMAT:
             raise ValueError(f"format: expected {_FORMAT}, got {archive['format']}")
-        projected = cls.from_projection(archive["mean"], archive["projection"])
-        mean, projection, _ = projected._ready()
-        dim, channels = projection.shape
-        variances = archive.get("variances")
-        if variances is not None:
-            variances = real_numbers(variances, "variances", [(dim,)])
+        mean = real_numbers(archive["mean"], "mean")
+        if mean.ndim != 1 or not mean.size:
+            raise ValueError(f"mean: expected shape (C,), got {mean.shape}")
         result = cls(archive.get("dim"), eps=archive["eps"])
-        result._require_fits(mean, channels, "mean")
+        result._require_fits(mean, mean.size, "mean")
         if "scatter" in archive:
-            scatter = real_numbers(archive["scatter"], "scatter", [(channels, channels)])
-            result._moments = _Moments(positive_int("count", archive["count"]), mean, scatter)
-        result._learned = _Learned(mean, projection, variances)
+            count, least = archive["count"].item(), 2 if "projection" in archive else 0
+            if type(count) is not int or count < least:
+                raise ValueError(f"count: expected an integer of at least {least}, got {count}")
+            scatter = real_numbers(archive["scatter"], "scatter", [2 * mean.shape])
+            result._moments = _Moments(count, mean, scatter)
+        if "projection" in archive or "scatter" not in archive:
+            projection = cls.from_projection(mean, archive["projection"]).projection
+            variances = archive.get("variances")
+            if variances is not None:
+                variances = real_numbers(variances, "variances", [projection.shape[:1]])
+            result._learned = _Learned(mean, projection, variances)
         return result
 
 

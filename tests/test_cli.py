@@ -343,7 +343,7 @@ CANNOT_WHITEN = {
     "no dim": ((40, 8), "float32", 0, "dim: expected an integer of at least 1, got 0"),
     "complex": ((40, 8), "complex128", 4, "vectors.npy: expected float16, bfloat16, float32"),
     "no channels": ((40, 0), "float32", 4, "vectors.npy: expected at least one channel, got 0"),
-    "one": ((1, 8), "float32", 4, "vectors.npy: expected at least 2 to learn from, got 1"),
+    "one": ((1, 8), "float32", 4, "vectors.npy: expected at least 2 vectors to learn from, got 1"),
 }
 
 

@@ -243,7 +243,7 @@ def test_whitening_that_does_not_fit(xp, whitening):
     x = xp.zeros((1, 21, 5, 5), np.float32)
     with pytest.raises(ValueError, match="x: expected 20 channels, got 21"):
         rmac.rmac(x, whitening=whitening)
-    with pytest.raises(ValueError, match="expected a fitted Whitening"):
+    with pytest.raises(ValueError, match="whitening: expected a fitted one"):
         rmac.rmac(x, whitening=rmac.Whitening())
     with pytest.raises(TypeError, match="whitening: expected a Whitening, got ndarray"):
         rmac.rmac(x, whitening=np.eye(21))

@@ -95,7 +95,8 @@ def test_chunks_of_any_size(xp, cuts):
 @given(order=st.permutations(range(7)), cuts=st.sets(st.integers(1, 149), min_size=6, max_size=6))
 @settings(max_examples=examples(60))
 def test_merged_from_parts_in_any_order(xp, order, cuts):
-    parts = [Whitening().fit(xp.asarray(part)) for part in np.split(VECTORS, sorted(cuts))]
+    split = np.split(VECTORS, sorted(cuts))
+    parts = [Whitening().partial_fit(xp.asarray(part)) for part in split]
     before = [pickle.dumps(part) for part in parts]
     merged = Whitening(4)
     for i in order:
@@ -250,7 +251,13 @@ def test_variances_that_are_only_rounding(xp, rng):
 
 
 @pytest.mark.parametrize(
-    "use", [lambda w: w.projection, lambda w: w.mean, lambda w: w.save(os.devnull)]
+    "use",
+    [
+        lambda w: w.projection,
+        lambda w: w.mean,
+        lambda w: w.save(os.devnull),
+        lambda w: rmac.rmac(VECTORS.reshape(-1, 6, 5, 5), whitening=w),
+    ],
 )
 def test_the_warning_names_the_line_that_asked(use, monkeypatch):
     monkeypatch.setattr(whitening, "whole_file", contextlib.nullcontext)
@@ -487,7 +494,8 @@ def foreign_files(good):
     saved = good.read_bytes()
     changes = {
         "no mean": {"mean": None},
-        "no projection": {"projection": None},
+        "no projection and no moments": {"projection": None, "scatter": None},
+        "mean of no channels": {"mean": np.zeros(0)},
         "no format": {"format": None},
         "a later format": {"format": 2},
         "mean of another length": {"mean": np.zeros(5)},
@@ -499,6 +507,8 @@ def foreign_files(good):
         "scatter of another shape": {"scatter": np.zeros((5, 5))},
         "no count": {"count": None},
         "count of nothing": {"count": 0},
+        "count below 0": {"count": -1, "projection": None},
+        "count of a half": {"count": 150.5},
         "eps below 0": {"eps": -1.0},
         "dim above the channels": {"dim": 99},
     }
@@ -512,7 +522,7 @@ def foreign_files(good):
     yield "empty", b""
     yield "text", b"mean,projection\n1,2\n"
     damaged = bytearray(saved)
-    damaged[200] ^= 1
+    damaged[len(saved) // 2] ^= 1
     yield "damaged", bytes(damaged)
     for share in (0.1, 0.5, 0.9, 0.99):
         yield "truncated", saved[: int(len(saved) * share)]
@@ -545,6 +555,8 @@ def test_scikit_learn(dtype, whiten, dim):
         np.testing.assert_allclose(w.variances, pca.explained_variance_, rtol=1e-6)
     with pytest.raises(TypeError, match=r"pca: expected a sklearn.decomposition.PCA, got Trunc"):
         Whitening.from_sklearn(decomposition.TruncatedSVD())
+    with pytest.raises(TypeError, match=r"pca: expected a sklearn.decomposition.PCA, got FastICA"):
+        Whitening.from_sklearn(decomposition.FastICA(2).fit(VECTORS))
 
 
 def test_scikit_learn_with_a_channel_that_does_not_vary():
@@ -597,6 +609,8 @@ def test_faiss_transforms():
     transform = fitted.to_faiss()
     np.testing.assert_allclose(transform.apply(vectors), fitted.apply(vectors), atol=1e-5)
     assert not transform.is_orthonormal
+    again = Whitening.from_faiss(fitted.to_faiss())  # which nothing else keeps alive
+    np.testing.assert_allclose(again.apply(vectors), fitted.apply(vectors), atol=1e-5)
     for wrong in (faiss.NormalizationTransform(6), VECTORS):
         with pytest.raises(TypeError, match=r"transform: expected a faiss\.LinearTransform, got"):
             Whitening.from_faiss(wrong)
@@ -615,7 +629,7 @@ def test_faiss_that_is_not_installed(monkeypatch):
             use()
 
 
-NOT_FITTED = r"^expected a fitted Whitening; call fit or partial_fit first$"
+NOT_FITTED = r"^whitening: expected a fitted one; call fit or partial_fit first$"
 
 
 @pytest.mark.parametrize(
@@ -632,12 +646,37 @@ def test_before_anything_is_learned(use, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=NOT_FITTED):
         use(Whitening(3))
-    for few in (VECTORS[:1], VECTORS[0], VECTORS[:0]):
-        with pytest.raises(
-            ValueError, match=r"vectors: expected at least 2 to learn from, got [01]"
-        ):
-            use(Whitening(3).fit(few))
     assert list(tmp_path.iterdir()) == []
+
+
+TOO_FEW = r"^vectors: expected at least 2 vectors to learn from, got [01]$"
+
+
+@pytest.mark.parametrize("few", [VECTORS[:1], VECTORS[0], VECTORS[:0]], ids=["1", "1-d", "0"])
+def test_too_few_vectors(few):
+    with pytest.raises(ValueError, match=TOO_FEW):
+        Whitening(3).fit(few)
+    part = Whitening(3).partial_fit(few)
+    for use in (lambda: part.apply(VECTORS), lambda: part.projection):
+        with pytest.raises(ValueError, match=TOO_FEW):
+            use()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_vectors_are_kept_for_a_merge(xp, tmp_path, count):
+    part = Whitening(3, eps=1e-5).partial_fit(xp.asarray(VECTORS[:count]))
+    part.save(tmp_path / "part.npz")
+    loaded = Whitening.load(tmp_path / "part.npz")
+    assert (loaded.count, loaded.channels, loaded.dim, loaded.eps) == (count, 6, 3, 1e-5)
+    merged = loaded.merge(Whitening().fit(VECTORS[count:]))
+    assert_same_whitening(merged, Whitening(3, eps=1e-5).fit(VECTORS), 1e-12)
+
+
+def test_more_vectors_than_32_bits_count(tmp_path):
+    w = Whitening(3).fit(VECTORS)
+    w._moments = w._moments._replace(number=1 << 40)
+    w.save(tmp_path / "w.npz")
+    assert Whitening.load(tmp_path / "w.npz").merge(w).count == 1 << 41
 
 
 FITTED = Whitening().fit(VECTORS)
