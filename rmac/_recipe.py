@@ -9,6 +9,14 @@ class Pooling(NamedTuple):
     pool: str
     p: float  # the power of a generalised mean, else 0
 
+    @property
+    def fits_float32(self) -> bool:
+        """Whether sums of float32 values are as good in float32 as it is, and far from its ends.
+
+        The least power is that of 1e-6; activations of a million leave room for a million cells.
+        """
+        return self.p == 0 or 1 <= self.p <= 5
+
 
 class Recipe(NamedTuple):
     """What becomes of an image's regional vectors."""

@@ -39,7 +39,7 @@ __all__ = ["region_pool", "rmac_regions", "roi_pool"]
 POOLS = ("max", "mean", "gem")
 
 _FLOAT32_MAX = 3.4e38
-_MOST_POWER = 50.0  # 1e-6 to the power of more is next to nothing even in float64
+_POWERS = 1e-3, 50.0  # less all but drowns in rounding; more of 1e-6 is next to nothing in float64
 
 
 @public_operator("RMACRegions")
@@ -118,7 +118,7 @@ def region_pool(
         maximum is exact. A region that holds a NaN gives NaN, as in `numpy.max` (Caffe2 and
         torchvision pass over NaN, by accident of their comparisons).
     p : float, default 3.0
-        The power of the generalised mean, greater than 0 and less than 50: 1 is nearly the mean,
+        The power of the generalised mean, at least 0.001 and less than 50: 1 is nearly the mean,
         and the more, the nearer to the maximum. Not used otherwise.
     levels, overlap, preset : int, float, str
         See `region_grid`; for sequences `sequence_grid`, which has no use for `overlap`.
@@ -157,8 +157,9 @@ def region_pool(
 
     .. math:: \left(\frac{1}{n} \sum_i \max(x_i, 10^{-6})^p\right)^{1/p}
 
-    as in cnnimageretrieval-pytorch. Sums are in float32 for a `p` of 1 to 6, where its range is
-    enough for activations of up to a million, else in float64; for float64 in float64.
+    as in cnnimageretrieval-pytorch. Sums are in float32 for means and a `p` of 1 to 5, else,
+    and for float64, in float64. Beyond the range of that they are infinite: those of n values up to
+    x, where :math:`n x^p` exceeds about 3e38, or 1e308. A million values up to a million never do.
 
     References
     ----------
@@ -195,7 +196,8 @@ def region_pool(
         shape = (maps.shape[0], len(boxes), maps.shape[1])
         dtype = maps.dtype if pooling == MAXIMA else descriptor_dtype(maps.dtype)
         result = output(out, maps, shape, dtype, backend.empty)
-        backend.region_pool(maps, boxes, result, pooling, workers=workers)
+        if result.size:
+            backend.region_pool(maps, boxes, result, pooling, workers=workers)
         pooled.append(deliver(result, out))
     return [result[0] for result in pooled] if ragged else pooled[0]
 
@@ -203,7 +205,7 @@ def region_pool(
 @remembered
 def checked_pooling(pool: str, p: float) -> Pooling:
     """Return how regions are pooled, or raise."""
-    power = real("p", p, low=0, high=_MOST_POWER, strict=True)
+    power = real("p", p, low=_POWERS[0], high=_POWERS[1])
     return Pooling(choice("pool", pool, POOLS), power if pool == "gem" else 0.0)
 
 

@@ -40,8 +40,8 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
     descriptors : list of S arrays, shape (N, D), or array, shape (S, N, D)
         What `rmac.rmac` made of the images at each scale; any dtype that it takes.
     p : float, default 1.0
-        Power of the mean over scales, more than 0: 1 gives the direction of the sum, infinity the
-        maximum.
+        Power of the mean over scales, at least 0.001: 1 gives the direction of the sum, infinity
+        the maximum.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
     >>> rmac.merge_scales(scales).shape
     (8, 512)
     """
-    p = real("p", p, low=0, strict=True, infinite=True)
+    p = real("p", p, low=1e-3, infinite=True)
     scales = _checked(taken_in(descriptors, "descriptors"))
     xp = namespace_of(scales[0])
     images, dim = scales[0].shape

@@ -72,7 +72,12 @@ OPTIONS = [
     (rmac.rmac, {"overlap": 2}, ValueError, "overlap: expected"),
     (rmac.rmac, {"preset": "x"}, ValueError, "preset: expected"),
     (rmac.rmac, {"pool": "sum"}, ValueError, "pool: expected one of 'max', 'mean', 'gem', got"),
-    (rmac.rmac, {"pool": "gem", "p": 0}, ValueError, "p: expected a number with 0 < p < 50, got 0"),
+    (
+        rmac.rmac,
+        {"pool": "gem", "p": 0},
+        ValueError,
+        "p: expected a number with 0.001 <= p < 50, got 0",
+    ),
     (rmac.region_pool, {"p": "3"}, TypeError, "p: expected a number, got '3'"),
     (rmac.rmac, {"layout": "CHWN"}, ValueError, "layout: expected one of 'NCHW', 'NHWC'"),
     (rmac.rmac, {"aggregate": "max"}, ValueError, "aggregate: expected one of 'sum', 'mean'"),

@@ -88,8 +88,8 @@ def test_means_equal_the_oracle(
 
 def test_means_are_right_far_from_one(xp):
     """Powers of less than 1e-6 and of a million are in the range of what they are summed in."""
-    for value, p in ((1e-7, 6), (1e-7, 49.9), (1e6, 6), (1e6, 49.9), (6e4, 7.3)):
-        x = xp.asarray(np.full((1, 20, 5, 7), value, np.float32))
+    for value, p in ((1e-7, 5), (1e-7, 49.9), (1e6, 5), (1e6, 6), (1e6, 49.9), (6e4, 7.3)):
+        x = xp.asarray(np.full((1, 20, 24, 32), value, np.float32))
         pooled = to_host(rmac.region_pool(x, pool="gem", p=p))
         np.testing.assert_allclose(pooled, max(value, 1e-6), rtol=2e-6)
 
@@ -281,6 +281,20 @@ def test_empty_batches_and_channels(xp, layout):
         pooled = rmac.roi_pool(x, rois, output_size=2, layout=layout)
         check_array(pooled, xp, (0, shape[1], 2, 2), "float16")
         check_array(rmac.rmac_regions(x), xp, (0, 5), "float32")
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize("pool", ["max", "mean", "gem"])
+def test_none_of_some_images(xp, layout, pool):
+    """A slice of no images has the strides of many."""
+    shape = [(2, 16, 5, 6)[axis] for axis in LAYOUTS[layout]]
+    x = xp.zeros(shape, dtype="float32")[:0]
+    options = {"layout": layout, "pool": pool}
+    regions = len(rmac.region_grid(5, 6))
+    check_array(rmac.region_pool(x, **options), xp, (0, regions, 16), "float32")
+    check_array(rmac.rmac(x, **options), xp, (0, 16), "float32")
+    whitening = rmac.Whitening.from_projection(xp.zeros(16), xp.ones((3, 16)))
+    check_array(rmac.rmac(x, whitening=whitening, **options), xp, (0, 3), "float32")
 
 
 def test_no_regions(xp):

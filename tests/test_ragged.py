@@ -80,7 +80,7 @@ X = np.ones((3, 5, 6), np.float32)
         (
             lambda: rmac.rmac([X, X[:, :0]]),
             ValueError,
-            "x[1]: expected at least one cell, got shape",
+            "x[1]: expected at least one cell, got 0x6",
         ),
         (lambda: rmac.rmac([X, None]), TypeError, "x[1]: expected a numpy.ndarray"),
         (lambda: rmac.rmac([X, X.astype("i4")]), TypeError, "x[1]: expected float16, "),

@@ -119,9 +119,9 @@ D = np.ones((4, 7), np.float32)
         ([D, D.astype("i4")], 1, TypeError, "descriptors[1]: expected float16, bfloat16, float32"),
         ([D, None], 1, TypeError, "descriptors[1]: expected a numpy.ndarray or cupy.ndarray, got "),
         (None, 1, TypeError, "descriptors: expected a numpy.ndarray or cupy.ndarray, got NoneType"),
-        ([D], 0, ValueError, "p: expected a number with 0 < p, got 0"),
-        ([D], -np.inf, ValueError, "p: expected a number with 0 < p, got -inf"),
-        ([D], np.nan, ValueError, "p: expected a number with 0 < p, got nan"),
+        ([D], 0, ValueError, "p: expected a number with 0.001 <= p, got 0"),
+        ([D], -np.inf, ValueError, "p: expected a number with 0.001 <= p, got -inf"),
+        ([D], np.nan, ValueError, "p: expected a number with 0.001 <= p, got nan"),
         ([D], "2", TypeError, "p: expected a number, got '2'"),
     ],
 )

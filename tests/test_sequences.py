@@ -210,7 +210,7 @@ X = np.ones((2, 3, 12), np.float32)
         (
             lambda: rmac.rmac(X[:, :, :0], layout="NCT"),
             ValueError,
-            "x: expected at least one cell, got shape (2, 3, 0)",
+            "x: expected at least one cell, got 1x0",
         ),
         (lambda: rmac.rmac(X, layout="NCT", overlap=2), ValueError, "overlap: expected a number"),
         (

@@ -27,7 +27,6 @@ _LINE = 64  # bytes that the kernels work on at once; a cache line
 _SMALL_PLANE = 128  # cells of a plane that is better transposed than reduced along its rows
 _CACHE = second_level_cache() * 3 // 4  # bytes of scratch that stay in it, with room to spare
 _SMALL_TASK = 1 << 16  # bytes of input that are not worth a thread of their own
-_POWERS = (1, 6)  # of which float32 sums are as good as float32 is: (1e-6)**6 is still normal
 
 Aggregate, Kind, Path = kernels.Aggregate, kernels.Kind, kernels.Path
 
@@ -70,7 +69,7 @@ def _way(dtype: np.dtype[Any], pooling: Pooling) -> _Way:
     real = "double" if kind == Kind.FLOAT64 else "float"
     key, itemsize = f"{bits.__name__}_t", dtype.itemsize
     if sums:
-        exact = p == 0 or _POWERS[0] <= p <= _POWERS[1]
+        exact = pooling.fits_float32
         key = real if exact else "double"
         shift, itemsize = 0, 4 if key == "float" else 8
     return _Way(

@@ -32,7 +32,6 @@ _SHARED = 48 << 10  # bytes of shared memory that every device has
 _BOXES = 200  # that one launch writes as RoIs
 _COUNTED = 900  # images of one launch that have their own number of regions
 _MOST_BLOCKS = 1 << 30
-_POWERS = (1, 6)  # of which float32 sums are as good as float32 is: (1e-6)**6 is still normal
 
 _AGGREGATES = {"sum": 1, "mean": 2, "concat": 0, "none": 0}
 
@@ -332,7 +331,7 @@ def _way(dtype: _Dtype, pooling: Pooling, out: str) -> _Way:
     if pooling == MAXIMA:
         return _Way(dtype, out, "", 0)
     p = pooling.p
-    exact = p == 0 or _POWERS[0] <= p <= _POWERS[1]
+    exact = pooling.fits_float32
     return _Way(dtype, out, dtype.real if exact else "double", p)
 
 
