@@ -85,6 +85,10 @@ cdef extern from "lines.h" nogil:
     Line larger(Line a, Line b, int64_t like)
     Line add_lines(Line a, Line b, double like)
 
+cdef extern from "transpose.h" nogil:
+    # Keys are of the type of the last argument.
+    void transpose(const void* rows, void* out, Py_ssize_t columns, double like)
+
 cdef extern from "powers.h" nogil:
     void raise_float(float* values, Py_ssize_t n, double p)
     void raise_double(double* values, Py_ssize_t n, double p)
@@ -228,7 +232,6 @@ cdef class Plan:
 
 
 include "keys.pxi"
-include "layouts.pxi"
 include "values.pxi"
 include "stores.pxi"
 include "paths.pxi"

@@ -1,5 +1,12 @@
 # One block of channels of one image: from the map to the maxima of every region.
 
+cdef inline void prefetch(const char* data, Py_ssize_t size) noexcept nogil:
+    """Begin to bring memory that the next task reads into the second-level cache."""
+    cdef Py_ssize_t at
+    for at in range(size // LINE):
+        prefetch_line(data + at * LINE)
+
+
 cdef void run_program(
     const Program* program, key_t* slots, Py_ssize_t slot, Py_ssize_t n
 ) noexcept nogil:
@@ -87,7 +94,7 @@ cdef inline Py_ssize_t rows_slot(const Tables* plan, Py_ssize_t n) noexcept nogi
 
 cdef void pool_rows(
     const Job* job, const char* block, Py_ssize_t lanes, bint last, key_t shift, key_t* out,
-    key_t* scratch,
+    key_t* slots,
 ) noexcept nogil:
     """Combine planes stored row by row over the intervals of rows: (interval, column, lane).
 
@@ -99,7 +106,6 @@ cdef void pool_rows(
     cdef const Tables* plan = job.plan
     cdef Py_ssize_t size = lanes_of(shift) * x.width, slot = rows_slot(plan, lanes_of(shift))
     cdef Py_ssize_t lane, interval
-    cdef key_t* slots = scratch + size
     cdef key_t* copied = slots + plan.rows.n_slots * slot
     cdef const char* plane
     cdef Run run
@@ -116,7 +122,7 @@ cdef void pool_rows(
         )
     run_program(&plan.rows, slots, slot, slot)
     for interval in range(plan.rows.n_intervals):
-        transpose(slots + interval * slot, out + interval * size, scratch, x.width)
+        transpose(slots + interval * slot, out + interval * size, x.width, shift)
 
 
 cdef void pool_planes(
@@ -133,11 +139,11 @@ cdef void pool_planes(
     cdef Run run
     run.stride, run.ahead = size * sizeof(key_t), 0
     prefetch(block + cells * lanes_of(shift) * x.itemsize, cells * lanes_of(shift) * x.itemsize)
-    if key_t in floating:  # to where `transpose`, for lines as short as theirs, writes last
-        copy_values(x, block, scratch, cells * lanes_of(shift))
-        raise_values(scratch, cells * lanes_of(shift), x.p)
-        planes = scratch
-    transpose(planes, scratch, scratch + cells * lanes_of(shift), cells)
+    if key_t in floating:
+        planes = scratch + cells * lanes_of(shift)
+        copy_values(x, block, <key_t*>planes, cells * lanes_of(shift))
+        raise_values(<key_t*>planes, cells * lanes_of(shift), x.p)
+    transpose(planes, scratch, cells, shift)
     pool_segments(&plan.rows, <const char*>scratch, run, shift, size, out, size, True)
     run_program(&plan.rows, out, size, size)
 
@@ -159,10 +165,10 @@ cdef Py_ssize_t scratch_keys(
     """Keys of scratch memory that `pool_block` needs for n channels, whole lines."""
     cdef Py_ssize_t keys = combined_keys(plan, path, n), row = n * plan.width
     if path == Path.ROWS:
-        keys += row + plan.rows.n_slots * rows_slot(plan, n)
+        keys += plan.rows.n_slots * rows_slot(plan, n)
         return keys + (plan.height * plan.width + n if plan.width < n or sums else 0)
     if path == Path.PLANES:
-        return keys + 2 * plan.height * row
+        return keys + plan.height * row * (2 if sums else 1)
     return keys + (row if path == Path.GATHER or sums else n)
 
 
