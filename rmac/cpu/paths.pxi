@@ -50,7 +50,7 @@ cdef void take_band(
 cdef void pool_bands(
     const Job* job, const char* block, Py_ssize_t lanes, key_t shift, key_t* out, key_t* copied
 ) noexcept nogil:
-    """Combine every band of rows over the intervals of columns: (band, slot, n).
+    """Combine every band of rows over the intervals of columns: (band, interval, n).
 
     Pixels are vectors of channels: in place, or each row of them copied first. Where that would be
     too much to keep, each band's are taken into the regions at once: (region, n).
@@ -82,7 +82,7 @@ cdef void pool_bands(
             )
         run_program(&plan.columns, slots, n, n)
         if plan.keep_bands:
-            slots += plan.columns.n_slots * n
+            slots += plan.columns.n_intervals * n  # the next band takes the place of other slots
         else:
             take_band(plan, i, slots, out, n)
 
@@ -155,7 +155,9 @@ cdef Py_ssize_t combined_keys(const Tables* plan, int path, Py_ssize_t n) noexce
     if path == Path.PLANES:
         return plan.rows.n_slots * plan.width * n
     if plan.keep_bands:
-        return plan.rows.n_segments * plan.columns.n_slots * n
+        return (
+            (plan.rows.n_segments - 1) * plan.columns.n_intervals + plan.columns.n_slots
+        ) * n
     return (plan.n_regions + plan.columns.n_slots) * n
 
 
