@@ -295,7 +295,8 @@ def _lanes(plan: kernels.Plan, shape: tuple[int, ...], way: _Way, path: int, thr
     if path != Path.CHANNELS:
         return line
     images, channels = shape[:2]
-    fits: int = _CACHE // _scratch_of_line(plan, path, way) * line
+    # Twice, since what a band is reduced to is written, and read once at the end.
+    fits: int = 2 * _CACHE // _scratch_of_line(plan, path, way) * line
     blocks = max(-(-channels // max(fits, line)), -(-2 * threads // images))
     lanes = -(-channels // blocks)
     return lanes + -lanes % line
