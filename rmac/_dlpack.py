@@ -80,7 +80,7 @@ def _namespace(x: Any) -> Any:
     """Return where an array's library has its functions, by the array API standard or by name."""
     if hasattr(x, "__array_namespace__"):
         return x.__array_namespace__()
-    return sys.modules[_library(x)]
+    return sys.modules.get(_library(x))
 
 
 def _is_bfloat16(x: Any) -> bool:

@@ -179,7 +179,7 @@ def _run(name: str, x: Any, options: dict[str, Any]) -> Any:
     foreign = [key for key, value in options.items() if is_foreign(value)]
     taken = options | {key: taken_in(options[key], key) for key in foreign} if foreign else options
     result = _create(name, array, **taken)(array)
-    if options.get("out") is not None:
+    if result is not None and result is taken.get("out"):
         return options["out"]
     return result if array is x else given_back(result, x)
 

@@ -48,6 +48,15 @@ def test_operators_of_users_get_and_give_such_arrays(kind):
     assert list(result[1:]) == ["text", None]
 
 
+@pytest.mark.usefixtures("elsewhere")
+def test_an_option_of_a_user_named_out_is_theirs():
+    rmac.operators.register_cpu_operator(
+        "Rounded", lambda out: lambda x: x.round(out), replace=True
+    )
+    result = rmac.operators.run_on_device("Rounded", Tensor(np.full(3, 0.57)), out=1)
+    np.testing.assert_array_equal(result._array, [0.6, 0.6, 0.6])
+
+
 class Standard(Tensor):
     """An array that has the namespace of the array API standard."""
 

@@ -69,8 +69,7 @@ def _way(dtype: np.dtype[Any], pooling: Pooling) -> _Way:
     real = "double" if kind == Kind.FLOAT64 else "float"
     key, itemsize = f"{bits.__name__}_t", dtype.itemsize
     if sums:
-        exact = pooling.fits_float32
-        key = real if exact else "double"
+        key = real if pooling.fits_float32 else "double"
         shift, itemsize = 0, 4 if key == "float" else 8
     return _Way(
         np.dtype(bits),
@@ -128,6 +127,8 @@ def roi_pool(
     threads = _threads(workers, x.nbytes // max(images, 1))
     bins = roi_bins(*check_rois(rois, images), height, width, output_size, spatial_scale)
     out.fill(0)
+    if not out.size:
+        return
     by_image = np.argsort(bins.image, kind="stable")
     found, first = np.unique(bins.image[by_image], return_index=True)
     for image, of_image in zip(found, np.split(by_image, first[1:]), strict=False):
@@ -238,8 +239,6 @@ def _scratch(threads: int, size: int) -> npt.NDArray[np.uint8]:
 
 
 def _pool(x: Array, way: _Way, job: _Job, out: Array, threads: int) -> None:
-    if x.size == 0 or job.plan.n_regions == 0:
-        return
     threads = min(threads, job.tasks)
     way.pool(
         x.view(way.bits),

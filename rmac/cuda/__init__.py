@@ -330,9 +330,8 @@ class _Way(NamedTuple):
 def _way(dtype: _Dtype, pooling: Pooling, out: str) -> _Way:
     if pooling == MAXIMA:
         return _Way(dtype, out, "", 0)
-    p = pooling.p
-    exact = pooling.fits_float32
-    return _Way(dtype, out, dtype.real if exact else "double", p)
+    sums = dtype.real if pooling.fits_float32 else "double"
+    return _Way(dtype, out, sums, pooling.p)
 
 
 class _Job(NamedTuple):
@@ -353,8 +352,6 @@ def _pool(
     way: _Way,
 ) -> None:
     """Write regional vectors: (N, R, C), rows past the regions of a map left as they are."""
-    if not out.size:
-        return
     jobs: dict[tuple[bool, int], list[_Job]] = {}
     first_image = 0
     for x, grid in zip(batches, boxes, strict=True):
