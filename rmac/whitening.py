@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,117 +18,20 @@ from rmac._arrays import (
     namespace_of,
     on_device_of,
     real_numbers,
-    require_finite,
     require_same_device,
 )
-from rmac._checks import positive_int, real, warn
+from rmac._checks import positive_int, real
 from rmac._dlpack import given_back, is_foreign, taken_in
+from rmac._moments import Learned, Moments, blocks_of, learn, require_enough
+from rmac._transforms import faiss_transform, projection_of_faiss, projection_of_pca
 from rmac.files import whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 __all__ = ["Whitening"]
 
-_BLOCK = 1 << 25  # bytes of vectors that are copied at a time
-_TIE = 1e-9  # of two magnitudes, as a share: what rounding makes of equal ones
 _FORMAT = 1  # of the files; to be raised when older readers would misread them
-_EPS = float(np.finfo(np.float64).eps)
-
-
-class _Moments(NamedTuple):
-    """What vectors are reduced to: their number, mean (C,), and scatter about it (C, C)."""
-
-    number: int
-    mean: Array
-    scatter: Array
-
-    @classmethod
-    def of(cls, vectors: Array) -> _Moments:
-        """Return the moments of vectors (..., C), in float64."""
-        with on_device_of(vectors):
-            xp, channels = namespace_of(vectors), vectors.shape[-1]
-            moments = cls(0, xp.zeros(channels), xp.zeros((channels, channels)))
-            for block in _blocks(vectors, np.dtype(np.float64)):
-                require_finite(block, "vectors")
-                mean = block.mean(axis=0)
-                block -= mean
-                moments = moments.merged(cls(len(block), mean, block.T @ block))
-        return moments
-
-    def merged(self, other: _Moments) -> _Moments:
-        """Return the moments of both's vectors: Chan, Golub and LeVeque's pairwise update."""
-        with on_device_of(self.mean):
-            number = max(1, self.number + other.number)
-            apart = other.mean - self.mean
-            scatter = namespace_of(apart).outer(
-                apart, apart * (self.number * other.number / number)
-            )
-            scatter += self.scatter
-            scatter += other.scatter
-            mean = self.mean + apart * (other.number / number)
-        return _Moments(self.number + other.number, mean, scatter)
-
-
-class _Learned(NamedTuple):
-    """What is applied: mean (C,) and projection (D, C); the variances (D,) along it, if known."""
-
-    mean: Array
-    projection: Array
-    variances: Array | None
-
-
-def _blocks(vectors: Array, dtype: np.dtype[Any]) -> Iterator[Array]:
-    """Yield copies of vectors (..., C) in turn, as C-ordered (M, C)."""
-    if vectors.ndim == 1:
-        vectors = vectors[None]
-    if not vectors.size:
-        return
-    most = max(1, _BLOCK // (vectors.shape[-1] * dtype.itemsize))
-    inside = math.prod(vectors.shape[1:-1])
-    if inside > most:
-        for part in vectors:
-            yield from _blocks(part, dtype)
-        return
-    step = most // inside
-    for first in range(0, len(vectors), step):
-        block = vectors[first : first + step].astype(dtype, order="C")
-        yield block.reshape(-1, vectors.shape[-1])
-
-
-def _learn(moments: _Moments, dim: int | None, eps: float) -> _Learned:
-    """Return the principal components, first to last, each scaled to a variance of 1."""
-    _require_enough(moments.number)
-    if not math.isfinite(float(moments.scatter.trace())):
-        raise ValueError("vectors: expected finite numbers whose squares fit float64, got others")
-    xp = namespace_of(moments.scatter)
-    variances, vectors = xp.linalg.eigh(moments.scatter / moments.number)
-    variances = xp.maximum(variances[::-1][:dim], 0.0)
-    rows = xp.ascontiguousarray(vectors.T[::-1][:dim])
-    size = abs(rows)
-    strongest = (size >= size.max(axis=1, keepdims=True) * (1 - _TIE)).argmax(axis=1)
-    sign = xp.sign(xp.take_along_axis(rows, strongest[:, None], axis=1))
-    floor = _floor(variances, len(moments.mean), eps)
-    scale = xp.sqrt(xp.maximum(variances, floor))[:, None]
-    return _Learned(moments.mean, rows * sign / scale, variances)
-
-
-def _require_enough(number: int) -> None:
-    if number < 2:
-        raise ValueError(f"vectors: expected at least 2 vectors to learn from, got {number}")
-
-
-def _floor(variances: Array, channels: int, eps: float) -> float:
-    """Return what to take smaller variances as: `eps`, or more where rounding is all there is."""
-    noise = channels * _EPS * (float(variances[0]) or 1.0)
-    near_zero = int((variances < noise).sum())
-    if near_zero and eps < noise:
-        warn(
-            f"{near_zero} of {len(variances)} variances are zero but for rounding, and are taken "
-            f"as {noise:.2g}; reduce dim or raise eps, so as not to blow up noise"
-        )
-        return noise
-    return eps
 
 
 class Whitening:
@@ -181,8 +84,8 @@ class Whitening:
     def __init__(self, dim: int | None = None, *, eps: float = 0.0) -> None:
         self._dim = None if dim is None else positive_int("dim", dim)
         self._eps = real("eps", eps, low=0)
-        self._moments: _Moments | None = None
-        self._learned: _Learned | None = None
+        self._moments: Moments | None = None
+        self._learned: Learned | None = None
         self._float32: tuple[Array, Array] | None = None
 
     def fit(self, vectors: Array, dim: int | None = None, *, eps: float | None = None) -> Whitening:
@@ -216,7 +119,7 @@ class Whitening:
         """
         dim = self._dim if dim is None else dim
         fresh = Whitening(dim, eps=self._eps if eps is None else eps).partial_fit(vectors)
-        _require_enough(fresh.count)
+        require_enough(fresh.count)
         vars(self).update(vars(fresh))
         return self
 
@@ -247,7 +150,7 @@ class Whitening:
         array = feature_vectors(taken_in(vectors, "vectors"))
         self._require_open("partial_fit")
         self._require_fits(array, array.shape[-1], "vectors")
-        self._add(_Moments.of(array))
+        self._add(Moments.of(array))
         return self
 
     def merge(self, other: Whitening) -> Whitening:
@@ -316,7 +219,7 @@ class Whitening:
         done = 0
         with on_device_of(array):
             result = namespace_of(array).empty((math.prod(array.shape[:-1]), dim), dtype)
-            for block in _blocks(array, dtype):
+            for block in blocks_of(array, dtype):
                 self._apply_to(block, result[done : done + len(block)])
                 done += len(block)
         result = result.reshape(*array.shape[:-1], dim)
@@ -473,7 +376,7 @@ class Whitening:
         mean = mean.reshape(-1)
         require_same_device(mean, "mean", projection, "the projection")
         whitening = cls()
-        whitening._learned = _Learned(mean, projection, None)
+        whitening._learned = Learned(mean, projection, None)
         return whitening
 
     @classmethod
@@ -503,16 +406,8 @@ class Whitening:
         --------
         from_projection : Of arrays.
         """
-        fitted = hasattr(pca, "components_")
-        if not hasattr(pca, "whiten") or (fitted and not hasattr(pca, "explained_variance_")):
-            raise TypeError(f"pca: expected a sklearn.decomposition.PCA, got {type(pca).__name__}")
-        if not fitted:
-            raise ValueError("pca: expected a fitted one; call its fit first")
-        rows, variances = pca.components_, pca.explained_variance_
-        if pca.whiten:
-            scale = np.sqrt(variances)
-            rows = rows / np.maximum(scale, np.finfo(scale.dtype).eps)[:, None]
-        whitening = cls.from_projection(pca.mean_, rows)
+        mean, rows, variances = projection_of_pca(pca)
+        whitening = cls.from_projection(mean, rows)
         learned = whitening._ready()
         whitening._learned = learned._replace(variances=real_numbers(variances, "pca"))
         return whitening
@@ -545,21 +440,7 @@ class Whitening:
         --------
         to_faiss : The way back.
         """
-        faiss = _faiss()
-        linear = transform  # which owns the memory, and so must outlive what it is cast to
-        if isinstance(transform, faiss.VectorTransform):
-            linear = faiss.downcast_VectorTransform(transform)
-        if not isinstance(linear, faiss.LinearTransform):
-            kind = type(linear).__name__
-            raise TypeError(f"transform: expected a faiss.LinearTransform, got {kind}")
-        if not linear.is_trained:
-            raise ValueError("transform: expected a trained one; call its train first")
-        rows = faiss.vector_to_array(linear.A).reshape(linear.d_out, linear.d_in)
-        if isinstance(linear, faiss.PCAMatrix):
-            return cls.from_projection(faiss.vector_to_array(linear.mean), rows)
-        if not linear.have_bias:
-            return cls.from_projection(np.zeros(linear.d_in), rows)
-        return cls.from_projection(_mean_of(faiss.vector_to_array(linear.b), rows), rows)
+        return cls.from_projection(*projection_of_faiss(transform))
 
     def to_faiss(self) -> Any:
         """Return this whitening as a FAISS transform, to put before an index.
@@ -581,15 +462,9 @@ class Whitening:
         --------
         from_faiss : The way back.
         """
-        faiss = _faiss()
         self._ready()
         mean, rows, _ = self.to_numpy()._ready()
-        transform = faiss.LinearTransform(rows.shape[1], rows.shape[0], True)
-        faiss.copy_array_to_vector(rows.astype(np.float32).ravel(), transform.A)
-        faiss.copy_array_to_vector((rows @ -mean).astype(np.float32), transform.b)
-        transform.is_trained = True
-        transform.set_is_orthonormal()
-        return transform
+        return faiss_transform(mean, rows)
 
     @property
     def mean(self) -> Array:
@@ -642,7 +517,7 @@ class Whitening:
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_float32": None}
 
-    def _add(self, moments: _Moments) -> None:
+    def _add(self, moments: Moments) -> None:
         """Learn from the vectors of these moments too; all checks are done before."""
         self._moments = moments if self._moments is None else self._moments.merged(moments)
         self._learned = self._float32 = None
@@ -668,13 +543,13 @@ class Whitening:
         advice = f"; call {move}() of the Whitening to move it"
         require_same_device(x, name, state.mean, "the Whitening", advice)
 
-    def _ready(self) -> _Learned:
+    def _ready(self) -> Learned:
         """Return what is applied, learned now if it has not been."""
         if self._learned is None:
             if self._moments is None:
                 raise ValueError("whitening: expected a fitted one; call fit or partial_fit first")
             with on_device_of(self._moments.mean):
-                self._learned = _learn(self._moments, self._dim, self._eps)
+                self._learned = learn(self._moments, self._dim, self._eps)
         return self._learned
 
     def _applied(self, dtype: np.dtype[Any]) -> tuple[Array, Array]:
@@ -695,9 +570,9 @@ class Whitening:
         result = Whitening(self._dim, eps=self._eps)
         if self._moments is not None:
             number, mean, scatter = self._moments
-            result._moments = _Moments(number, move(mean), move(scatter))
+            result._moments = Moments(number, move(mean), move(scatter))
         if self._learned is not None:
-            result._learned = _Learned(*(a if a is None else move(a) for a in self._learned))
+            result._learned = Learned(*(a if a is None else move(a) for a in self._learned))
         return result
 
     @classmethod
@@ -718,13 +593,13 @@ class Whitening:
             if type(count) is not int or count < least:
                 raise ValueError(f"count: expected an integer of at least {least}, got {count}")
             scatter = real_numbers(archive["scatter"], "scatter", [2 * mean.shape])
-            result._moments = _Moments(count, mean, scatter)
+            result._moments = Moments(count, mean, scatter)
         if "projection" in archive or "scatter" not in archive:
             projection = cls.from_projection(mean, archive["projection"]).projection
             variances = archive.get("variances")
             if variances is not None:
                 variances = real_numbers(variances, "variances", [projection.shape[:1]])
-            result._learned = _Learned(mean, projection, variances)
+            result._learned = Learned(mean, projection, variances)
         return result
 
 
@@ -733,20 +608,3 @@ def _read_only(array: Array) -> Array:
     if isinstance(view, np.ndarray):
         view.flags.writeable = False
     return view
-
-
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError("transforms of FAISS need it: pip install faiss-cpu") from error
-    return faiss
-
-
-def _mean_of(bias: Array, rows: Array) -> Array:
-    """Return the shortest vector m with rows @ -m = bias, or raise if there is none."""
-    rows, bias = rows.astype(np.float64), bias.astype(np.float64)
-    mean = np.linalg.lstsq(rows, -bias, rcond=None)[0]
-    if np.abs(rows @ mean + bias).max() > 1e-5 * np.abs(bias).max():
-        raise ValueError("transform: expected a bias that some mean gives, got another")
-    return mean

@@ -1,0 +1,114 @@
+"""What a whitening is learned from, and how: moments of vectors, in one pass, however many."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from rmac._arrays import Array, namespace_of, on_device_of, require_finite
+from rmac._checks import warn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BLOCK = 1 << 25  # bytes of vectors that are copied at a time
+_TIE = 1e-9  # of two magnitudes, as a share: what rounding makes of equal ones
+_EPS = float(np.finfo(np.float64).eps)
+
+
+class Moments(NamedTuple):
+    """What vectors are reduced to: their number, mean (C,), and scatter about it (C, C)."""
+
+    number: int
+    mean: Array
+    scatter: Array
+
+    @classmethod
+    def of(cls, vectors: Array) -> Moments:
+        """Return the moments of vectors (..., C), in float64."""
+        with on_device_of(vectors):
+            xp, channels = namespace_of(vectors), vectors.shape[-1]
+            moments = cls(0, xp.zeros(channels), xp.zeros((channels, channels)))
+            for block in blocks_of(vectors, np.dtype(np.float64)):
+                require_finite(block, "vectors")
+                mean = block.mean(axis=0)
+                block -= mean
+                moments = moments.merged(cls(len(block), mean, block.T @ block))
+        return moments
+
+    def merged(self, other: Moments) -> Moments:
+        """Return the moments of both's vectors: Chan, Golub and LeVeque's pairwise update."""
+        with on_device_of(self.mean):
+            number = max(1, self.number + other.number)
+            apart = other.mean - self.mean
+            scatter = namespace_of(apart).outer(
+                apart, apart * (self.number * other.number / number)
+            )
+            scatter += self.scatter
+            scatter += other.scatter
+            mean = self.mean + apart * (other.number / number)
+        return Moments(self.number + other.number, mean, scatter)
+
+
+class Learned(NamedTuple):
+    """What is applied: mean (C,) and projection (D, C); the variances (D,) along it, if known."""
+
+    mean: Array
+    projection: Array
+    variances: Array | None
+
+
+def blocks_of(vectors: Array, dtype: np.dtype[Any]) -> Iterator[Array]:
+    """Yield copies of vectors (..., C) in turn, as C-ordered (M, C)."""
+    if vectors.ndim == 1:
+        vectors = vectors[None]
+    if not vectors.size:
+        return
+    most = max(1, _BLOCK // (vectors.shape[-1] * dtype.itemsize))
+    inside = math.prod(vectors.shape[1:-1])
+    if inside > most:
+        for part in vectors:
+            yield from blocks_of(part, dtype)
+        return
+    step = most // inside
+    for first in range(0, len(vectors), step):
+        block = vectors[first : first + step].astype(dtype, order="C")
+        yield block.reshape(-1, vectors.shape[-1])
+
+
+def learn(moments: Moments, dim: int | None, eps: float) -> Learned:
+    """Return the principal components, first to last, each scaled to a variance of 1."""
+    require_enough(moments.number)
+    if not math.isfinite(float(moments.scatter.trace())):
+        raise ValueError("vectors: expected finite numbers whose squares fit float64, got others")
+    xp = namespace_of(moments.scatter)
+    variances, vectors = xp.linalg.eigh(moments.scatter / moments.number)
+    variances = xp.maximum(variances[::-1][:dim], 0.0)
+    rows = xp.ascontiguousarray(vectors.T[::-1][:dim])
+    size = abs(rows)
+    strongest = (size >= size.max(axis=1, keepdims=True) * (1 - _TIE)).argmax(axis=1)
+    sign = xp.sign(xp.take_along_axis(rows, strongest[:, None], axis=1))
+    floor = _floor(variances, len(moments.mean), eps)
+    scale = xp.sqrt(xp.maximum(variances, floor))[:, None]
+    return Learned(moments.mean, rows * sign / scale, variances)
+
+
+def require_enough(number: int) -> None:
+    """Raise unless that many vectors have variances."""
+    if number < 2:
+        raise ValueError(f"vectors: expected at least 2 vectors to learn from, got {number}")
+
+
+def _floor(variances: Array, channels: int, eps: float) -> float:
+    """Return what to take smaller variances as: `eps`, or more where rounding is all there is."""
+    noise = channels * _EPS * (float(variances[0]) or 1.0)
+    near_zero = int((variances < noise).sum())
+    if near_zero and eps < noise:
+        warn(
+            f"{near_zero} of {len(variances)} variances are zero but for rounding, and are taken "
+            f"as {noise:.2g}; reduce dim or raise eps, so as not to blow up noise"
+        )
+        return noise
+    return eps
