@@ -47,3 +47,30 @@ def elsewhere(monkeypatch):
     library = ModuleType("elsewhere")
     library.from_dlpack = lambda array: Tensor(np.from_dlpack(array))
     monkeypatch.setitem(sys.modules, "elsewhere", library)
+
+
+@pytest.fixture
+def features(tmp_path, rng):
+    path = tmp_path / "features.npy"
+    np.save(path, rng.standard_normal((5, 8, 9, 12)).astype("float32"))
+    return path
+
+
+@pytest.fixture
+def vectors(tmp_path, rng):
+    path = tmp_path / "vectors.npy"
+    np.save(path, rng.standard_normal((40, 3, 8)).astype("float32"))
+    return path
+
+
+@pytest.fixture(params=["describe", "whiten"])
+def command(request):
+    """A command, and a file that it reads."""
+    source = {"describe": "features", "whiten": "vectors"}[request.param]
+    return [request.param, str(request.getfixturevalue(source))]
+
+
+@pytest.fixture
+def suffix(command):
+    """How the names of its outputs end."""
+    return {"describe": ".npy", "whiten": ".npz"}[command[0]]

@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import ml_dtypes
 import numpy as np
 import pytest
+import zarr
 
 DTYPES = {
     "float16": np.dtype(np.float16),
@@ -111,6 +112,37 @@ class Tensor:
 
     def __dlpack_device__(self):
         return self._array.__dlpack_device__()
+
+
+def mixed(rng, count, channels):
+    """Vectors whose principal components are nothing special, far from 0."""
+    mix = rng.standard_normal((channels, channels)) * 0.7 ** np.arange(channels)
+    return rng.standard_normal((count, channels)) @ mix.T + 3
+
+
+VECTORS = mixed(np.random.default_rng(7), 150, 6)
+
+
+def assert_same_whitening(actual, expected, tolerance=1e-6):
+    for name in ("mean", "projection", "variances"):
+        a, e = (to_host(getattr(w, name)) for w in (actual, expected))
+        assert a.dtype == e.dtype == np.float64
+        assert a.shape == e.shape
+        assert np.abs(a - e).max() <= tolerance * np.abs(e).max(), name
+    assert actual.count == expected.count
+
+
+def error_of(capsys, command):
+    """Return what a command said in its one line."""
+    start, line = f"rmac {command}: error: ", capsys.readouterr().err
+    assert line.startswith(start)
+    assert line.count("\n") == 1
+    return line.removeprefix(start).removesuffix("\n")
+
+
+def write_zarr(path, x):
+    group = zarr.create_group(path)
+    group.create_array("x", shape=x.shape, dtype=x.dtype, chunks=(2, 4, 5, 12))[...] = x
 
 
 # Channels around a line of every dtype; plain memory as often as odd strides.
