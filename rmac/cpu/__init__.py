@@ -199,7 +199,7 @@ class _Job(NamedTuple):
 
     plan: kernels.Plan
     path: int
-    lanes: int  # channels that one task takes
+    lanes: int  # channels that one task takes, whole lines
     tasks: int
     scratch: int  # bytes that a thread needs to pool
     rmac_scratch: int  # bytes that a thread needs to pool and describe
@@ -289,11 +289,13 @@ def _path(plan: kernels.Plan, shape: tuple[int, ...], strides: tuple[int, ...], 
 
 
 def _lanes(plan: kernels.Plan, shape: tuple[int, ...], way: _Way, path: int, threads: int) -> int:
-    """Choose how many channels a task takes: a line, or what the cache holds of whole pixels."""
+    """Choose how many channels a task takes, whole lines; of whole pixels, what the cache holds."""
     line = way.line
+    images, channels = shape[:2]
+    if path == Path.PLANES and channels >= 2 * line:
+        return 2 * line  # so small that one would be mostly overhead
     if path != Path.CHANNELS:
         return line
-    images, channels = shape[:2]
     # Twice, since what a band is reduced to is written, and read once at the end.
     fits: int = 2 * _CACHE // _scratch_of_line(plan, path, way) * line
     blocks = max(-(-channels // max(fits, line)), -(-2 * threads // images))

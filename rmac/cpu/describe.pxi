@@ -1,19 +1,21 @@
 # From an image's regional maxima to its descriptor.
 
+cdef inline double plus_square(double total, double value) noexcept nogil:
+    """Add a square, which for a float32 is exact, fused or not."""
+    return fma(value, value, total) if RMAC_FMA else total + value * value
+
+
 cdef double sum_of_squares(const floating* values, Py_ssize_t n) noexcept nogil:
     """Sum in 16 interleaved parts, an order that fills vectors and does not depend on them."""
     cdef double parts[16]
     cdef Py_ssize_t i, part, whole = n // 16 * 16
-    cdef double value
     for part in range(16):
         parts[part] = 0
     for i in range(0, whole, 16):
         for part in range(16):
-            value = values[i + part]
-            parts[part] = parts[part] + value * value
+            parts[part] = plus_square(parts[part], values[i + part])
     for part in range(n - whole):
-        value = values[whole + part]
-        parts[part] = parts[part] + value * value
+        parts[part] = plus_square(parts[part], values[whole + part])
     for part in range(8):
         parts[part] = parts[part] + parts[part + 8]
     for part in range(4):

@@ -87,7 +87,9 @@ cdef extern from "lines.h" nogil:
 
 cdef extern from "transpose.h" nogil:
     # Keys are of the type of the last argument.
-    void transpose(const void* rows, void* out, Py_ssize_t columns, double like)
+    void transpose(
+        const void* rows, void* out, Py_ssize_t columns, Py_ssize_t stride, double like
+    )
 
 cdef extern from "powers.h" nogil:
     void raise_float(float* values, Py_ssize_t n, double p)
@@ -225,7 +227,7 @@ def pool(
     x : IN, bits of the values
     plan : IN, the regions
     path : IN, see `Path`
-    lanes : IN, channels of a task: one line of them, or several for `Path.CHANNELS`
+    lanes : IN, channels of a task, whole lines
     kind : IN, what the values are
     p : IN, the power of generalised means, 0 for plain ones and for maxima
     shift : IN, the dtype's key; or, by its type, the one that is summed in

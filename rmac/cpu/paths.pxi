@@ -87,6 +87,17 @@ cdef void pool_bands(
             take_band(plan, i, slots, out, n)
 
 
+cdef inline void transpose_lines(
+    const key_t* rows, key_t* out, Py_ssize_t columns, Py_ssize_t n
+) noexcept nogil:
+    """Transpose n rows, as many as whole lines have keys: (column, n)."""
+    cdef Py_ssize_t i
+    for i in range(n // lanes_of(out[0])):
+        transpose(rows, out, columns, n, out[0])
+        rows += lanes_of(out[0]) * columns
+        out += lanes_of(out[0])
+
+
 cdef inline Py_ssize_t rows_slot(const Tables* plan, Py_ssize_t n) noexcept nogil:
     """Keys of a slot in `pool_rows`: n rows, and room for what a line has more than a row."""
     return n * plan.width + (n if plan.width < n else 0)
@@ -104,7 +115,7 @@ cdef void pool_rows(
     """
     cdef const Map* x = &job.x
     cdef const Tables* plan = job.plan
-    cdef Py_ssize_t size = lanes_of(shift) * x.width, slot = rows_slot(plan, lanes_of(shift))
+    cdef Py_ssize_t n = job.lanes, size = n * x.width, slot = rows_slot(plan, n)
     cdef Py_ssize_t lane, interval
     cdef key_t* copied = slots + plan.rows.n_slots * slot
     cdef const char* plane
@@ -122,7 +133,7 @@ cdef void pool_rows(
         )
     run_program(&plan.rows, slots, slot, slot)
     for interval in range(plan.rows.n_intervals):
-        transpose(slots + interval * slot, out + interval * size, x.width, shift)
+        transpose_lines(slots + interval * slot, out + interval * size, x.width, n)
 
 
 cdef void pool_planes(
@@ -130,22 +141,25 @@ cdef void pool_planes(
 ) noexcept nogil:
     """Combine small planes over the intervals of rows: (slot, column, lane).
 
-    A line of whole planes is transposed, then reduced in vectors along the row of pixels.
+    Whole planes are transposed, then reduced in vectors along the row of pixels.
     """
     cdef const Map* x = &job.x
     cdef const Tables* plan = job.plan
-    cdef Py_ssize_t size = lanes_of(shift) * x.width, cells = x.width * x.height
+    cdef Py_ssize_t row = x.width * job.lanes, size = x.height * row
     cdef const key_t* planes = <const key_t*>block
+    cdef const char* next_block = block + size * x.itemsize
     cdef Run run
-    run.stride, run.ahead = size * sizeof(key_t), 0
-    prefetch(block + cells * lanes_of(shift) * x.itemsize, cells * lanes_of(shift) * x.itemsize)
+    run.stride = row * sizeof(key_t)
+    # With each line of these planes, transposed, one of the next block's is prefetched.
+    run.ahead = <Py_ssize_t>(<uintptr_t>next_block - <uintptr_t>scratch)
     if key_t in floating:
-        planes = scratch + cells * lanes_of(shift)
-        copy_values(x, block, <key_t*>planes, cells * lanes_of(shift))
-        raise_values(<key_t*>planes, cells * lanes_of(shift), x.p)
-    transpose(planes, scratch, cells, shift)
-    pool_segments(&plan.rows, <const char*>scratch, run, shift, size, out, size, True)
-    run_program(&plan.rows, out, size, size)
+        prefetch(next_block, size * x.itemsize)
+        planes = scratch + size
+        copy_values(x, block, <key_t*>planes, size)
+        raise_values(<key_t*>planes, size, x.p)
+    transpose_lines(planes, scratch, x.height * x.width, job.lanes)
+    pool_segments(&plan.rows, <const char*>scratch, run, shift, row, out, row, True)
+    run_program(&plan.rows, out, row, row)
 
 
 cdef Py_ssize_t combined_keys(const Tables* plan, int path, Py_ssize_t n) noexcept nogil:

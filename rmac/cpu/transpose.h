@@ -37,8 +37,8 @@ static inline Register load_pieces(const char *piece, ptrdiff_t stride)
 #endif
 
 /* `zip` deals the lower or the upper halves of lanes out, one key of a, one of b. `transpose` takes
-   rows that follow one another, as many as a line has keys, to lines of columns. Where the last piece
-   would pass the end of a row, it begins sooner. */
+   rows that follow one another, as many as a line has keys, to lines of columns, `stride` keys apart.
+   Where the last piece would pass the end of a row, it begins sooner. */
 #define TRANSPOSITION(bits, key_t)                                                                 \
     static inline Register zip_##bits(Register a, Register b, int upper)                           \
     {                                                                                              \
@@ -50,9 +50,9 @@ static inline Register load_pieces(const char *piece, ptrdiff_t stride)
         return (Register)TAKEN((Keys_##bits)a, (Keys_##bits)b, keys);                              \
     }                                                                                              \
     static inline __attribute__((always_inline)) void transpose_piece_##bits(                      \
-        const key_t *rows, key_t *out, ptrdiff_t columns)                                          \
+        const key_t *rows, key_t *out, ptrdiff_t columns, ptrdiff_t stride)                        \
     {                                                                                              \
-        enum { KEYS = PIECE / sizeof(key_t), LANES = LINE / sizeof(key_t) };                       \
+        enum { KEYS = PIECE / sizeof(key_t) };                                                     \
         Register from[KEYS], to[KEYS];                                                             \
         for (int i = 0; i < KEYS; i++)                                                             \
             to[i] = load_pieces((const char *)(rows + i * columns), KEYS * columns * sizeof(key_t)); \
@@ -63,23 +63,24 @@ static inline Register load_pieces(const char *piece, ptrdiff_t stride)
                 to[i] = zip_##bits(from[i / 2], from[i / 2 + KEYS / 2], i % 2);                    \
         }                                                                                          \
         for (int i = 0; i < KEYS; i++)                                                             \
-            *(Register *)(out + i * LANES) = to[i];                                                \
+            *(Register *)(out + i * stride) = to[i];                                               \
     }                                                                                              \
-    static inline void transpose_##bits(const void *rows, void *out, ptrdiff_t columns)            \
+    static inline void transpose_##bits(                                                           \
+        const void *rows, void *out, ptrdiff_t columns, ptrdiff_t stride)                          \
     {                                                                                              \
         enum { KEYS = PIECE / sizeof(key_t), LANES = LINE / sizeof(key_t) };                       \
         const key_t *src = rows;                                                                   \
         key_t *dst = out;                                                                          \
         if (columns < KEYS) {                                                                      \
             for (ptrdiff_t i = 0; i < columns * LANES; i++)                                        \
-                dst[i] = src[i % LANES * columns + i / LANES];                                     \
+                dst[i / LANES * stride + i % LANES] = src[i % LANES * columns + i / LANES];        \
             return;                                                                                \
         }                                                                                          \
         for (ptrdiff_t at = 0; at < columns; at += KEYS) {                                         \
             at = at + KEYS > columns ? columns - KEYS : at;                                        \
             for (int lane = 0; lane < LANES; lane += REGISTER / sizeof(key_t))                     \
                 transpose_piece_##bits(                                                            \
-                    src + lane * columns + at, dst + at * LANES + lane, columns);                  \
+                    src + lane * columns + at, dst + at * stride + lane, columns, stride);         \
         }                                                                                          \
     }
 
@@ -88,6 +89,6 @@ TRANSPOSITION(16, int16_t)
 TRANSPOSITION(32, int32_t)
 TRANSPOSITION(64, int64_t)
 
-#define transpose(rows, out, columns, like)                                                        \
+#define transpose(rows, out, columns, stride, like)                                                \
     _Generic((like), int8_t: transpose_8, int16_t: transpose_16, int32_t: transpose_32,            \
-        float: transpose_32, int64_t: transpose_64, double: transpose_64)(rows, out, columns)
+        float: transpose_32, int64_t: transpose_64, double: transpose_64)(rows, out, columns, stride)
