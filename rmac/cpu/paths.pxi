@@ -1,5 +1,11 @@
 # One block of channels of one image: from the map to the maxima of every region.
 
+cdef enum:
+    # Bytes of planes that lie between what is read and what is prefetched: so many that memory has
+    # answered by then, and no more.
+    AHEAD = 1 << 14
+
+
 cdef inline void prefetch(const char* data, Py_ssize_t size) noexcept nogil:
     """Begin to bring memory that the next task reads into the second-level cache."""
     cdef Py_ssize_t at
@@ -120,7 +126,8 @@ cdef void pool_rows(
     cdef key_t* copied = slots + plan.rows.n_slots * slot
     cdef const char* plane
     cdef Run run
-    run.stride, run.ahead = x.row_stride, lanes // 2 * x.channel_stride
+    run.stride = x.row_stride
+    run.ahead = max(1, AHEAD // (x.height * x.width * x.itemsize)) * x.channel_stride
     for lane in range(lanes):
         plane = block + lane * x.channel_stride
         if key_t in floating or (last and lane == lanes - 1 and x.width < lanes_of(shift)):
