@@ -1,9 +1,12 @@
 # One block of channels of one image: from the map to the maxima of every region.
 
 cdef enum:
-    # Bytes of planes that lie between what is read and what is prefetched: so many that memory has
-    # answered by then, and no more.
-    AHEAD = 1 << 14
+    AHEAD = 1 << 15  # bytes between what is read and what is prefetched: memory answers by then
+
+
+cdef inline Py_ssize_t steps_ahead(Py_ssize_t size) noexcept nogil:
+    """Return how many pieces of `size` bytes ahead to prefetch."""
+    return max(1, AHEAD // size)
 
 
 cdef inline void prefetch(const char* data, Py_ssize_t size) noexcept nogil:
@@ -69,7 +72,7 @@ cdef void pool_bands(
     cdef const char* row
     cdef bint in_place = job.path == Path.CHANNELS and key_t not in floating
     cdef Run run
-    run.stride, run.ahead = x.pixel_stride, x.row_stride
+    run.stride, run.ahead = x.pixel_stride, steps_ahead(lanes * x.itemsize) * x.pixel_stride
     if not in_place:
         run.stride, run.ahead = n * sizeof(key_t), 0
     if not plan.keep_bands:
@@ -127,7 +130,7 @@ cdef void pool_rows(
     cdef const char* plane
     cdef Run run
     run.stride = x.row_stride
-    run.ahead = max(1, AHEAD // (x.height * x.width * x.itemsize)) * x.channel_stride
+    run.ahead = steps_ahead(x.height * x.width * x.itemsize) * x.channel_stride
     for lane in range(lanes):
         plane = block + lane * x.channel_stride
         if key_t in floating or (last and lane == lanes - 1 and x.width < lanes_of(shift)):
