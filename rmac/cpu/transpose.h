@@ -59,8 +59,10 @@ static inline Register load_pieces(const char *piece, ptrdiff_t stride)
         for (int round = 1; round < KEYS; round *= 2) {                                            \
             for (int i = 0; i < KEYS; i++)                                                         \
                 from[i] = to[i];                                                                   \
-            for (int i = 0; i < KEYS; i++)                                                         \
-                to[i] = zip_##bits(from[i / 2], from[i / 2 + KEYS / 2], i % 2);                    \
+            for (int i = 0; i < KEYS / 2; i++) {                                                   \
+                to[2 * i] = zip_##bits(from[i], from[i + KEYS / 2], 0);                            \
+                to[2 * i + 1] = zip_##bits(from[i], from[i + KEYS / 2], 1);                        \
+            }                                                                                      \
         }                                                                                          \
         for (int i = 0; i < KEYS; i++)                                                             \
             *(Register *)(out + i * stride) = to[i];                                               \
