@@ -44,8 +44,9 @@ static inline void store_line(void *keys, Line line)
 #define add_lines(a, b, like) _Generic((like), float: add_lines_float, double: add_lines_double)(a, b)
 
 /* A load folded into an instruction is one that gcc repeats for the next one that needs the value;
-   where lines are not aligned as cache lines are, each costs two. */
-#if defined(__x86_64__)
+   of lines that are not aligned as cache lines are, each costs two. Smaller registers are too few to
+   gain from this. */
+#if REGISTER == LINE
 #define IN_REGISTER(value) __asm__("" : "+v"(value))
 #else
 #define IN_REGISTER(value)
