@@ -42,13 +42,17 @@ def test_a_program_computes_every_interval(pairs, overlapping):
 
 
 def test_a_program_is_short():
-    """Less than half the steps of one interval at a time, where windows overlap as R-MAC's do."""
+    """Less than half the steps of one interval at a time, where windows overlap as R-MAC's do.
+
+    And slots for little more than the intervals, since segments are done with by and by.
+    """
     grid = rmac.region_grid(24, 32)
     columns = np.unique(grid.boxes[:, [0, 2]] + [0, 1], axis=0).astype(np.intp)
     program = plan._program(columns, overlapping=True)
     starts = program.segments[:, 0]
     alone = sum(np.count_nonzero((a <= starts) & (starts < b)) - 1 for a, b in columns)
     assert len(program.steps) < alone / 2
+    assert program.slots < program.intervals + len(program.segments) / 2
 
 
 def job_of(x, boxes, pool="max", threads=1):

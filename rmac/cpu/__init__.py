@@ -289,18 +289,21 @@ def _path(plan: kernels.Plan, shape: tuple[int, ...], strides: tuple[int, ...], 
 
 
 def _lanes(plan: kernels.Plan, shape: tuple[int, ...], way: _Way, path: int, threads: int) -> int:
-    """Choose how many channels a task takes, whole lines; of whole pixels, what the cache holds."""
+    """Choose how many channels a task takes, in whole lines.
+
+    Parts of pixels are read the faster the longer they are; what a band of them is reduced to is
+    written, and read once at the end. Else a few lines make little enough of what a task costs
+    besides.
+    """
     line = way.line
     images, channels = shape[:2]
-    if path == Path.PLANES and channels >= 2 * line:
-        return 2 * line  # so small that one would be mostly overhead
-    if path != Path.CHANNELS:
-        return line
-    # Twice, since what a band is reduced to is written, and read once at the end.
-    fits: int = 2 * _CACHE // _scratch_of_line(plan, path, way) * line
-    blocks = max(-(-channels // max(fits, line)), -(-2 * threads // images))
+    scratch = _scratch_of_line(plan, path, way)
+    lines = 2 * _CACHE // scratch if path == Path.CHANNELS else min(_CACHE // 8 // scratch, 4)
+    blocks = max(-(-channels // (max(lines, 1) * line)), -(-2 * threads // images))
     lanes = -(-channels // blocks)
-    return lanes + -lanes % line
+    lanes += -lanes % line
+    # Planes that are not there cannot be transposed.
+    return min(lanes, channels // line * line) if path == Path.PLANES else lanes
 
 
 def _scratch_of_line(plan: kernels.Plan, path: int, way: _Way) -> int:

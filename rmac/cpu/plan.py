@@ -10,13 +10,16 @@ needed anyway.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rmac.cpu.isa import kernels
 from rmac.regions import elementary_segments
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Index = npt.NDArray[np.intp]
 
@@ -103,11 +106,35 @@ def _program(intervals: Index, overlapping: bool) -> Program:
         start, stop = intervals[index]
         found[index] = builder.build(int(start), int(stop))
 
-    others = np.setdiff1d(np.arange(builder.slots), found)
+    steps, place = _share_slots(len(segments), builder.steps, set(found.tolist()))
+    found = place[found]
+    slots = int(steps.max(initial=len(segments) - 1)) + 1
+    others = np.setdiff1d(np.arange(slots), found)
     renumbered = np.argsort(np.concatenate([found, others]))
-    steps = renumbered[np.array(builder.steps, dtype=np.intp).reshape(-1, 3)]
     with_slots = np.column_stack([segments, renumbered[: len(segments)]])
-    return Program(with_slots, steps, len(intervals), builder.slots)
+    return Program(with_slots, renumbered[steps], len(intervals), slots)
+
+
+def _share_slots(
+    segments: int, steps: Sequence[tuple[int, int, int]], kept: set[int]
+) -> tuple[Index, Index]:
+    """Let values that are not used at the same time share a slot, so that all fit the cache.
+
+    Segments come first among values, each with a slot of its own; `kept` are used to the end.
+    Returns the steps by slots, and the slot of each value.
+    """
+    last_use = {value: i for i, step in enumerate(steps) for value in step[1:]}
+    place = list(range(segments))
+    free: list[int] = []
+    used = segments
+    for i, (_, *parts) in enumerate(steps):  # a step may write where it reads
+        free += [place[value] for value in set(parts) - kept if last_use[value] == i]
+        if not free:
+            free.append(used)
+            used += 1
+        place.append(free.pop())
+    slot_of = np.array(place, dtype=np.intp)
+    return slot_of[np.array(steps, dtype=np.intp).reshape(-1, 3)], slot_of
 
 
 class _ProgramBuilder:
