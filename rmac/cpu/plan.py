@@ -98,11 +98,14 @@ def _unique_intervals(start: Index, stop: Index) -> tuple[Index, Index]:
 
 
 def _program(intervals: Index, overlapping: bool) -> Program:
-    """Return a short program for half-open `intervals`, narrow ones first."""
+    """Return a short program for half-open `intervals`: the last first, of those the narrowest.
+
+    An interval is extended from its start, so that what it is extended by is there already.
+    """
     segments = elementary_segments(intervals)
     builder = _ProgramBuilder(segments, overlapping)
     found = np.empty(len(intervals), dtype=np.intp)
-    for index in np.argsort(intervals[:, 1] - intervals[:, 0], kind="stable"):
+    for index in np.lexsort((intervals[:, 1], -intervals[:, 0])):
         start, stop = intervals[index]
         found[index] = builder.build(int(start), int(stop))
 
