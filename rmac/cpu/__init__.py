@@ -293,12 +293,14 @@ def _lanes(plan: kernels.Plan, shape: tuple[int, ...], way: _Way, path: int, thr
 
     Parts of pixels are read the faster the longer they are; what a band of them is reduced to is
     written, and read once at the end. Else a few lines make little enough of what a task costs
-    besides.
+    besides, and channels that are gathered are best not too many at once.
     """
     line = way.line
     images, channels = shape[:2]
+    if path == Path.GATHER:
+        return line
     scratch = _scratch_of_line(plan, path, way)
-    lines = 2 * _CACHE // scratch if path == Path.CHANNELS else min(_CACHE // 8 // scratch, 4)
+    lines = 2 * _CACHE // scratch if path == Path.CHANNELS else min(_CACHE // 16 // scratch, 4)
     blocks = max(-(-channels // (max(lines, 1) * line)), -(-2 * threads // images))
     lanes = -(-channels // blocks)
     lanes += -lanes % line
