@@ -151,7 +151,7 @@ def _whitened_channels(whitening: Whitening, maps: Array) -> int:
 def _shape(
     batches: Sequence[Array], grids: Sequence[RegionGrid], aggregate: str, channels: int
 ) -> tuple[int, ...]:
-    images = sum(maps.shape[0] for maps in batches)
+    images = len(batches) if len(batches) > 1 else batches[0].shape[0]
     if aggregate in ("sum", "mean"):
         return images, channels
     regions = {len(grid) for grid in grids}

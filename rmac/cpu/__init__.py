@@ -159,9 +159,7 @@ def rmac(
     threads = min(threads, sum([job.tasks for job in jobs]))
     way.rmac(
         [x.view(way.bits) for x in batches],
-        [job.plan for job in jobs],
-        [job.path for job in jobs],
-        [job.lanes for job in jobs],
+        jobs,
         way.kind,
         way.p,
         way.shift,
@@ -242,9 +240,7 @@ def _pool(x: Array, way: _Way, job: _Job, out: Array, threads: int) -> None:
     threads = min(threads, job.tasks)
     way.pool(
         x.view(way.bits),
-        job.plan,
-        job.path,
-        job.lanes,
+        job,
         way.kind,
         way.p,
         way.shift,

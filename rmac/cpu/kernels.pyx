@@ -171,10 +171,10 @@ cdef Map map_of(const bits_t[:, :, :, :] x, int kind, double p) except *:
 
 
 cdef Job job_of(
-    x, Plan plan, int path, Py_ssize_t lanes, int kind, double p, unsigned char[::1] scratch,
-    int workers,
+    x, how, int kind, double p, unsigned char[::1] scratch, int workers
 ) except *:
     cdef Job job
+    cdef Plan plan = how.plan
     if kind <= Kind.INT8:
         job.x = map_of[int8_t](x, kind, p)
     elif kind <= Kind.BFLOAT16:
@@ -184,9 +184,8 @@ cdef Job job_of(
     else:
         job.x = map_of[int64_t](x, kind, p)
     job.plan = &plan.tables
-    job.path = path
-    job.lanes = lanes
-    job.blocks = (job.x.channels + lanes - 1) // lanes
+    job.path, job.lanes = how.path, how.lanes
+    job.blocks = (job.x.channels + job.lanes - 1) // job.lanes
     job.scratch = <uintptr_t>whole_lines(<uintptr_t>&scratch[0])
     job.scratch_size = (scratch.shape[0] - LINE) // workers // LINE * LINE
     return job
@@ -217,17 +216,15 @@ cdef inline void pool_image_block(
 
 
 def pool(
-    x, Plan plan, int path, Py_ssize_t lanes, int kind, double p, key_t shift,
-    unsigned char[::1] scratch, Py_ssize_t itemsize, unsigned char[::1] out, int workers,
+    x, how, int kind, double p, key_t shift, unsigned char[::1] scratch, Py_ssize_t itemsize,
+    unsigned char[::1] out, int workers,
 ):
     """Write what every region, channel and image of x (N, C, H, W) is pooled to.
 
     Parameters
     ----------
     x : IN, bits of the values
-    plan : IN, the regions
-    path : IN, see `Path`
-    lanes : IN, channels of a task, whole lines
+    how : IN, its `plan` of the regions, its `path`, see `Path`, and channels of a task, `lanes`
     kind : IN, what the values are
     p : IN, the power of generalised means, 0 for plain ones and for maxima
     shift : IN, the dtype's key; or, by its type, the one that is summed in
@@ -236,7 +233,7 @@ def pool(
     out : OUT, bits of the results, (N, R, C) unless the plan has bins
     workers : IN, threads
     """
-    cdef Job job = job_of(x, plan, path, lanes, kind, p, scratch, workers)
+    cdef Job job = job_of(x, how, kind, p, scratch, workers)
     cdef Py_ssize_t task, tasks = job.x.images * job.blocks
     cdef char* target = <char*>&out[0]
     if workers == 1:
@@ -276,8 +273,8 @@ cdef void rmac_image(
 
 
 def rmac(
-    list maps, list plans, list paths, list lanes, int kind, double p, key_t shift,
-    unsigned char[::1] scratch, bint normalize_regions, int aggregate, bint normalize, double eps,
+    list maps, list hows, int kind, double p, key_t shift, unsigned char[::1] scratch,
+    bint normalize_regions, int aggregate, bint normalize, double eps,
     const Py_ssize_t[::1] order, floating[:, ::1] out, int workers,
 ):
     """Write the descriptor of every image, of one batch or of several batches of one image each.
@@ -287,7 +284,7 @@ def rmac(
 
     Parameters
     ----------
-    maps, plans, paths, lanes : IN, of each batch, as in `pool`
+    maps, hows : IN, of each batch, as `x` and `how` in `pool`
     kind, p, shift, scratch : as in `pool`
     normalize_regions, aggregate, normalize, eps : IN, see `Aggregate` and `rmac.rmac`
     order : IN, (N,) the batches in the order to take them in, None for one batch
@@ -302,7 +299,7 @@ def rmac(
     cdef Job* jobs = <Job*><char*>memory
     cdef Job* job
     for i in range(len(maps)):
-        jobs[i] = job_of(maps[i], plans[i], paths[i], lanes[i], kind, p, scratch, workers)
+        jobs[i] = job_of(maps[i], hows[i], kind, p, scratch, workers)
     recipe.aggregate, recipe.eps = aggregate, eps
     recipe.normalize_regions, recipe.normalize = normalize_regions, normalize
     if workers == 1:
