@@ -1,7 +1,7 @@
 # One block of channels of one image: from the map to the maxima of every region.
 
 cdef enum:
-    AHEAD = 1 << 15  # bytes between what is read and what is prefetched: memory answers by then
+    AHEAD = 1 << 16  # bytes between what is read and what is prefetched: memory answers by then
 
 
 cdef inline Py_ssize_t steps_ahead(Py_ssize_t size) noexcept nogil:
