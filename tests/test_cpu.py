@@ -87,7 +87,7 @@ def test_paths_are_chosen_by_shape_and_strides():
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
     """Each one that a map's memory allows, whatever would be chosen."""
-    for shape in [(2, 70, 9, 12), (1, 5, 6, 5), (1, 64, 2, 31)]:
+    for shape in [(2, 70, 9, 12), (1, 5, 6, 5), (1, 64, 2, 31), (2, 300, 4, 7), (2, 31, 4, 7)]:
         x = random_map(rng, shape, DTYPES[dtype], 0.05)
         boxes = rmac.region_grid(*shape[2:], levels=4).boxes
         expected = reference.region_pool(x, boxes)
@@ -110,13 +110,13 @@ def test_nothing_past_the_end_of_a_map_is_read():
     """Maps that end where memory ends, of rows short and long: a read past them is a crash."""
     code = """if True:
         import ctypes, mmap, numpy as np, rmac
-        page, size = mmap.PAGESIZE, 64 * mmap.PAGESIZE
+        page, size = mmap.PAGESIZE, 256 * mmap.PAGESIZE
         memory = mmap.mmap(-1, size + page)
         start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         libc = ctypes.CDLL(None, use_errno=True)
         assert libc.mprotect(ctypes.c_void_p(start + size), ctypes.c_size_t(page), 0) == 0
         for dtype in (np.uint8, np.float16, np.float32, np.float64):
-            for channels in (1, 3, 16, 64, 65):
+            for channels in (1, 3, 16, 64, 65, 150):
                 for height in (1, 2, 5, 12):
                     for width in (1, 2, 4, 7, 8, 12, 15, 16, 17, 40):
                         shape = 1, channels, height, width

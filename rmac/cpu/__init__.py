@@ -26,6 +26,7 @@ Array = npt.NDArray[Any]
 _LINE = 64  # bytes that the kernels work on at once; a cache line
 _SMALL_PLANE = 128  # cells of a plane that is better transposed than reduced along its rows
 _CACHE = second_level_cache() * 3 // 4  # bytes of scratch that stay in it, with room to spare
+_SMALL_SCRATCH = 48 << 10  # bytes of it that are as good as in the first-level cache
 _SMALL_TASK = 1 << 16  # bytes of input that are not worth a thread of their own
 
 Aggregate, Kind, Path = kernels.Aggregate, kernels.Kind, kernels.Path
@@ -287,21 +288,28 @@ def _path(plan: kernels.Plan, shape: tuple[int, ...], strides: tuple[int, ...], 
 def _lanes(plan: kernels.Plan, shape: tuple[int, ...], way: _Way, path: int, threads: int) -> int:
     """Choose how many channels a task takes, in whole lines.
 
-    Parts of pixels are read the faster the longer they are; what a band of them is reduced to is
-    written, and read once at the end. Else a few lines make little enough of what a task costs
-    besides, and channels that are gathered are best not too many at once.
+    Parts of pixels are read the faster the longer they are, so that scratch may even exceed the
+    cache: what a band is reduced to is written, and read once at the end. Of planes and rows a few
+    lines make little enough of what a task costs besides, if scratch stays small. Channels that
+    are gathered are best not too many at once.
     """
     line = way.line
     images, channels = shape[:2]
     if path == Path.GATHER:
         return line
     scratch = _scratch_of_line(plan, path, way)
-    lines = 2 * _CACHE // scratch if path == Path.CHANNELS else min(_CACHE // 16 // scratch, 4)
+    lines = 2 * _CACHE // scratch if path == Path.CHANNELS else min(_SMALL_SCRATCH // scratch, 4)
     blocks = max(-(-channels // (max(lines, 1) * line)), -(-2 * threads // images))
+    lanes = _even_lanes(channels, blocks, line)
+    if path == Path.PLANES and lanes > channels:  # those that are not there cannot be transposed
+        lanes = _even_lanes(channels, blocks + 1, line)
+    return lanes
+
+
+def _even_lanes(channels: int, blocks: int, line: int) -> int:
+    """Return the whole lines that each of so many blocks of channels takes."""
     lanes = -(-channels // blocks)
-    lanes += -lanes % line
-    # Planes that are not there cannot be transposed.
-    return min(lanes, channels // line * line) if path == Path.PLANES else lanes
+    return lanes + -lanes % line
 
 
 def _scratch_of_line(plan: kernels.Plan, path: int, way: _Way) -> int:

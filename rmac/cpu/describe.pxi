@@ -1,7 +1,7 @@
 # From an image's regional maxima to its descriptor.
 
 cdef inline double plus_square(double total, double value) noexcept nogil:
-    """Add a square, which for a float32 is exact, fused or not."""
+    """Add a square, which is exact for a float32; for others, fused, it rounds once less."""
     return fma(value, value, total) if RMAC_FMA else total + value * value
 
 

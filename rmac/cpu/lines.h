@@ -43,15 +43,6 @@ static inline void store_line(void *keys, Line line)
 #define encode(bits, shift) KEYED(encode, shift)(bits, shift)
 #define add_lines(a, b, like) _Generic((like), float: add_lines_float, double: add_lines_double)(a, b)
 
-/* A load folded into an instruction is one that gcc repeats for the next one that needs the value;
-   of lines that are not aligned as cache lines are, each costs two. Smaller registers are too few to
-   gain from this. */
-#if REGISTER == LINE
-#define IN_REGISTER(value) __asm__("" : "+v"(value))
-#else
-#define IN_REGISTER(value)
-#endif
-
 /* `turned` has the bits that put negative floats in order; integers, here of 8 bits, have none. */
 #define ENCODED(value, bits, turned, shift)                                                        \
     (((value) ^ (((value) >> (bits - 1)) & (turned))) - (shift))
@@ -74,11 +65,9 @@ static inline void store_line(void *keys, Line line)
     }                                                                                              \
     static inline Line encode_line_##bits(Line line, key_t shift)                                  \
     {                                                                                              \
-        for (int i = 0; i < PARTS; i++) {                                                          \
-            IN_REGISTER(line.part[i]);                                                             \
+        for (int i = 0; i < PARTS; i++)                                                            \
             line.part[i] =                                                                         \
                 (Register)ENCODED((Keys_##bits)line.part[i], bits, (key_t)turned, shift);          \
-        }                                                                                          \
         return line;                                                                               \
     }                                                                                              \
     static inline Line decode_line_##bits(Line line, key_t shift)                                  \

@@ -1,7 +1,7 @@
 # One block of channels of one image: from the map to the maxima of every region.
 
 cdef enum:
-    AHEAD = 1 << 16  # bytes between what is read and what is prefetched: memory answers by then
+    AHEAD = 1 << 16  # bytes between what is read and what is prefetched: those of wide segments
 
 
 cdef inline Py_ssize_t steps_ahead(Py_ssize_t size) noexcept nogil:
@@ -10,7 +10,7 @@ cdef inline Py_ssize_t steps_ahead(Py_ssize_t size) noexcept nogil:
 
 
 cdef inline void prefetch(const char* data, Py_ssize_t size) noexcept nogil:
-    """Begin to bring memory that the next task reads into the second-level cache."""
+    """Begin to bring memory that is soon read into the second-level cache."""
     cdef Py_ssize_t at
     for at in range(size // LINE):
         prefetch_line(data + at * LINE)
@@ -108,7 +108,7 @@ cdef inline void transpose_lines(
 
 
 cdef inline Py_ssize_t rows_slot(const Tables* plan, Py_ssize_t n) noexcept nogil:
-    """Keys of a slot in `pool_rows`: n rows, and room for what a line has more than a row."""
+    """Keys of a slot in `pool_rows`: n rows, and room where a line may have more than a row."""
     return n * plan.width + (n if plan.width < n else 0)
 
 
