@@ -110,7 +110,7 @@ def test_nothing_past_the_end_of_a_map_is_read():
     """Maps that end where memory ends, of rows short and long: a read past them is a crash."""
     code = """if True:
         import ctypes, mmap, numpy as np, rmac
-        page, size = mmap.PAGESIZE, 256 * mmap.PAGESIZE
+        page, size = mmap.PAGESIZE, 512 * mmap.PAGESIZE
         memory = mmap.mmap(-1, size + page)
         start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         libc = ctypes.CDLL(None, use_errno=True)
@@ -119,11 +119,11 @@ def test_nothing_past_the_end_of_a_map_is_read():
             for channels in (1, 3, 16, 64, 65, 150):
                 for height in (1, 2, 5, 12):
                     for width in (1, 2, 4, 7, 8, 12, 15, 16, 17, 40):
-                        shape = 1, channels, height, width
+                        shape = 2, channels, height, width
                         count = np.prod(shape)
                         offset = size - int(count) * np.dtype(dtype).itemsize
                         x = np.frombuffer(memory, dtype, count, offset).reshape(shape)
-                        last = x.reshape(1, height, width, channels).transpose(0, 3, 1, 2)
+                        last = x.reshape(2, height, width, channels).transpose(0, 3, 1, 2)
                         for y in (x, x[..., 1:], x[:, :, 1:], x[:, 1:], x[..., ::2], last):
                             if y.size:
                                 rmac.region_pool(y)
