@@ -77,7 +77,8 @@ def test_attributes_and_repr():
 
 def test_grids_are_immutable_and_shared():
     grid = rmac.region_grid(6, 9)
-    assert rmac.region_grid(np.int32(6), np.uint8(9), overlap=np.float64(0.4)) is grid
+    assert rmac.region_grid(np.int32(6), np.uint8(9), overlap=np.float64(0.4)) == grid
+    assert rmac.region_grid(6, 9) is rmac.region_grid(6, 9)
     with pytest.raises(AttributeError, match="immutable"):
         grid.boxes = None
     with pytest.raises(AttributeError, match="immutable"):

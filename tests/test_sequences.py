@@ -60,7 +60,8 @@ def test_a_grid_of_a_sequence_as_an_object():
     grid = rmac.sequence_grid(20, levels=4, preset="matlab")
     assert (grid.height, grid.width, grid.levels, grid.overlap) == (1, 20, 4, None)
     assert repr(grid) == "<RegionGrid: 10 regions on a sequence of 20, levels=4, preset='matlab'>"
-    assert rmac.sequence_grid(np.int16(20), levels=np.uint8(4), preset="matlab") is grid
+    assert rmac.sequence_grid(np.int16(20), levels=np.uint8(4), preset="matlab") == grid
+    assert rmac.sequence_grid(7) is rmac.sequence_grid(7)
     for other in (pickle.loads(pickle.dumps(grid)), copy.deepcopy(grid)):
         assert other == grid
         assert hash(other) == hash(grid)
