@@ -141,20 +141,20 @@ def _share_slots(
 
 
 class _ProgramBuilder:
-    """Composes intervals from those already there, with few steps."""
+    """Composes intervals from those already there, with few steps; numbers each as a value."""
 
     def __init__(self, segments: Index, overlapping: bool) -> None:
         self.steps: list[tuple[int, int, int]] = []
-        self.slots = 0
+        self._values = 0
         self._overlapping = overlapping
-        self._slot_of: dict[tuple[int, int], int] = {}
+        self._value_of: dict[tuple[int, int], int] = {}
         self._stops: dict[int, list[int]] = {}  # of the intervals with this start
         self._starts: dict[int, list[int]] = {}  # of the intervals with this stop
         for start, stop in segments.tolist():
             self._add(start, stop)
 
     def build(self, start: int, stop: int) -> int:
-        """Return the slot of an interval, extending its longest known head until it is whole."""
+        """Return the value of an interval, extending its longest known head until it is whole."""
         head = self._longest_head(start, stop)
         while head < stop:
             tail = min(begin for begin in self._starts[stop] if begin >= start)
@@ -163,18 +163,18 @@ class _ProgramBuilder:
             else:
                 reach = self._longest_head(head, stop)
                 piece = (head, reach)
-            left, right = self._slot_of[start, head], self._slot_of[piece]
+            left, right = self._value_of[start, head], self._value_of[piece]
             self.steps.append((self._add(start, reach), left, right))
             head = reach
-        return self._slot_of[start, stop]
+        return self._value_of[start, stop]
 
     def _longest_head(self, start: int, stop: int) -> int:
         return max(end for end in self._stops[start] if end <= stop)
 
     def _add(self, start: int, stop: int) -> int:
-        slot = self.slots
-        self.slots += 1
-        self._slot_of[start, stop] = slot
+        value = self._values
+        self._values += 1
+        self._value_of[start, stop] = value
         self._stops.setdefault(start, []).append(stop)
         self._starts.setdefault(stop, []).append(start)
-        return slot
+        return value
