@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rmac._arrays import Array, namespace_of, on_device_of, require_finite
+from rmac._arrays import (
+    Array,
+    namespace_of,
+    on_device_of,
+    real_numbers,
+    require_finite,
+    require_same_device,
+)
 from rmac._checks import warn
 
 if TYPE_CHECKING:
@@ -58,6 +65,19 @@ class Learned(NamedTuple):
     mean: Array
     projection: Array
     variances: Array | None
+
+
+def checked_learned(mean: Array, projection: Array, variances: Array | None = None) -> Learned:
+    """Return what was learned elsewhere, or raise if it does not go together."""
+    projection = real_numbers(projection, "projection")
+    if projection.ndim != 2 or not projection.size:
+        raise ValueError(f"projection: expected shape (D, C), got {projection.shape}")
+    dim, channels = projection.shape
+    mean = real_numbers(mean, "mean", [(channels,), (channels, 1)]).reshape(-1)
+    require_same_device(mean, "mean", projection, "the projection")
+    if variances is not None:
+        variances = real_numbers(variances, "variances", [(dim,)])
+    return Learned(mean, projection, variances)
 
 
 def blocks_of(vectors: Array, dtype: np.dtype[Any]) -> Iterator[Array]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import rmac
+from rmac._archive import write_archive
 from rmac.files import batches, naming, open_array, require_suffix, whole_file
 
 if TYPE_CHECKING:
@@ -30,4 +31,4 @@ def run(options: argparse.Namespace) -> None:
                 for part in parts:
                     whitening.partial_fit(part)
             whitening._ready()  # or an error, of too few vectors
-            np.savez(file, **whitening._saved())
+            write_archive(file, whitening._contents())

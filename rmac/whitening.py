@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rmac import cuda
+from rmac._archive import Contents, read_archive, write_archive
 from rmac._arrays import (
     Array,
     descriptor_dtype,
@@ -17,12 +17,11 @@ from rmac._arrays import (
     feature_vectors,
     namespace_of,
     on_device_of,
-    real_numbers,
     require_same_device,
 )
 from rmac._checks import positive_int, real
 from rmac._dlpack import given_back, is_foreign, taken_in
-from rmac._moments import Learned, Moments, blocks_of, learn, require_enough
+from rmac._moments import Learned, Moments, blocks_of, checked_learned, learn, require_enough
 from rmac._transforms import faiss_transform, projection_of_faiss, projection_of_pca
 from rmac.files import whole_file
 
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Whitening"]
-
-_FORMAT = 1  # of the files; to be raised when older readers would misread them
 
 
 class Whitening:
@@ -286,22 +283,16 @@ class Whitening:
         --------
         load : The way back.
         """
-        arrays = self._saved()
+        contents = self._contents()
         with whole_file(os.fsdecode(path)) as file:
-            np.savez(file, **arrays)
+            write_archive(file, contents)
 
-    def _saved(self) -> dict[str, Any]:
-        """Return the arrays of a file, by name."""
+    def _contents(self) -> Contents:
+        """Return what a file is to hold."""
         if self._moments is None or self.count > 1:
             self._ready()
         here = self.to_numpy()
-        arrays: dict[str, Any] = {"format": _FORMAT, "dim": self._dim, "eps": self._eps}
-        if here._learned is not None:
-            arrays |= here._learned._asdict()
-        if here._moments is not None:
-            number, mean, scatter = here._moments
-            arrays |= {"count": number, "mean": mean, "scatter": scatter}
-        return {name: part for name, part in arrays.items() if part is not None}
+        return Contents(self._dim, self._eps, here._moments, here._learned)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Whitening:
@@ -330,11 +321,17 @@ class Whitening:
         """
         with open(os.fsdecode(path), "rb") as file:
             try:
-                return cls._read(file)
+                dim, eps, moments, learned = read_archive(file)
+                whitening = cls(dim, eps=eps)
+                for state in (moments, learned):
+                    if state is not None:
+                        whitening._require_fits(state.mean, len(state.mean), "mean")
             except Exception as error:  # zipfile and numpy fail to read a file in many ways
                 raise ValueError(
                     f"{os.fsdecode(path)}: expected a file that Whitening.save wrote: {error}"
                 ) from error
+        whitening._moments, whitening._learned = moments, learned
+        return whitening
 
     @classmethod
     def from_projection(cls, mean: Array, projection: Array) -> Whitening:
@@ -368,15 +365,10 @@ class Whitening:
         from_sklearn : Of a fitted `sklearn.decomposition.PCA`.
         from_faiss : Of a FAISS transform.
         """
-        projection = real_numbers(taken_in(projection, "projection"), "projection")
-        if projection.ndim != 2 or not projection.size:
-            raise ValueError(f"projection: expected shape (D, C), got {projection.shape}")
-        channels = projection.shape[1]
-        mean = real_numbers(taken_in(mean, "mean"), "mean", [(channels,), (channels, 1)])
-        mean = mean.reshape(-1)
-        require_same_device(mean, "mean", projection, "the projection")
         whitening = cls()
-        whitening._learned = Learned(mean, projection, None)
+        whitening._learned = checked_learned(
+            taken_in(mean, "mean"), taken_in(projection, "projection")
+        )
         return whitening
 
     @classmethod
@@ -406,10 +398,8 @@ class Whitening:
         --------
         from_projection : Of arrays.
         """
-        mean, rows, variances = projection_of_pca(pca)
-        whitening = cls.from_projection(mean, rows)
-        learned = whitening._ready()
-        whitening._learned = learned._replace(variances=real_numbers(variances, "pca"))
+        whitening = cls()
+        whitening._learned = checked_learned(*projection_of_pca(pca))
         return whitening
 
     @classmethod
@@ -573,33 +563,6 @@ class Whitening:
             result._moments = Moments(number, move(mean), move(scatter))
         if self._learned is not None:
             result._learned = Learned(*(a if a is None else move(a) for a in self._learned))
-        return result
-
-    @classmethod
-    def _read(cls, file: IO[bytes]) -> Whitening:
-        """Return what `save` wrote; an error of any kind if it cannot have."""
-        if not zipfile.is_zipfile(file):
-            raise ValueError("it is no .npz file")
-        archive = np.load(file, allow_pickle=False)
-        if archive["format"] != _FORMAT:
-            raise ValueError(f"format: expected {_FORMAT}, got {archive['format']}")
-        mean = real_numbers(archive["mean"], "mean")
-        if mean.ndim != 1 or not mean.size:
-            raise ValueError(f"mean: expected shape (C,), got {mean.shape}")
-        result = cls(archive.get("dim"), eps=archive["eps"])
-        result._require_fits(mean, mean.size, "mean")
-        if "scatter" in archive:
-            count, least = archive["count"].item(), 2 if "projection" in archive else 0
-            if type(count) is not int or count < least:
-                raise ValueError(f"count: expected an integer of at least {least}, got {count}")
-            scatter = real_numbers(archive["scatter"], "scatter", [2 * mean.shape])
-            result._moments = Moments(count, mean, scatter)
-        if "projection" in archive or "scatter" not in archive:
-            projection = cls.from_projection(mean, archive["projection"]).projection
-            variances = archive.get("variances")
-            if variances is not None:
-                variances = real_numbers(variances, "variances", [projection.shape[:1]])
-            result._learned = Learned(mean, projection, variances)
         return result
 
 
