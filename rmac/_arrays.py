@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rmac._checks import choice
 from rmac.cuda import cupy_module
-from rmac.regions import RegionGrid, check_grid_options, region_grid, sequence_grid
+from rmac.regions import RegionGrid, make_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,13 +52,20 @@ def device_of(x: Array, name: str = "x") -> str:
     raise TypeError(f"{name}: expected a numpy.ndarray or cupy.ndarray, got {type_name(x)}")
 
 
+def all_numpy(arrays: Sequence[Array]) -> bool:
+    """Return whether these are NumPy's own arrays, one and all; a quick test of many."""
+    return {*map(type, arrays)} == {np.ndarray}
+
+
 def device_of_input(x: Array | Sequence[Array], name: str = "x") -> str:
     """As `device_of`, of an operator's input: an array, or a list of them."""
-    if not isinstance(x, list | tuple):
+    if not isinstance(x, (list, tuple)):
         return device_of(x, name)
-    devices = {device_of(one, f"{name}[{i}]") for i, one in enumerate(x)}
-    if not devices:
+    if not x:
         raise ValueError(f"{name}: expected at least one array, got none")
+    if all_numpy(x):
+        return "cpu"
+    devices = {device_of(one, f"{name}[{i}]") for i, one in enumerate(x)}
     if len(devices) > 1:
         where = " and ".join(sorted(devices))
         raise TypeError(f"{name}: expected arrays on one device, got {where}")
@@ -69,7 +76,7 @@ def require_same_device(
     array: Array, name: str, like: Array | Sequence[Array], other: str = "x", advice: str = ""
 ) -> None:
     """Raise unless `array` is on the device of `like`, or of the first of them: of `other`."""
-    first: Array = like[0] if isinstance(like, list | tuple) else like
+    first: Array = like[0] if isinstance(like, (list, tuple)) else like
     here = device_of(array, name)
     if here != device_of(first, other):
         kind = type_name(array)
@@ -92,23 +99,27 @@ def on_device_of(x: Array) -> AbstractContextManager[Any]:
     return device
 
 
-def feature_map(x: Array, layout: str, name: str = "x") -> Array:
-    """Return `x` as a view with axes (N, C, H, W), or raise; a sequence is a map of height 1."""
+def feature_map(x: Array, layout: str, name: str = "x", *, single: bool = False) -> Array:
+    """Return `x` as a view with axes (N, C, H, W), or raise; a sequence is a map of height 1.
+
+    A `single` one comes without the axis N.
+    """
     axes = LAYOUTS[choice("layout", layout, LAYOUTS)]
-    require_axes(x, layout, name)
+    require_axes(x, layout[1:] if single else layout, name)
     descriptor_dtype(x.dtype, name)
     if isinstance(x, np.ndarray) and not x.flags.aligned:
         raise TypeError(f"{name}: expected an aligned array, got misaligned {x.dtype.name}")
+    maps = x[None] if single else x
     if layout == "NCHW":
-        return x
-    maps = x.transpose(axes)
+        return maps
+    maps = maps.transpose(axes)
     # Not maps[:, :, None]: with rows 0 bytes apart, packed channels would not look packed.
     return maps if maps.ndim == 4 else maps.reshape(*maps.shape[:2], 1, maps.shape[2])
 
 
 def require_axes(x: Array, layout: str, name: str = "x") -> None:
     """Raise unless `x` is one array with as many axes as `layout` names."""
-    if isinstance(x, list | tuple):
+    if isinstance(x, (list, tuple)):
         raise TypeError(f"{name}: expected one array, got a {type(x).__name__} of them")
     if x.ndim != len(layout):
         axes = f"{len(layout)} axes ({', '.join(layout)})"
@@ -120,28 +131,33 @@ def feature_batches(x: Array | Sequence[Array], layout: str) -> list[Array]:
 
     They are one batch, or one of a single image for each map (C, H, W) in a list.
     """
-    if not isinstance(x, list | tuple):
+    if not isinstance(x, (list, tuple)):
         return [_with_cells(feature_map(x, layout), "x")]
-    batches = [_single(one, layout, f"x[{i}]") for i, one in enumerate(x)]
-    for i, batch in enumerate(batches):
-        require_same_device(x[i], f"x[{i}]", x, "x[0]")
-        if batch.dtype != batches[0].dtype:
-            names = batches[0].dtype.name, batch.dtype.name
-            raise TypeError("x[{}]: expected dtype {} as x[0] has, got {}".format(i, *names))
-        if batch.shape[1] != batches[0].shape[1]:
-            counts = batches[0].shape[1], batch.shape[1]
-            raise ValueError("x[{}]: expected {} channels as x[0] has, got {}".format(i, *counts))
+    batches: list[Array] = []
+    for i, one in enumerate(x):
+        name = f"x[{i}]"
+        batch = _with_cells(feature_map(one, layout, name, single=True), name)
+        _require_alike(batch, batches[0] if batches else batch, name)
+        batches.append(batch)
     return batches
 
 
-def _single(x: Array, layout: str, name: str) -> Array:
-    choice("layout", layout, LAYOUTS)
-    require_axes(x, layout[1:], name)
-    return _with_cells(feature_map(x[None], layout, name), name)
+def _require_alike(maps: Array, first: Array, name: str) -> None:
+    """Raise unless maps can be described along with those of `x[0]`."""
+    if maps.dtype != first.dtype:
+        raise TypeError(
+            f"{name}: expected dtype {first.dtype.name} as x[0] has, got {maps.dtype.name}"
+        )
+    if maps.shape[1] != first.shape[1]:
+        raise ValueError(
+            f"{name}: expected {first.shape[1]} channels as x[0] has, got {maps.shape[1]}"
+        )
+    if not isinstance(maps, np.ndarray):
+        require_same_device(maps, name, first, "x[0]")
 
 
 def _with_cells(maps: Array, name: str) -> Array:
-    if 0 in maps.shape[2:]:
+    if not maps.size and 0 in maps.shape[2:]:
         height, width = maps.shape[2:]
         raise ValueError(f"{name}: expected at least one cell, got {height}x{width}")
     return maps
@@ -199,12 +215,9 @@ def descriptor_dtype(dtype: np.dtype[Any], name: str = "x") -> np.dtype[Any]:
 
 
 def default_grid(maps: Array, layout: str, levels: int, overlap: float, preset: str) -> RegionGrid:
-    """Return the R-MAC grid for maps (N, C, H, W) that came in `layout`."""
-    height, width = maps.shape[2:]
-    if layout in LAYOUTS_OF_MAPS:
-        return region_grid(height, width, levels=levels, overlap=overlap, preset=preset)
-    check_grid_options(levels, overlap, preset)
-    return sequence_grid(width, levels=levels, preset=preset)
+    """Return the R-MAC grid of checked options for maps (N, C, H, W) that came in `layout`."""
+    _, _, height, width = maps.shape
+    return make_grid(height, width, levels, overlap if layout in LAYOUTS_OF_MAPS else None, preset)
 
 
 def region_boxes(
@@ -290,7 +303,7 @@ def output(
             raise ValueError("out: expected a writeable array, got a read-only one")
         if not out.flags.aligned:
             return empty(shape, dtype, x)
-    apart = not any(_overlap(out, one) for one in (x if isinstance(x, list | tuple) else [x]))
+    apart = not any(_overlap(out, one) for one in (x if isinstance(x, (list, tuple)) else [x]))
     return out if apart and out.flags.c_contiguous else empty(shape, dtype, x)
 
 

@@ -55,7 +55,7 @@ def optional_workers(workers: int | None) -> int | None:
 
 def positive_int(name: str, value: int) -> int:
     """Return `value` as an int of at least 1 that fits an index, or raise."""
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     try:
         number = operator.index(value)
@@ -70,7 +70,7 @@ def positive_int(name: str, value: int) -> int:
 
 def one_or_two_ints(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """Return an int of at least 1 twice, or a pair of them as a tuple, or raise."""
-    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+    if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str):
         if len(value) != 2:
             raise ValueError(f"{name}: expected one or two integers, got {value!r}")
         return positive_int(name, value[0]), positive_int(name, value[1])
@@ -91,7 +91,7 @@ def real(
 
     It is finite, unless `infinite` allows for infinity too.
     """
-    if isinstance(value, str | bytes | bool | np.bool_):
+    if isinstance(value, (str, bytes, bool, np.bool_)):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     try:
         number = float(value)
@@ -119,6 +119,6 @@ def choice(name: str, value: str, choices: Iterable[str]) -> str:
 
 def flag(name: str, value: bool) -> bool:
     """Return `value` as a bool if it is one, or raise."""
-    if not isinstance(value, bool | np.bool_):
+    if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
     return bool(value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmac._arrays import type_name
+from rmac._arrays import all_numpy, type_name
 from rmac.cuda import cupy_module
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def is_foreign(x: Any) -> bool:
 
 def taken_in(x: Any, name: str = "x") -> Any:
     """Return an array, or a list with arrays, as arrays of NumPy or CuPy on the same memory."""
-    if isinstance(x, list | tuple):
+    if isinstance(x, (list, tuple)):
+        if all_numpy(x):
+            return x
         return [taken_in(one, f"{name}[{i}]") for i, one in enumerate(x)]
     if not is_foreign(x):
         return x
@@ -58,11 +60,11 @@ def given_back(result: Any, like: Any) -> Any:
 
     `like` is what was taken in.
     """
-    if isinstance(like, list | tuple) and like:
+    if isinstance(like, (list, tuple)) and like:
         return given_back(result, like[0])
     if not is_foreign(like):
         return result
-    if isinstance(result, list | tuple):
+    if isinstance(result, (list, tuple)):
         return type(result)(given_back(one, like) for one in result)
     if is_foreign(result) or not hasattr(result, "__dlpack__"):
         return result

@@ -101,7 +101,7 @@ def branch_pool(
 
 def _checked_weights(weights: Any, x: Array) -> list[Array]:
     """Return the weights of each branch, or raise if they do not fit the maps."""
-    if not isinstance(weights, list | tuple):
+    if not isinstance(weights, (list, tuple)):
         raise TypeError(f"weights: expected a list of arrays, got {type(weights).__name__}")
     kernels: list[Array] = taken_in(weights, "weights")
     if not kernels:
@@ -128,7 +128,7 @@ def _checked_weights(weights: Any, x: Array) -> list[Array]:
 
 def _checked_windows(sizes: Any, count: int) -> list[Window]:
     """Return the window of each branch, or raise."""
-    if not isinstance(sizes, Sequence | np.ndarray) or isinstance(sizes, str):
+    if not isinstance(sizes, (Sequence, np.ndarray)) or isinstance(sizes, str):
         raise TypeError(f"kernel_sizes: expected a list of sizes, got {type(sizes).__name__}")
     if len(sizes) != count:
         raise ValueError(f"kernel_sizes: expected {count} as there are weights, got {len(sizes)}")

@@ -12,6 +12,7 @@ from rmac._recipe import Pooling, Recipe
 from rmac.cpu.threads import workers_before_product
 from rmac.operators import Backend, public_operator
 from rmac.pooling import checked_pooling
+from rmac.regions import check_grid_options
 from rmac.whitening import Whitening
 
 if TYPE_CHECKING:
@@ -123,8 +124,9 @@ def rmac(
     pooling = checked_pooling(pool, p)
     recipe = _checked_recipe(normalize_regions, aggregate, normalize, eps)
     workers = optional_workers(workers)
+    options = check_grid_options(levels, overlap, preset)
     batches = feature_batches(x, layout)
-    grids = [default_grid(maps, layout, levels, overlap, preset) for maps in batches]
+    grids = [default_grid(maps, layout, *options) for maps in batches]
     channels = batches[0].shape[1]
     if whitening is not None:
         channels = _whitened_channels(whitening, batches[0])

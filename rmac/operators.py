@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol
 
 import numpy as np
@@ -178,13 +178,15 @@ def _run(name: str, x: Any, options: dict[str, Any]) -> Any:
     array = x if type(x) is np.ndarray else taken_in(x)
     foreign = [key for key, value in options.items() if is_foreign(value)]
     taken = options | {key: taken_in(options[key], key) for key in foreign} if foreign else options
-    result = _create(name, array, **taken)(array)
+    result = _create(name, array, taken)(array)
+    if array is x and not foreign:
+        return result
     if result is not None and result is taken.get("out"):
         return options["out"]
-    return result if array is x else given_back(result, x)
+    return given_back(result, x)
 
 
-def _create(name: str, x: Array, /, **options: Any) -> Operator:
+def _create(name: str, x: Array, options: dict[str, Any]) -> Operator:
     """Return a new instance of a named operator for the device that `x` lives on."""
     device = device_of_input(x)
     try:
@@ -203,7 +205,7 @@ def _move(x: Array, device: str) -> Array:
     kind, colon, index = device.partition(":")
     if kind not in _BACKENDS or (colon and (kind == "cpu" or not index.isdecimal())):
         raise ValueError(f'device: expected "cpu", "cuda" or "cuda:N", got {device!r}')
-    if isinstance(x, list | tuple):
+    if isinstance(x, (list, tuple)):
         return [_move(one, device) for one in x]
     array = taken_in(x)
     if kind == "cuda":
@@ -273,7 +275,8 @@ def public_operator(
         function: Callable[Concatenate[Backend, Array, Params], Array],
     ) -> Callable[Concatenate[Array, Params], Array]:
         for device, backend in _BACKENDS.items():
-            _register(device, name, _factory(function, backend), replace=False)
+            # A factory: given the options, it leaves a function of x.
+            _register(device, name, partial(partial, function, backend), replace=False)
         should_not_do_gradient(name)
 
         signature = inspect.signature(function)
@@ -290,13 +293,6 @@ def public_operator(
         return public
 
     return decorate
-
-
-def _factory(function: Operator, backend: Backend) -> Factory:
-    def factory(**options: Any) -> Operator:
-        return lambda x: function(backend, x, **options)
-
-    return factory
 
 
 class RMACRegionsOp:

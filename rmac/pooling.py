@@ -182,16 +182,16 @@ def region_pool(
     (2, 14, 768)
     """
     pooling = checked_pooling(pool, p)
-    check_grid_options(levels, overlap, preset)
+    options = check_grid_options(levels, overlap, preset)
     workers = optional_workers(workers)
-    ragged = isinstance(x, list | tuple)
+    ragged = isinstance(x, (list, tuple))
     if ragged and out is not None:
         raise TypeError("out: expected None with a list of maps, whose results are a list")
     pooled = []
     for maps in feature_batches(x, layout):
         grid = regions
         if grid is None:
-            grid = default_grid(maps, layout, levels, overlap, preset)
+            grid = default_grid(maps, layout, *options)
         boxes = region_boxes(grid, maps.shape, layout)
         shape = (maps.shape[0], len(boxes), maps.shape[1])
         dtype = maps.dtype if pooling == MAXIMA else descriptor_dtype(maps.dtype)

@@ -94,7 +94,7 @@ class RegionGrid:
         raise AttributeError(f"RegionGrid is immutable: cannot delete {name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_grid, (self.height, self.width, self.levels, self.overlap, self.preset)
+        return make_grid, (self.height, self.width, self.levels, self.overlap, self.preset)
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -282,12 +282,12 @@ def sequence_grid(length: int, *, levels: int = 3, preset: str = "caffe2") -> Re
 @remembered
 def _checked_sequence_grid(length: int, levels: int, preset: str) -> RegionGrid:
     length, levels = positive_int("length", length), positive_int("levels", levels)
-    return _make_grid(1, length, levels, None, choice("preset", preset, PRESETS))
+    return make_grid(1, length, levels, None, choice("preset", preset, PRESETS))
 
 
 @remembered
 def _checked_grid(height: int, width: int, levels: int, overlap: float, preset: str) -> RegionGrid:
-    return _make_grid(
+    return make_grid(
         positive_int("height", height),
         positive_int("width", width),
         *check_grid_options(levels, overlap, preset),
@@ -305,7 +305,7 @@ def check_grid_options(levels: int, overlap: float, preset: str) -> tuple[int, f
 
 
 @lru_cache(maxsize=1024)
-def _make_grid(
+def make_grid(
     height: int, width: int, levels: int, overlap: float | None, preset: str
 ) -> RegionGrid:
     """Return a grid of checked options, of a sequence if there is no overlap to aim for."""

@@ -92,7 +92,7 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
 
 def _checked(descriptors: Any) -> list[Array]:
     """Return the scales, or raise if they do not go together."""
-    if not isinstance(descriptors, list | tuple):
+    if not isinstance(descriptors, (list, tuple)):
         device_of(descriptors, "descriptors")
         if descriptors.ndim != 3:
             raise ValueError(

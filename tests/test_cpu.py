@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given
 
 import rmac
 from rmac import cpu
-from rmac._recipe import MAXIMA, Pooling
+from rmac._recipe import Pooling
 from rmac.cpu import isa, plan, threads
 from rmac.cpu.isa import kernels
 
@@ -55,13 +56,22 @@ def test_a_program_is_short():
     assert program.slots < program.intervals + len(program.segments) / 2
 
 
-def job_of(x, boxes, pool="max", threads=1):
-    way = cpu._way(x.dtype, Pooling(pool, 3.0 if pool == "gem" else 0.0))
-    return cpu._region_job(boxes.tobytes(), x.shape, x.strides, way, threads)
+def way_of(x, pool):
+    return cpu._way(x.dtype, Pooling(pool, 3.0 if pool == "gem" else 0.0))
+
+
+def route_of(x, boxes, pool="max", threads=1):
+    return cpu._region_route(boxes.tobytes(), x.shape, x.strides, way_of(x, pool), threads)
+
+
+def scratch_of(x, boxes, pool="max", threads=1):
+    """Bytes that a thread needs."""
+    route, way = route_of(x, boxes, pool, threads), way_of(x, pool)
+    return kernels.scratch_bytes(route.plan, route.path, route.lanes, way.itemsize, way.sums)
 
 
 def path_of(x, pool="max"):
-    return job_of(x, rmac.region_grid(*x.shape[2:]).boxes, pool).path
+    return route_of(x, rmac.region_grid(*x.shape[2:]).boxes, pool).path
 
 
 def test_paths_are_chosen_by_shape_and_strides():
@@ -99,10 +109,10 @@ def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
         if path == kernels.Path.CHANNELS:
             x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         monkeypatch.setattr(cpu, "_path", lambda *_: path)
-        cpu._region_job.cache_clear()
+        cpu._region_route.cache_clear()
         assert_same_values(rmac.region_pool(x, boxes), expected)
         assert_within(rmac.region_pool(x, boxes, pool="gem"), means, allowed)
-    cpu._region_job.cache_clear()
+    cpu._region_route.cache_clear()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
@@ -287,9 +297,9 @@ def test_threads_are_used():
     assert cpu._threads(3, 1 << 30) == 3
     used = []
     x = np.zeros((8, 64, 24, 32), np.float32)
-    job = job_of(x, rmac.region_grid(24, 32).boxes, threads=3)
-    way = cpu._way(x.dtype, MAXIMA)._replace(pool=lambda *args: used.append(args[-1]))
-    cpu._pool(x, way, job, np.empty((8, 20, 64), np.float32), 3)
+    route = route_of(x, rmac.region_grid(24, 32).boxes, threads=3)
+    way = replace(way_of(x, "max"), pool=lambda *args: used.append(args[-1]))
+    cpu._pool(x, way, route, np.empty((8, 20, 64), np.float32), 3)
     assert used == [3]
 
 
@@ -331,8 +341,8 @@ def test_many_boxes_need_no_more_scratch_than_regions(rng):
     x = random_map(rng, (1, 16, 300, 300), DTYPES["float32"])
     expected = reference.region_pool(x, boxes)
     for stored in (x, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
-        assert job_of(stored, boxes).scratch < 3 << 20
-        assert job_of(stored, boxes, "mean").scratch < 4 << 20
+        assert scratch_of(stored, boxes) < 3 << 20
+        assert scratch_of(stored, boxes, "mean") < 4 << 20
         assert_same_values(rmac.region_pool(stored, boxes), expected)
 
 
@@ -343,9 +353,10 @@ def test_scratch_memory_fits_the_cache(shape, dtype, pool):
     grid = rmac.region_grid(*shape[2:])
     for order in ((0, 1, 2, 3), (0, 2, 3, 1)):
         x = np.empty([shape[axis] for axis in order], dtype).transpose(np.argsort(order))
-        job = job_of(x, grid.boxes, pool, threads=2)
-        assert job.scratch <= (2 if job.path == cpu.Path.CHANNELS else 1) * cpu._CACHE
-        assert job.lanes * max(x.itemsize, 4 if pool == "gem" else 1) >= cpu._LINE
+        route = route_of(x, grid.boxes, pool, threads=2)
+        most = (2 if route.path == cpu.Path.CHANNELS else 1) * cpu._CACHE
+        assert scratch_of(x, grid.boxes, pool, threads=2) <= most
+        assert route.lanes * max(x.itemsize, 4 if pool == "gem" else 1) >= cpu._LINE
 
 
 def test_workers_before_a_matrix_product(monkeypatch):

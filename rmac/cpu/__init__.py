@@ -6,8 +6,9 @@ below, `boxes` (R, 4) int64 lie on the map, `out` is C-ordered and apart from `x
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,8 @@ _AGGREGATES = {
 }
 
 
-class _Way(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Way:
     """How the kernels go about the values of a dtype."""
 
     bits: np.dtype[Any]  # that they see
@@ -109,7 +111,8 @@ def region_pool(
     """Write what each region is pooled to: (N, R, C)."""
     way = _way(x.dtype, pooling)
     threads = _threads(workers, x.nbytes)
-    _pool(x, way, _region_job(boxes.tobytes(), x.shape, x.strides, way, threads), out, threads)
+    route = _region_route(boxes.tobytes(), x.shape, x.strides, way, threads)
+    _pool(x, way, route, out, threads)
 
 
 def roi_pool(
@@ -135,7 +138,7 @@ def roi_pool(
     for image, of_image in zip(found, np.split(by_image, first[1:]), strict=False):
         plan = make_plan(bins.boxes[of_image], height, width, bins.target[of_image], ph * pw)
         one = x[image : image + 1]
-        _pool(one, way, _job(plan, one.shape, one.strides, way, threads), out, threads)
+        _pool(one, way, _route(plan, one.shape, one.strides, way, threads), out, threads)
 
 
 def rmac(
@@ -153,18 +156,15 @@ def rmac(
     """
     way = _way(batches[0].dtype, pooling)
     threads = _threads(workers, sum([x.nbytes for x in batches]))
-    jobs = [
-        _region_job(grid.tobytes(), x.shape, x.strides, way, threads)
-        for x, grid in zip(batches, boxes, strict=True)
-    ]
-    threads = min(threads, sum([job.tasks for job in jobs]))
     way.rmac(
         [x.view(way.bits) for x in batches],
-        jobs,
+        [
+            _region_route(boxes[i].tobytes(), x.shape, x.strides, way, threads)
+            for i, x in enumerate(batches)
+        ],
         way.kind,
         way.p,
         way.shift,
-        _scratch(threads, max([job.rmac_scratch for job in jobs])),
         *_flags(recipe),
         _largest_first(batches) if len(batches) > 1 else None,
         out if out.ndim == 2 else out.reshape(len(out), -1),
@@ -193,59 +193,34 @@ def _largest_first(batches: Sequence[Array]) -> npt.NDArray[np.intp]:
     return np.argsort([-x.size for x in batches], kind="stable")
 
 
-class _Job(NamedTuple):
-    """How to go through a batch, and what that needs."""
-
-    plan: kernels.Plan
-    path: int
-    lanes: int  # channels that one task takes, whole lines
-    tasks: int
-    scratch: int  # bytes that a thread needs to pool
-    rmac_scratch: int  # bytes that a thread needs to pool and describe
-
-
 @lru_cache(maxsize=1024)
-def _region_job(
+def _region_route(
     boxes: bytes, shape: tuple[int, ...], strides: tuple[int, ...], way: _Way, threads: int
-) -> _Job:
+) -> kernels.Route:
     plan = region_plan(boxes, *shape[2:], overlapping=not way.sums)
-    return _job(plan, shape, strides, way, threads)
+    return _route(plan, shape, strides, way, threads)
 
 
-def _job(
+def _route(
     plan: kernels.Plan, shape: tuple[int, ...], strides: tuple[int, ...], way: _Way, threads: int
-) -> _Job:
+) -> kernels.Route:
     path = _path(plan, shape, strides, way)
-    lanes = _lanes(plan, shape, way, path, threads)
-    images, channels = shape[:2]
-    return _Job(
-        plan,
-        path,
-        lanes,
-        images * -(-channels // lanes),
-        kernels.scratch_bytes(plan, path, lanes, way.itemsize, way.sums),
-        kernels.scratch_bytes(plan, path, lanes, way.itemsize, way.sums, channels),
-    )
+    return kernels.Route(plan, path, _lanes(plan, shape, way, path, threads))
 
 
 def _threads(workers: int | None, size: int) -> int:
     """Return how many threads `size` bytes of maps are worth."""
-    return max(1, min(workers_for(workers), size // _SMALL_TASK))
+    most = size // _SMALL_TASK
+    return min(workers_for(workers), most) if most > 1 else 1
 
 
-def _scratch(threads: int, size: int) -> npt.NDArray[np.uint8]:
-    return np.empty(threads * size + _LINE, np.uint8)
-
-
-def _pool(x: Array, way: _Way, job: _Job, out: Array, threads: int) -> None:
-    threads = min(threads, job.tasks)
+def _pool(x: Array, way: _Way, route: kernels.Route, out: Array, threads: int) -> None:
     way.pool(
         x.view(way.bits),
-        job,
+        route,
         way.kind,
         way.p,
         way.shift,
-        _scratch(threads, job.scratch),
         out.itemsize,
         out.reshape(-1).view(np.uint8),
         threads,

@@ -25,6 +25,7 @@ Threads
     both write the same.
 """
 
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cython cimport floating
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, fabs, fma, fmaf, sqrt
@@ -146,16 +147,9 @@ cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
     return (size + LINE - 1) // LINE * LINE
 
 
-def scratch_bytes(
-    Plan plan, int path, Py_ssize_t lanes, Py_ssize_t itemsize, bint sums, Py_ssize_t channels=0
-):
-    """Return the size of the memory that a thread needs, in bytes.
-
-    That is what `pool` needs for a block of channels, keys of `itemsize` bytes, and, if `channels`
-    is given, what `rmac` needs besides for an image's regional vectors.
-    """
-    cdef Py_ssize_t size = whole_lines(scratch_keys(&plan.tables, path, lanes, sums) * itemsize)
-    return size + whole_lines(plan.tables.n_regions * channels * max(itemsize, 4))
+def scratch_bytes(Plan plan, int path, Py_ssize_t lanes, Py_ssize_t itemsize, bint sums):
+    """Return the bytes that a thread needs to pool a block of channels, keys of `itemsize`."""
+    return scratch_keys(&plan.tables, path, lanes, sums) * itemsize
 
 
 cdef Map map_of(const bits_t[:, :, :, :] x, int kind, double p) except *:
@@ -170,11 +164,8 @@ cdef Map map_of(const bits_t[:, :, :, :] x, int kind, double p) except *:
     return out
 
 
-cdef Job job_of(
-    x, how, int kind, double p, unsigned char[::1] scratch, int workers
-) except *:
+cdef Job job_of(x, Route route, int kind, double p) except *:
     cdef Job job
-    cdef Plan plan = how.plan
     if kind <= Kind.INT8:
         job.x = map_of[int8_t](x, kind, p)
     elif kind <= Kind.BFLOAT16:
@@ -183,12 +174,29 @@ cdef Job job_of(
         job.x = map_of[int32_t](x, kind, p)
     else:
         job.x = map_of[int64_t](x, kind, p)
-    job.plan = &plan.tables
-    job.path, job.lanes = how.path, how.lanes
+    job.plan = &route.plan.tables
+    job.path, job.lanes = route.path, route.lanes
     job.blocks = (job.x.channels + job.lanes - 1) // job.lanes
-    job.scratch = <uintptr_t>whole_lines(<uintptr_t>&scratch[0])
-    job.scratch_size = (scratch.shape[0] - LINE) // workers // LINE * LINE
     return job
+
+
+cdef inline Py_ssize_t pooling_bytes(const Job* job, key_t like) noexcept nogil:
+    """Bytes that a thread needs to pool a block of channels: whole lines."""
+    return whole_lines(
+        scratch_keys(job.plan, job.path, job.lanes, key_t in floating) * sizeof(key_t)
+    )
+
+
+cdef bytearray uninitialised(Py_ssize_t size):
+    return PyByteArray_FromStringAndSize(NULL, size)
+
+
+cdef void share_scratch(Job* jobs, Py_ssize_t n, bytearray memory, Py_ssize_t size) noexcept:
+    """Tell jobs of the memory that holds `size` bytes, whole lines, for each worker, and a line."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        jobs[i].scratch = <uintptr_t>whole_lines(<uintptr_t>PyByteArray_AS_STRING(memory))
+        jobs[i].scratch_size = size
 
 
 cdef inline void pool_task(
@@ -216,26 +224,28 @@ cdef inline void pool_image_block(
 
 
 def pool(
-    x, how, int kind, double p, key_t shift, unsigned char[::1] scratch, Py_ssize_t itemsize,
-    unsigned char[::1] out, int workers,
+    x, Route route, int kind, double p, key_t shift, Py_ssize_t itemsize, unsigned char[::1] out,
+    int workers,
 ):
     """Write what every region, channel and image of x (N, C, H, W) is pooled to.
 
     Parameters
     ----------
     x : IN, bits of the values
-    how : IN, its `plan` of the regions, its `path`, see `Path`, and channels of a task, `lanes`
+    route : IN, how to go through it
     kind : IN, what the values are
     p : IN, the power of generalised means, 0 for plain ones and for maxima
     shift : IN, the dtype's key; or, by its type, the one that is summed in
-    scratch : TEMP, `scratch_bytes` for each worker and a line
     itemsize : IN, bytes of a result
     out : OUT, bits of the results, (N, R, C) unless the plan has bins
-    workers : IN, threads
+    workers : IN, threads at most
     """
-    cdef Job job = job_of(x, how, kind, p, scratch, workers)
-    cdef Py_ssize_t task, tasks = job.x.images * job.blocks
+    cdef Job job = job_of(x, route, kind, p)
+    cdef Py_ssize_t task, tasks = job.x.images * job.blocks, size = pooling_bytes(&job, shift)
     cdef char* target = <char*>&out[0]
+    workers = min(workers, tasks)
+    cdef bytearray scratch = uninitialised(workers * size + LINE)
+    share_scratch(&job, 1, scratch, size)
     if workers == 1:
         with nogil:
             for task in range(tasks):
@@ -243,6 +253,11 @@ def pool(
     else:
         for task in prange(tasks, nogil=True, schedule="static", num_threads=workers):
             pool_image_block(&job, task, threadid(), shift, itemsize, target)
+
+
+cdef inline Py_ssize_t regional_bytes(const Job* job, Py_ssize_t itemsize) noexcept nogil:
+    """Bytes of an image's regional vectors: whole lines."""
+    return whole_lines(job.plan.n_regions * job.x.channels * itemsize)
 
 
 cdef inline Target target_of(
@@ -255,9 +270,7 @@ cdef inline Target target_of(
     target.data = <char*>out
     if recipe.aggregate != Aggregate.CONCAT:
         target.data = <char*>(
-            job.scratch + thread * job.scratch_size + whole_lines(
-                scratch_keys(job.plan, job.path, job.lanes, key_t in floating) * sizeof(key_t)
-            )
+            job.scratch + thread * job.scratch_size + pooling_bytes(job, like)
         )
     return target
 
@@ -273,8 +286,8 @@ cdef void rmac_image(
 
 
 def rmac(
-    list maps, list hows, int kind, double p, key_t shift, unsigned char[::1] scratch,
-    bint normalize_regions, int aggregate, bint normalize, double eps,
+    list maps, list routes, int kind, double p, key_t shift, bint normalize_regions,
+    int aggregate, bint normalize, double eps,
     const Py_ssize_t[::1] order, floating[:, ::1] out, int workers,
 ):
     """Write the descriptor of every image, of one batch or of several batches of one image each.
@@ -284,22 +297,28 @@ def rmac(
 
     Parameters
     ----------
-    maps, hows : IN, of each batch, as `x` and `how` in `pool`
-    kind, p, shift, scratch : as in `pool`
+    maps, routes : IN, of each batch, as `x` and `route` in `pool`
+    kind, p, shift : as in `pool`
     normalize_regions, aggregate, normalize, eps : IN, see `Aggregate` and `rmac.rmac`
     order : IN, (N,) the batches in the order to take them in, None for one batch
     out : OUT, (N, D)
-    workers : IN, threads
+    workers : IN, threads at most
     """
     cdef Recipe recipe
     cdef Target target
-    cdef Py_ssize_t i, image, block, images = out.shape[0]
+    cdef Py_ssize_t i, image, block, images = out.shape[0], tasks = 0, size = 0
     cdef bint ragged = len(maps) > 1
-    cdef bytearray memory = bytearray(len(maps) * sizeof(Job))
-    cdef Job* jobs = <Job*><char*>memory
+    cdef bytearray scratch, memory = uninitialised(len(maps) * sizeof(Job))
+    cdef Job* jobs = <Job*>PyByteArray_AS_STRING(memory)
     cdef Job* job
     for i in range(len(maps)):
-        jobs[i] = job_of(maps[i], hows[i], kind, p, scratch, workers)
+        job = &jobs[i]
+        job[0] = job_of(maps[i], routes[i], kind, p)
+        tasks += job.x.images * job.blocks
+        size = max(size, pooling_bytes(job, shift) + regional_bytes(job, sizeof(floating)))
+    workers = min(workers, tasks)
+    scratch = uninitialised(workers * size + LINE)
+    share_scratch(jobs, len(maps), scratch, size)
     recipe.aggregate, recipe.eps = aggregate, eps
     recipe.normalize_regions, recipe.normalize = normalize_regions, normalize
     if workers == 1:

@@ -97,3 +97,14 @@ cdef class Plan:
         out.segments = <const Segment*>self._table(program.segments)
         out.steps = self._table(program.steps)
         return out
+
+
+cdef class Route:
+    """How to go through a batch: its plan, a `Path`, and the channels of a task, whole lines."""
+
+    cdef readonly Plan plan
+    cdef readonly int path
+    cdef readonly Py_ssize_t lanes
+
+    def __init__(self, plan, path, lanes):
+        self.plan, self.path, self.lanes = plan, path, lanes

@@ -273,7 +273,7 @@ def _dtype_of(x: Array) -> _Dtype:
 
 
 def _device_of(x: Any) -> Any:
-    return (x[0] if isinstance(x, list | tuple) else x).device
+    return (x[0] if isinstance(x, (list, tuple)) else x).device
 
 
 def _kept(array: Array) -> Array:
