@@ -322,7 +322,9 @@ def make_grid(
         overlap=overlap,
         preset=preset,
     )
-    if not _warned_of_gaps and grid.coverage < 1:
+    # Too few windows of level 1 to fill the map leave gaps, which those of others may fill.
+    gaps = len(windows[0]) * min(height, width) < max(height, width)
+    if gaps and not _warned_of_gaps and grid.coverage < 1:
         _warn_of_gaps(grid)
     return grid
 
@@ -392,11 +394,12 @@ def _boxes(
     x_outer: bool,
 ) -> npt.NDArray[np.int64]:
     """Return the box of a window at each x and y."""
-    if x_outer:
-        x, y = (axis.ravel() for axis in np.meshgrid(xs, ys, indexing="ij"))
-    else:
-        y, x = (axis.ravel() for axis in np.meshgrid(ys, xs, indexing="ij"))
-    return np.stack([x, y, x + (width - 1), y + (height - 1)], axis=1)
+    windows = (len(xs), len(ys)) if x_outer else (len(ys), len(xs))
+    boxes = np.empty((*windows, 4), np.int64)
+    boxes[..., 0] = xs[:, None] if x_outer else xs
+    boxes[..., 1] = ys if x_outer else ys[:, None]
+    boxes[..., 2:] = boxes[..., :2] + (width - 1, height - 1)
+    return boxes.reshape(-1, 4)
 
 
 def _frozen(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -412,9 +415,9 @@ def _covered_cells(boxes: npt.NDArray[np.int64]) -> int:
     begins and -1 where it ends, along both axes, count the boxes on each.
     """
     edges = boxes + np.array([0, 0, 1, 1])
-    xs, ys = np.unique(edges[:, ::2]), np.unique(edges[:, 1::2])
-    left, right = np.searchsorted(xs, edges[:, ::2]).T
-    top, bottom = np.searchsorted(ys, edges[:, 1::2]).T * len(xs)
+    xs, (left, right) = _ranked(edges[:, ::2])
+    ys, (top, bottom) = _ranked(edges[:, 1::2])
+    top, bottom = top * len(xs), bottom * len(xs)
     steps = np.zeros(len(xs) * len(ys), np.int64)
     for corner, step in ((left, 1), (right, -1)):
         steps += step * np.bincount(top + corner, minlength=len(steps))
@@ -428,8 +431,15 @@ def elementary_segments(intervals: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]
 
     Returns start and stop of each piece that lies in some interval, in order.
     """
-    edges = np.unique(intervals)
-    pieces = np.stack([edges[:-1], edges[1:]], axis=1) if len(edges) else np.empty((0, 2))
-    used = [bool(np.any((intervals[:, 0] <= a) & (b <= intervals[:, 1]))) for a, b in pieces]
-    segments: npt.NDArray[np.intp] = pieces[np.array(used, dtype=bool)].astype(np.intp)
-    return segments
+    edges, (starts, stops) = _ranked(intervals)
+    begun = np.bincount(starts, minlength=len(edges)) - np.bincount(stops, minlength=len(edges))
+    used = np.flatnonzero(begun.cumsum() > 0)  # never the last edge, where all have ended
+    return np.stack([edges[used], edges[used + 1]], axis=1)
+
+
+def _ranked(
+    intervals: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp]]:
+    """Return the edges of `intervals` (I, 2) in order, and which ones are their ends: (2, I)."""
+    edges, ranks = np.unique(intervals, return_inverse=True)
+    return edges, ranks.reshape(-1, 2).T

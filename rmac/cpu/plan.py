@@ -91,10 +91,10 @@ def _reach(first: Index, step: int, count: Index) -> Index:
     return np.stack([first, np.full_like(first, step), count], axis=1).astype(np.intp)
 
 
-def _unique_intervals(start: Index, stop: Index) -> tuple[Index, Index]:
-    pairs = np.stack([start, stop], axis=1).reshape(-1, 2).astype(np.intp)
-    unique, inverse = np.unique(pairs, axis=0, return_inverse=True)
-    return unique, inverse.reshape(-1)
+def _unique_intervals(starts: Index, stops: Index) -> tuple[Index, Index]:
+    """Return the different intervals (I, 2), by start and stop, and which each one is."""
+    codes, which = np.unique(starts << 32 | stops, return_inverse=True)
+    return np.stack([codes >> 32, codes & 0xFFFF_FFFF], axis=1), which
 
 
 def _program(intervals: Index, overlapping: bool) -> Program:
@@ -104,16 +104,16 @@ def _program(intervals: Index, overlapping: bool) -> Program:
     """
     segments = elementary_segments(intervals)
     builder = _ProgramBuilder(segments, overlapping)
-    found = np.empty(len(intervals), dtype=np.intp)
-    for index in np.lexsort((intervals[:, 1], -intervals[:, 0])):
-        start, stop = intervals[index]
-        found[index] = builder.build(int(start), int(stop))
+    pairs = intervals.tolist()
+    values = {}
+    for start, stop in sorted(pairs, key=lambda pair: (-pair[0], pair[1])):
+        values[start, stop] = builder.build(start, stop)
+    found = [values[start, stop] for start, stop in pairs]
 
-    steps, place = _share_slots(len(segments), builder.steps, set(found.tolist()))
-    found = place[found]
+    steps, place = _share_slots(len(segments), builder.steps, set(found))
     slots = int(steps.max(initial=len(segments) - 1)) + 1
-    others = np.setdiff1d(np.arange(slots), found)
-    renumbered = np.argsort(np.concatenate([found, others]))
+    kept = place[np.array(found, dtype=np.intp)]
+    renumbered = np.argsort(np.concatenate([kept, np.delete(np.arange(slots), kept)]))
     with_slots = np.column_stack([segments, renumbered[: len(segments)]])
     return Program(with_slots, renumbered[steps], len(intervals), slots)
 
