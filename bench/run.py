@@ -24,7 +24,8 @@ SHAPES = [
     (1, 512, 7, 7),
 ]
 SAMPLE = 2e-3  # seconds of calls in one sample, at least
-PATIENCE = 4.0  # seconds for all samples of one candidate, but for the first three
+PATIENCE = 2.0  # seconds for all samples of one candidate, but for the first three
+REST = 0.02  # seconds in which threads of the candidate before, which wait busily, fall asleep
 
 
 def main():
@@ -98,14 +99,15 @@ def feature_maps(shape, layout, dtype):
     """Random maps as a network leaves them: half zeros, the rest positive."""
     images, channels, height, width = shape
     stored = shape if layout == "NCHW" else (images, height, width, channels)
-    values = np.maximum(np.random.default_rng(0).standard_normal(stored, dtype=np.float32), 0)
+    values = np.random.default_rng(0).standard_normal(stored, dtype=np.float32)
+    np.maximum(values, 0, out=values)
     if dtype in ("uint8", "int8"):
         return (values * 30).astype(dtype)
     if dtype == "bfloat16":
         import ml_dtypes
 
         return values.astype(ml_dtypes.bfloat16)
-    return values.astype(dtype)
+    return values.astype(dtype, copy=False)
 
 
 def candidates_for(x, layout, options):
@@ -139,21 +141,22 @@ def naive(x, levels):
 def measure(candidates, repeats):
     """Time the candidates in turn, `repeats` times, but for slow ones that take too long."""
     samples = {name: [] for name in candidates}
-    calls = {name: calls_per_sample(run) for name, run in candidates.items()}
+    rest = REST if len(candidates) > 1 else 0
+    calls = {
+        name: max(1, round(SAMPLE / seconds(run, 1, rest))) for name, run in candidates.items()
+    }
     for _ in range(repeats):
         for name, run in candidates.items():
             spent = sum(samples[name]) * calls[name]
             if len(samples[name]) < 3 or spent < PATIENCE:
-                samples[name].append(seconds(run, calls[name]))
+                samples[name].append(seconds(run, calls[name], rest))
     return samples
 
 
-def calls_per_sample(run):
+def seconds(run, calls, rest):
+    """Return the seconds of a call, after a rest, and one call to wake threads and fill caches."""
+    time.sleep(rest)
     run()
-    return max(1, round(SAMPLE / seconds(run, 1)))
-
-
-def seconds(run, calls):
     started = time.perf_counter()
     for _ in range(calls):
         run()
