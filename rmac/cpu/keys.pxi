@@ -89,7 +89,7 @@ cdef inline Line pool_line(const char* values, const Run* run, key_t shift) noex
     return line
 
 
-cdef inline void pool_few(
+cdef void pool_few(
     key_t* out, const char* values, const Run* run, key_t shift, Py_ssize_t n, bint fresh
 ) noexcept nogil:
     """As `pool_run`, of less than a line."""
@@ -106,15 +106,12 @@ cdef inline void pool_few(
 cdef inline void pool_run(
     key_t* out, const char* values, const Run* run, key_t shift, Py_ssize_t n, bint fresh
 ) noexcept nogil:
-    """Take vectors of n values into the keys at `out`, or start those if `fresh`.
+    """Take vectors of n values, a line or more, into the keys at `out`, or start those if `fresh`.
 
     What is summed and not fresh comes in whole lines: those that overlap would count twice.
     """
     cdef Py_ssize_t at = 0
     cdef Line line
-    if n < lanes_of(shift):
-        pool_few(out, values, run, shift, n, fresh)
-        return
     while at < n:
         line = pool_line(values + at * sizeof(key_t), run, shift)
         if not fresh:

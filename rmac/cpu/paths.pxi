@@ -27,19 +27,22 @@ cdef void run_program(
         combine(slots + step[0] * slot, slots + step[1] * slot, slots + step[2] * slot, n)
 
 
-cdef void pool_segments(
+cdef inline void pool_segments(
     const Program* program, const char* vectors, Run run, key_t shift, Py_ssize_t n,
     key_t* slots, Py_ssize_t slot, bint fresh,
 ) noexcept nogil:
     """Take vectors of n values, `run.stride` apart, into one maximum per segment."""
     cdef const Segment* segment
+    cdef const char* first
     cdef Py_ssize_t i
     for i in range(program.n_segments):
         segment = program.segments + i
+        first = vectors + segment.start * run.stride
         run.count = segment.stop - segment.start
-        pool_run(
-            slots + segment.slot * slot, vectors + segment.start * run.stride, &run, shift, n, fresh
-        )
+        if n < lanes_of(shift):
+            pool_few(slots + segment.slot * slot, first, &run, shift, n, fresh)
+        else:
+            pool_run(slots + segment.slot * slot, first, &run, shift, n, fresh)
 
 
 cdef void take_band(
@@ -57,7 +60,8 @@ cdef void take_band(
 
 
 cdef void pool_bands(
-    const Job* job, const char* block, Py_ssize_t lanes, key_t shift, key_t* out, key_t* copied
+    const Job* job, const char* block, Py_ssize_t lanes, bint last, key_t shift, key_t* out,
+    key_t* copied,
 ) noexcept nogil:
     """Combine every band of rows over the intervals of columns: (band, interval, n).
 
@@ -147,7 +151,8 @@ cdef void pool_rows(
 
 
 cdef void pool_planes(
-    const Job* job, const char* block, key_t shift, key_t* out, key_t* scratch
+    const Job* job, const char* block, Py_ssize_t lanes, bint last, key_t shift, key_t* out,
+    key_t* scratch,
 ) noexcept nogil:
     """Combine small planes over the intervals of rows: (slot, column, lane).
 
@@ -207,17 +212,20 @@ cdef void pool_block(
     cdef const Tables* plan = job.plan
     cdef const char* block = x.data + image * x.image_stride + first * x.channel_stride
     cdef key_t* rest = scratch + combined_keys(plan, job.path, job.lanes)
-    cdef const Reach* reach = plan.of_bands
+    cdef const Reach* reach
     cdef Py_ssize_t region
     cdef Reach own
+    # Called by its address, each stays a function of its own, with the registers that it needs.
+    cdef void (*pool_path)(
+        const Job*, const char*, Py_ssize_t, bint, key_t, key_t*, key_t*
+    ) noexcept nogil
     if job.path == Path.ROWS:
-        pool_rows(job, block, lanes, first + lanes == x.channels, shift, scratch, rest)
-        reach = plan.of_rows
+        pool_path, reach = pool_rows, plan.of_rows
     elif job.path == Path.PLANES:
-        pool_planes(job, block, shift, scratch, rest)
-        reach = plan.of_rows
+        pool_path, reach = pool_planes, plan.of_rows
     else:
-        pool_bands(job, block, lanes, shift, scratch, rest)
+        pool_path, reach = pool_bands, plan.of_bands
+    pool_path(job, block, lanes, first + lanes == x.channels, shift, scratch, rest)
     for region in range(plan.n_regions):
         own = reach[region]
         if reach == plan.of_bands and not plan.keep_bands:
@@ -230,18 +238,19 @@ cdef inline void store_region(
     const key_t* reduced, const Reach* reach, const Target* target,
 ) noexcept nogil:
     """Combine the lines that a region is made of, and write what was asked for."""
-    cdef Py_ssize_t at = 0, step = job.plan.bins * target.itemsize, n
+    cdef const key_t* run = reduced + reach.first * job.lanes
+    cdef Py_ssize_t stride = reach.step * job.lanes, step = job.plan.bins * target.itemsize, at = 0
     cdef char* place = place_of(job.plan, target, region, first)
-    cdef Line line
-    while at < lanes:
-        line = combined_run(
-            reduced + reach.first * job.lanes + at, reach.step * job.lanes, reach.count
+    if key_t in floating:
+        store_means(
+            run, stride, reach.count, job.plan.cells[region], job.x.p, target.itemsize, place, step,
+            lanes,
         )
-        n = min(lanes_of(shift), lanes - at)
-        if key_t in floating:
-            store_means(
-                line, shift, job.plan.cells[region], job.x.p, target, place + at * step, step, n
+    else:
+        if job.plan.bins == 1:
+            at = store_lines(run, stride, reach.count, shift, target.kind, place, lanes)
+        if at < lanes:
+            store_maxima(
+                run + at, stride, reach.count, shift, target.kind, place + at * step, step,
+                lanes - at,
             )
-        else:
-            store_maxima(line, shift, target.kind, place + at * step, step, n)
-        at += lanes_of(shift)

@@ -29,37 +29,58 @@ cdef inline char* place_of(
     )
 
 
-cdef inline void store_maxima(
-    Line keys, bits_t shift, int kind, char* out, Py_ssize_t step, Py_ssize_t n
+cdef Py_ssize_t store_lines(
+    const bits_t* run, Py_ssize_t stride, Py_ssize_t count, bits_t shift, int kind, char* out,
+    Py_ssize_t n,
 ) noexcept nogil:
-    """Decode a line of maxima, of which n count, to places `step` bytes apart."""
+    """Decode the maxima of a run of vectors of n keys, side by side; return how many fill lines."""
     cdef bits_t bits[LINE]
-    cdef Py_ssize_t i
-    keys = decode_line(keys, shift)
-    if n == lanes_of(shift) and step == <Py_ssize_t>sizeof(bits_t) and not kind:
-        store_line(out, keys)
-        return
-    store_line(bits, keys)
-    if n == lanes_of(shift) and step == <Py_ssize_t>sizeof(float) and kind:
-        widen(<const char*>bits, kind_of_size(kind, shift), <float*>out, lanes_of(shift))
-        return
-    for i in range(n):
-        store_bits(bits + i, kind, out + i * step, 1)
+    cdef Py_ssize_t at = 0, lanes = lanes_of(shift)
+    cdef Line line
+    while at + lanes <= n:
+        line = decode_line(combined_run(run + at, stride, count), shift)
+        if kind:
+            store_line(bits, line)
+            widen(<const char*>bits, kind_of_size(kind, shift), <float*>out, lanes)
+            out += lanes * sizeof(float)
+        else:
+            store_line(out, line)
+            out += LINE
+        at += lanes
+    return at
 
 
-cdef inline void store_means(
-    Line sums, floating like, double cells, double p, const Target* target, char* out,
+cdef void store_maxima(
+    const bits_t* run, Py_ssize_t stride, Py_ssize_t count, bits_t shift, int kind, char* out,
     Py_ssize_t step, Py_ssize_t n,
 ) noexcept nogil:
-    """Store a line of sums over `cells` cells as means, of which n count, `step` bytes apart."""
+    """Decode the maxima of a run of vectors of n keys to places `step` bytes apart."""
+    cdef bits_t bits[LINE]
+    cdef Py_ssize_t i, at = 0, lanes = lanes_of(shift)
+    while at < n:
+        store_line(bits, decode_line(combined_run(run + at, stride, count), shift))
+        for i in range(min(lanes, n - at)):
+            store_bits(bits + i, kind, out + i * step, 1)
+        at += lanes
+        out += lanes * step
+
+
+cdef void store_means(
+    const floating* run, Py_ssize_t stride, Py_ssize_t count, double cells, double p,
+    Py_ssize_t itemsize, char* out, Py_ssize_t step, Py_ssize_t n,
+) noexcept nogil:
+    """Store the sums of a run of vectors of n, over `cells` cells, as means, `step` bytes apart."""
     cdef floating means[LINE]
-    cdef Py_ssize_t i
-    store_line(means, sums)
-    for i in range(lanes_of(like)):
-        means[i] = <floating>(means[i] / cells)
-    take_roots(means, lanes_of(like), p)
-    for i in range(n):
-        if target.itemsize == sizeof(float):
-            (<float*>(out + i * step))[0] = <float>means[i]
-        else:
-            (<double*>(out + i * step))[0] = means[i]
+    cdef Py_ssize_t i, at = 0, lanes = lanes_of(means[0])
+    while at < n:
+        store_line(means, combined_run(run + at, stride, count))
+        for i in range(lanes):
+            means[i] = <floating>(means[i] / cells)
+        take_roots(means, lanes, p)
+        for i in range(min(lanes, n - at)):
+            if itemsize == sizeof(float):
+                (<float*>(out + i * step))[0] = <float>means[i]
+            else:
+                (<double*>(out + i * step))[0] = means[i]
+        at += lanes
+        out += lanes * step
