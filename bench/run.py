@@ -9,6 +9,7 @@ import argparse
 import json
 import statistics
 import time
+from itertools import cycle
 
 import numpy as np
 from peers import peers_for
@@ -23,9 +24,11 @@ SHAPES = [
     (16, 2048, 14, 14),
     (1, 512, 7, 7),
 ]
-SAMPLE = 2e-3  # seconds of calls in one sample, at least
+SAMPLE = 5e-3  # seconds of calls in one sample, at least
 PATIENCE = 2.0  # seconds for all samples of one candidate, but for the first three
 REST = 0.02  # seconds in which threads of the candidate before, which wait busily, fall asleep
+COLD = 1 << 28  # bytes of copies that take turns, more than any cache holds
+WARM = 0.01  # seconds of calls after a rest until processors run at full speed again
 
 
 def main():
@@ -39,7 +42,13 @@ def main():
         for layout in options.layouts:
             for dtype in options.dtypes:
                 x = feature_maps(shape, layout, dtype)
-                times = measure(candidates_for(x, layout, options), options.repeats)
+                candidates = checked(candidates_for(x, layout, options), x, layout, options.levels)
+                if options.cold:
+                    copies = [x.copy() for _ in range(COLD // x.nbytes)]
+                    candidates = in_turn(
+                        [candidates] + [candidates_for(copy, layout, options) for copy in copies]
+                    )
+                times = measure(candidates, options.repeats)
                 for name, samples in times.items():
                     row = {
                         "shape": list(shape),
@@ -68,6 +77,7 @@ def write_json(options, results, **more):
 def parse():
     parser = options_of(__doc__, SHAPES, ["float32"])
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cold", action="store_true", help="maps that no cache holds")
     add_no_peers(parser)
     return parser.parse_args()
 
@@ -111,7 +121,7 @@ def feature_maps(shape, layout, dtype):
 
 
 def candidates_for(x, layout, options):
-    """Functions without arguments; those that describe are checked to agree."""
+    """Functions without arguments, by name."""
     words = x.reshape(-1).view(np.int64)
     settings = {"layout": layout, "levels": options.levels}
     candidates = {
@@ -120,13 +130,24 @@ def candidates_for(x, layout, options):
     }
     if not options.no_peers:
         candidates |= peers_for(x, layout, options.levels, options.workers)
-    expected = naive(x if layout == "NCHW" else x.transpose(0, 3, 1, 2), options.levels)
+    return candidates
+
+
+def checked(candidates, x, layout, levels):
+    """The candidates, once those that describe are seen to agree."""
+    expected = naive(x if layout == "NCHW" else x.transpose(0, 3, 1, 2), levels)
     for name, run in candidates.items():
         if name != "read":
             np.testing.assert_allclose(
                 np.asarray(run()), expected, rtol=1e-3, atol=1e-5, err_msg=name
             )
     return candidates
+
+
+def in_turn(sets):
+    """One set of candidates, of which each call is that of the next of these sets."""
+    turns = {name: cycle([candidates[name] for candidates in sets]) for name in sets[0]}
+    return {name: lambda turn=turn: next(turn)() for name, turn in turns.items()}
 
 
 def naive(x, levels):
@@ -154,9 +175,12 @@ def measure(candidates, repeats):
 
 
 def seconds(run, calls, rest):
-    """Return the seconds of a call, after a rest, and one call to wake threads and fill caches."""
+    """Return the seconds of a call, after a rest and calls enough to be at full speed again."""
     time.sleep(rest)
+    resumed = time.perf_counter()
     run()
+    while time.perf_counter() < resumed + WARM:
+        run()
     started = time.perf_counter()
     for _ in range(calls):
         run()
