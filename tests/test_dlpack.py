@@ -32,6 +32,10 @@ def test_out_is_what_comes_back(rng):
     out = np.empty((2, 20), np.float32)
     assert rmac.rmac(Tensor(x), out=out) is out
     np.testing.assert_array_equal(out, rmac.rmac(x))
+    of_another_kind = Tensor(np.zeros_like(out))
+    if np.from_dlpack(of_another_kind).flags.writeable:  # as since NumPy 2.2
+        assert rmac.rmac(x, out=of_another_kind) is of_another_kind
+        np.testing.assert_array_equal(of_another_kind._array, out)
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -1,6 +1,7 @@
 """The grid's own properties; its agreement with other implementations is in test_recorded.py."""
 
 import copy
+import itertools
 import pickle
 import warnings
 
@@ -140,6 +141,17 @@ def test_gaps_are_warned_of_once(monkeypatch):
     gaps = 2991 - round(2991 * rmac.region_grid(3, 997).coverage)
     assert str(warning.message).startswith(f"{gaps} of the 2991 cells of a 3x997 map are in no ")
     assert "preset='cirtorch'" in str(warning.message)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.4, 0.9])
+@pytest.mark.parametrize("preset", regions.PRESETS)
+def test_every_grid_with_gaps_is_warned_of(monkeypatch, overlap, preset):
+    for height, width in itertools.product(range(1, 9), [*range(1, 70), 500]):
+        monkeypatch.setattr(regions, "_warned_of_gaps", False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            grid = regions.make_grid.__wrapped__(height, width, 2, overlap, preset)
+        assert regions._warned_of_gaps == (grid.coverage < 1)
 
 
 def test_to_image():
