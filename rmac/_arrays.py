@@ -136,6 +136,8 @@ def feature_batches(x: Array | Sequence[Array], layout: str) -> list[Array]:
     batches: list[Array] = []
     for i, one in enumerate(x):
         name = f"x[{i}]"
+        if type(one) is not np.ndarray:
+            require_same_device(one, name, x, "x[0]")
         batch = _with_cells(feature_map(one, layout, name, single=True), name)
         _require_alike(batch, batches[0] if batches else batch, name)
         batches.append(batch)
@@ -152,8 +154,6 @@ def _require_alike(maps: Array, first: Array, name: str) -> None:
         raise ValueError(
             f"{name}: expected {first.shape[1]} channels as x[0] has, got {maps.shape[1]}"
         )
-    if not isinstance(maps, np.ndarray):
-        require_same_device(maps, name, first, "x[0]")
 
 
 def _with_cells(maps: Array, name: str) -> Array:
