@@ -10,9 +10,10 @@ import resource
 import statistics
 import sys
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
-from run import feature_maps, measure, naive, write_json
+from run import COLD, feature_maps, in_turn, measure, naive, write_json
 
 import rmac
 from rmac.cpu.isa import kernels
@@ -30,85 +31,77 @@ def main():
     memory = added_memory(LARGE, options.workers)
     print(f"a call on {memory['input'] / 1e6:.0f} MB adds {memory['added'] / 1e6:.1f} MB")
     results = []
-    print(f"{'case':<14} {'candidate':<14} {'ms':>9} {'GB/s':>6} {'time':>6} {'rate':>6}")
-    for case in (dtypes, levels, sizes, workers, one_map):
-        for title, sizes_and_functions in case(options.workers):
-            sizes_of = {name: size for name, (size, _) in sizes_and_functions.items()}
-            functions = {name: run for name, (_, run) in sizes_and_functions.items()}
-            for row in rows(measure(functions, options.repeats), sizes_of):
+    print(
+        f"{'case':<14} {'candidate':<14} {'ms':>9} {'least':>9} {'GB/s':>6} {'time':>6} {'rate':>6}"
+    )
+    for cases in (of_types, of_levels, of_sizes, of_workers, of_one_map):
+        for title, candidates, nbytes in cases(options.workers):
+            for row in rows(measure(candidates, options.repeats), nbytes):
                 results.append({"case": title} | row)
                 show(results[-1])
     write_json(options, results, memory=memory)
 
 
-def dtypes(workers):
-    """The same maps in every type; the time is a multiple of float32's."""
+def of_types(workers):
+    """The same maps in every type, all from memory, since small ones would fit the caches."""
+    names = ["float32", "float16", "uint8"] + (["bfloat16"] if find_spec("ml_dtypes") else [])
     for layout in ("NCHW", "NHWC"):
-        names = ["float32", "float16", "uint8"] + (["bfloat16"] if has("ml_dtypes") else [])
-        maps = {name: feature_maps(SHAPE, layout, name) for name in names}
-        yield (
-            f"types {layout}",
-            {
-                name: (x.nbytes, described(x, layout=layout, workers=workers))
-                for name, x in maps.items()
-            },
-        )
+        candidates, nbytes = {}, {}
+        for name in names:
+            x = feature_maps(SHAPE, layout, name)
+            copies = [x] + [x.copy() for _ in range(COLD // x.nbytes)]
+            settings = {"layout": layout, "workers": workers}
+            candidates |= in_turn([{name: described(copy, **settings)} for copy in copies])
+            nbytes[name] = x.nbytes
+        yield f"types {layout}", candidates, nbytes
 
 
-def levels(workers):
+def of_levels(workers):
     """More regions of the same maps."""
     for layout in ("NCHW", "NHWC"):
         x = feature_maps(SHAPE, layout, "float32")
-        yield (
-            f"levels {layout}",
-            {
-                f"levels={count}": (
-                    x.nbytes,
-                    described(x, layout=layout, levels=count, workers=workers),
-                )
-                for count in (3, 4, 5, 6)
-            },
-        )
+        candidates = {
+            f"levels={levels}": described(x, layout=layout, levels=levels, workers=workers)
+            for levels in (3, 4, 5, 6)
+        }
+        yield f"levels {layout}", candidates, dict.fromkeys(candidates, x.nbytes)
 
 
-def sizes(workers):
+def of_sizes(workers):
     """Maps of their own sizes in one call, and one by one, against batches of one size."""
-    rng = np.random.default_rng(0)
-    maps = [
-        feature_maps((1, 512, *size), "NCHW", "float32")[0]
-        for size in rng.integers(16, 41, (256, 2))
-    ]
-    square = feature_maps((256, 512, 28, 28), "NCHW", "float32")
+    sizes = np.random.default_rng(0).integers(16, 41, (256, 2))
+    maps = [feature_maps((1, 512, *size), "NCHW", "float32")[0] for size in sizes]
     oblong = feature_maps((256, 512, 24, 32), "NCHW", "float32")
-    size = sum(x.nbytes for x in maps)
-    ragged = rmac.rmac(maps)
-    for x, descriptor in zip(maps, ragged, strict=True):
+    square = feature_maps((256, 512, 28, 28), "NCHW", "float32")
+    for x, descriptor in zip(maps, rmac.rmac(maps), strict=True):
         np.testing.assert_array_equal(rmac.rmac(x[None])[0], descriptor)
-    yield (
-        "sizes",
-        {
-            "24x32": (oblong.nbytes, described(oblong, workers=workers)),
-            "28x28": (square.nbytes, described(square, workers=workers)),
-            "16..40, a list": (size, lambda: rmac.rmac(maps, workers=workers)),
-            "one by one": (size, lambda: [rmac.rmac(x[None], workers=workers) for x in maps]),
-        },
-    )
+    candidates = {
+        "24x32": described(oblong, workers=workers),
+        "28x28": described(square, workers=workers),
+        "16..40, a list": lambda: rmac.rmac(maps, workers=workers),
+        "one by one": lambda: [rmac.rmac(x[None], workers=workers) for x in maps],
+    }
+    nbytes = dict.fromkeys(candidates, sum(x.nbytes for x in maps))
+    yield "sizes", candidates, nbytes | {"24x32": oblong.nbytes, "28x28": square.nbytes}
 
 
-def workers(workers):
-    """More than the caches hold, by one worker and by all; and reading it alone."""
+def of_workers(workers):
+    """More than caches hold, by one worker and by all; and reading it alone."""
     x = feature_maps(LARGE, "NCHW", "float32")
     words = x.reshape(-1).view(np.int64)
-    counts = (1, workers)
-    yield "workers", {f"rmac, {n}": (x.nbytes, described(x, workers=n)) for n in counts}
-    yield "workers", {f"read, {n}": (x.nbytes, partial(kernels.read, words, n)) for n in counts}
+    for name, candidate in (
+        ("rmac", partial(described, x)),
+        ("read", lambda workers: partial(kernels.read, words, workers)),
+    ):
+        candidates = {f"{count} workers": candidate(workers=count) for count in (1, workers)}
+        yield f"workers, {name}", candidates, dict.fromkeys(candidates, x.nbytes)
 
 
-def one_map(_):
+def of_one_map(_):
     """One small map, by one worker: what a call costs at least."""
     for layout in ("NCHW", "NHWC"):
         x = feature_maps((1, 512, 7, 7), layout, "float32")
-        yield "1x512x7x7", {layout: (x.nbytes, described(x, layout=layout, workers=1))}
+        yield "1x512x7x7", {layout: described(x, layout=layout, workers=1)}, {layout: x.nbytes}
 
 
 def described(x, *, layout="NCHW", levels=3, workers):
@@ -119,37 +112,27 @@ def described(x, *, layout="NCHW", levels=3, workers):
     return lambda: rmac.rmac(x, layout=layout, levels=levels, workers=workers)
 
 
-def has(module):
-    try:
-        __import__(module)
-    except ImportError:
-        return False
-    return True
-
-
-def rows(times, sizes):
+def rows(times, nbytes):
     """Medians; time and bytes a second as multiples of the first candidate's."""
     first = next(iter(times))
     of_first = statistics.median(times[first])
     for name, samples in times.items():
         median = statistics.median(samples)
-        time = median / of_first
         yield {
             "candidate": name,
             "ms": 1e3 * median,
             "ms_min": 1e3 * min(samples),
             "samples": len(samples),
-            "bytes": sizes[name],
-            "time": time,
-            "rate": sizes[name] / sizes[first] / time,
+            "bytes": nbytes[name],
+            "time": median / of_first,
+            "rate": nbytes[name] / nbytes[first] * of_first / median,
         }
 
 
 def show(row):
-    rate = row["bytes"] / row["ms"] / 1e6
     print(
-        f"{row['case']:<14} {row['candidate']:<14} {row['ms']:9.4f} {rate:6.1f} "
-        f"{row['time']:6.2f} {row['rate']:6.2f}",
+        f"{row['case']:<14} {row['candidate']:<14} {row['ms']:9.4f} {row['ms_min']:9.4f} "
+        f"{row['bytes'] / row['ms'] / 1e6:6.1f} {row['time']:6.2f} {row['rate']:6.2f}",
         flush=True,
     )
 

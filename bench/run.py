@@ -27,7 +27,7 @@ SHAPES = [
 SAMPLE = 5e-3  # seconds of calls in one sample, at least
 PATIENCE = 2.0  # seconds for all samples of one candidate, but for the first three
 REST = 0.02  # seconds in which threads of the candidate before, which wait busily, fall asleep
-COLD = 1 << 28  # bytes of copies that take turns, more than any cache holds
+COLD = 1 << 28  # bytes of copies that take turns, more than most caches hold
 WARM = 0.01  # seconds of calls after a rest until processors run at full speed again
 
 
@@ -77,7 +77,7 @@ def write_json(options, results, **more):
 def parse():
     parser = options_of(__doc__, SHAPES, ["float32"])
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--cold", action="store_true", help="maps that no cache holds")
+    parser.add_argument("--cold", action="store_true", help="maps that most caches cannot hold")
     add_no_peers(parser)
     return parser.parse_args()
 
@@ -145,8 +145,16 @@ def checked(candidates, x, layout, levels):
 
 
 def in_turn(sets):
-    """One set of candidates, of which each call is that of the next of these sets."""
-    turns = {name: cycle([candidates[name] for candidates in sets]) for name in sets[0]}
+    """One set of candidates, of which each call is that of the next of these sets.
+
+    Each begins at another set, so that it does not find in the cache what one just left there.
+    """
+    turns = {
+        name: cycle(
+            [candidates[name] for candidates in sets[i % len(sets) :] + sets[: i % len(sets)]]
+        )
+        for i, name in enumerate(sets[0])
+    }
     return {name: lambda turn=turn: next(turn)() for name, turn in turns.items()}
 
 

@@ -28,7 +28,7 @@ def taken_in(x: Any, name: str = "x") -> Any:
     """Return an array, or a list with arrays, as arrays of NumPy or CuPy on the same memory."""
     if isinstance(x, (list, tuple)):
         if all_numpy(x):
-            return x
+            return list(x)
         return [taken_in(one, f"{name}[{i}]") for i, one in enumerate(x)]
     if not is_foreign(x):
         return x

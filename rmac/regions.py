@@ -309,6 +309,7 @@ def make_grid(
     height: int, width: int, levels: int, overlap: float | None, preset: str
 ) -> RegionGrid:
     """Return a grid of checked options, of a sequence if there is no overlap to aim for."""
+    height, width = positive_int("height", height), positive_int("width", width)
     rules = PRESETS[preset]
     windows = _windows(height, width, levels, overlap, rules)
     whole = [np.array([[0, 0, width - 1, height - 1]])] if rules.whole_map else []

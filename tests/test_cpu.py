@@ -56,6 +56,15 @@ def test_a_program_is_short():
     assert program.slots < program.intervals + len(program.segments) / 2
 
 
+def test_intervals_of_any_size():
+    """Whatever a map's side, which no index of 32 bits limits."""
+    pairs = [(2**31 + 8, 2**31 + 11), (3, 2**33), (3, 2**32), (2**31 + 8, 2**31 + 11), (0, 3)]
+    starts, stops = np.array(pairs, np.intp).T
+    unique, which = plan._unique_intervals(starts, stops)
+    assert unique.tolist() == [list(pair) for pair in sorted(set(pairs))]
+    np.testing.assert_array_equal(unique[which], pairs)
+
+
 def way_of(x, pool):
     return cpu._way(x.dtype, Pooling(pool, 3.0 if pool == "gem" else 0.0))
 

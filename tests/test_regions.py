@@ -154,6 +154,16 @@ def test_every_grid_with_gaps_is_warned_of(monkeypatch, overlap, preset):
         assert regions._warned_of_gaps == (grid.coverage < 1)
 
 
+def test_maps_too_large_for_a_grid():
+    side = 1 << 31
+    high, long = np.broadcast_to(np.uint8(0), (1, 1, side, 1)), np.broadcast_to(0.0, (1, side, 1))
+    for run in (rmac.rmac, rmac.region_pool):
+        with pytest.raises(ValueError, match=r"^height: expected an integer less than 2\*\*31"):
+            run(high)
+        with pytest.raises(ValueError, match=r"^width: expected an integer less than 2\*\*31"):
+            run(long, layout="NTC")
+
+
 def test_to_image():
     grid = rmac.region_grid(24, 32, preset="cirtorch")
     boxes = grid.to_image(384, 512)

@@ -25,7 +25,7 @@ Threads
     both write the same.
 """
 
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython cimport floating
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY, fabs, fma, fmaf, sqrt
@@ -187,15 +187,16 @@ cdef inline Py_ssize_t pooling_bytes(const Job* job, key_t like) noexcept nogil:
     )
 
 
-cdef bytearray uninitialised(Py_ssize_t size):
-    return PyByteArray_FromStringAndSize(NULL, size)
+cdef bytes uninitialised(Py_ssize_t size):
+    """Return memory that nobody else has seen, and that may therefore be written."""
+    return PyBytes_FromStringAndSize(NULL, size)
 
 
-cdef void share_scratch(Job* jobs, Py_ssize_t n, bytearray memory, Py_ssize_t size) noexcept:
+cdef void share_scratch(Job* jobs, Py_ssize_t n, bytes memory, Py_ssize_t size) noexcept:
     """Tell jobs of the memory that holds `size` bytes, whole lines, for each worker, and a line."""
     cdef Py_ssize_t i
     for i in range(n):
-        jobs[i].scratch = <uintptr_t>whole_lines(<uintptr_t>PyByteArray_AS_STRING(memory))
+        jobs[i].scratch = <uintptr_t>whole_lines(<uintptr_t>PyBytes_AS_STRING(memory))
         jobs[i].scratch_size = size
 
 
@@ -244,7 +245,7 @@ def pool(
     cdef Py_ssize_t task, tasks = job.x.images * job.blocks, size = pooling_bytes(&job, shift)
     cdef char* target = <char*>&out[0]
     workers = min(workers, tasks)
-    cdef bytearray scratch = uninitialised(workers * size + LINE)
+    cdef bytes scratch = uninitialised(workers * size + LINE)
     share_scratch(&job, 1, scratch, size)
     if workers == 1:
         with nogil:
@@ -308,8 +309,8 @@ def rmac(
     cdef Target target
     cdef Py_ssize_t i, image, block, images = out.shape[0], tasks = 0, size = 0
     cdef bint ragged = len(maps) > 1
-    cdef bytearray scratch, memory = uninitialised(len(maps) * sizeof(Job))
-    cdef Job* jobs = <Job*>PyByteArray_AS_STRING(memory)
+    cdef bytes scratch, memory = uninitialised(len(maps) * sizeof(Job))
+    cdef Job* jobs = <Job*>PyBytes_AS_STRING(memory)
     cdef Job* job
     for i in range(len(maps)):
         job = &jobs[i]

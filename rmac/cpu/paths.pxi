@@ -31,7 +31,10 @@ cdef inline void pool_segments(
     const Program* program, const char* vectors, Run run, key_t shift, Py_ssize_t n,
     key_t* slots, Py_ssize_t slot, bint fresh,
 ) noexcept nogil:
-    """Take vectors of n values, `run.stride` apart, into one maximum per segment."""
+    """Take vectors of n values, `run.stride` apart, into one maximum per segment.
+
+    They are whole lines or more, but for pixels of few channels.
+    """
     cdef const Segment* segment
     cdef const char* first
     cdef Py_ssize_t i
@@ -215,7 +218,8 @@ cdef void pool_block(
     cdef const Reach* reach
     cdef Py_ssize_t region
     cdef Reach own
-    # Called by its address, each stays a function of its own, with the registers that it needs.
+    # Called by its address, for which they take the same, so that compilers keep each a function of
+    # its own, with the registers that it needs.
     cdef void (*pool_path)(
         const Job*, const char*, Py_ssize_t, bint, key_t, key_t*, key_t*
     ) noexcept nogil

@@ -93,8 +93,9 @@ def _reach(first: Index, step: int, count: Index) -> Index:
 
 def _unique_intervals(starts: Index, stops: Index) -> tuple[Index, Index]:
     """Return the different intervals (I, 2), by start and stop, and which each one is."""
-    codes, which = np.unique(starts << 32 | stops, return_inverse=True)
-    return np.stack([codes >> 32, codes & 0xFFFF_FFFF], axis=1), which
+    # As complex numbers, which are exact here and ordered by real part, then by imaginary part.
+    pairs, which = np.unique(starts + 1j * stops, return_inverse=True)
+    return np.stack([pairs.real, pairs.imag], axis=1).astype(np.intp), which
 
 
 def _program(intervals: Index, overlapping: bool) -> Program:

@@ -71,7 +71,7 @@ cdef void store_means(
 ) noexcept nogil:
     """Store the sums of a run of vectors of n, over `cells` cells, as means, `step` bytes apart."""
     cdef floating means[LINE]
-    cdef Py_ssize_t i, at = 0, lanes = lanes_of(means[0])
+    cdef Py_ssize_t i, at = 0, lanes = lanes_of(run[0])
     while at < n:
         store_line(means, combined_run(run + at, stride, count))
         for i in range(lanes):
