@@ -94,15 +94,15 @@ cdef void copy_row(
     const Map* x, const char* row, Py_ssize_t lanes, key_t* out, Py_ssize_t n
 ) noexcept nogil:
     """Copy a row of pixels, `lanes` channels each, n apart."""
-    cdef Py_ssize_t lane, i
+    cdef Py_ssize_t lane, i, width = x.width, stride = x.pixel_stride
     cdef const char* channel
     if x.channel_stride == x.itemsize:
-        for i in range(x.width):
-            prefetch(row + i * x.pixel_stride + x.row_stride, lanes * x.itemsize)
-            copy_values(x, row + i * x.pixel_stride, out + i * n, lanes)
+        for i in range(width):
+            prefetch(row + i * stride + x.row_stride, lanes * x.itemsize)
+            copy_values(x, row + i * stride, out + i * n, lanes)
     else:
         for lane in range(lanes):
             channel = row + lane * x.channel_stride
-            for i in range(x.width):
-                copy_values(x, channel + i * x.pixel_stride, out + i * n + lane, 1)
-    raise_values(out, x.width * n, x.p)
+            for i in range(width):
+                copy_values(x, channel + i * stride, out + i * n + lane, 1)
+    raise_values(out, width * n, x.p)
