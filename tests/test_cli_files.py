@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -217,11 +218,14 @@ def end_half_way(command, output, kind):
     """Return the exit status of a command that was sent a signal with its output under way."""
     arguments = [sys.executable, "-P", "-c", STUCK, *command, "-o", output]
     folder = output.parent
-    with subprocess.Popen(arguments, cwd=folder, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(arguments, cwd=folder, stderr=subprocess.DEVNULL) as process:
         while not list(folder.glob(".rmac-*.part")) and process.poll() is None:
             time.sleep(0.01)
-        process.send_signal(kind)
-        process.stderr.read()
+        while process.poll() is None:
+            # Once more where Python was in a callback of a weak reference, which loses exceptions.
+            process.send_signal(kind)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
         return process.wait()
 
 
