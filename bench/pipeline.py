@@ -8,7 +8,7 @@ See bench/README.md for what the columns mean.
 import statistics
 
 import numpy as np
-from run import feature_maps, measure, options_of, write_json
+from run import feature_maps, measure, options_of, summary, write_json
 
 import rmac
 
@@ -93,14 +93,7 @@ def rows(times):
     """Medians, and how many times the first candidate's time each is."""
     first = statistics.median(next(iter(times.values())))
     for name, samples in times.items():
-        median = statistics.median(samples)
-        yield {
-            "candidate": name,
-            "ms": 1e3 * median,
-            "ms_min": 1e3 * min(samples),
-            "samples": len(samples),
-            "ratio": median / first,
-        }
+        yield summary(name, samples) | {"ratio": statistics.median(samples) / first}
 
 
 def show(row):

@@ -13,7 +13,7 @@ from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
-from run import COLD, feature_maps, in_turn, measure, naive, write_json
+from run import COLD, feature_maps, in_turn, measure, naive, summary, write_json
 
 import rmac
 from rmac.cpu.isa import kernels
@@ -117,16 +117,9 @@ def rows(times, nbytes):
     first = next(iter(times))
     of_first = statistics.median(times[first])
     for name, samples in times.items():
-        median = statistics.median(samples)
-        yield {
-            "candidate": name,
-            "ms": 1e3 * median,
-            "ms_min": 1e3 * min(samples),
-            "samples": len(samples),
-            "bytes": nbytes[name],
-            "time": median / of_first,
-            "rate": nbytes[name] / nbytes[first] * of_first / median,
-        }
+        time = statistics.median(samples) / of_first
+        rate = nbytes[name] / nbytes[first] / time
+        yield summary(name, samples) | {"bytes": nbytes[name], "time": time, "rate": rate}
 
 
 def show(row):

@@ -50,16 +50,8 @@ def main():
                     )
                 times = measure(candidates, options.repeats)
                 for name, samples in times.items():
-                    row = {
-                        "shape": list(shape),
-                        "layout": layout,
-                        "dtype": dtype,
-                        "candidate": name,
-                        "ms": 1e3 * statistics.median(samples),
-                        "ms_min": 1e3 * min(samples),
-                        "samples": len(samples),
-                        "bytes": x.nbytes,
-                    }
+                    row = {"shape": list(shape), "layout": layout, "dtype": dtype}
+                    row |= summary(name, samples) | {"bytes": x.nbytes}
                     results.append(row)
                     show(row, times)
     write_json(options, results)
@@ -193,6 +185,16 @@ def seconds(run, calls, rest):
     for _ in range(calls):
         run()
     return (time.perf_counter() - started) / calls
+
+
+def summary(name, samples):
+    """What is kept of a candidate's samples, in seconds."""
+    return {
+        "candidate": name,
+        "ms": 1e3 * statistics.median(samples),
+        "ms_min": 1e3 * min(samples),
+        "samples": len(samples),
+    }
 
 
 def show(row, times):

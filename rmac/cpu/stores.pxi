@@ -12,13 +12,11 @@ cdef inline int kind_of_size(int kind, bits_t like) noexcept nogil:
         return Kind.FLOAT64
 
 
-cdef inline void store_bits(
-    const bits_t* bits, int kind, char* out, Py_ssize_t n
-) noexcept nogil:
+cdef inline void store_bits(const bits_t* bits, int kind, char* out) noexcept nogil:
     if kind:
-        widen(<const char*>bits, kind_of_size(kind, bits[0]), <float*>out, n)
+        widen(<const char*>bits, kind_of_size(kind, bits[0]), <float*>out, 1)
     else:
-        memcpy(out, bits, n * sizeof(bits_t))
+        memcpy(out, bits, sizeof(bits_t))
 
 
 cdef inline char* place_of(
@@ -60,7 +58,7 @@ cdef void store_maxima(
     while at < n:
         store_line(bits, decode_line(combined_run(run + at, stride, count), shift))
         for i in range(min(lanes, n - at)):
-            store_bits(bits + i, kind, out + i * step, 1)
+            store_bits(bits + i, kind, out + i * step)
         at += lanes
         out += lanes * step
 
