@@ -27,7 +27,6 @@ Array = npt.NDArray[Any]
 _LINE = 64  # bytes that the kernels work on at once; a cache line
 _SMALL_PLANE = 128  # cells of a plane that is better transposed than reduced along its rows
 _CACHE = second_level_cache() * 3 // 4  # bytes of scratch that stay in it, with room to spare
-_SMALL_SCRATCH = 48 << 10  # bytes of it that are as good as in the first-level cache
 _SMALL_TASK = 1 << 16  # bytes of input that are not worth a thread of their own
 
 Aggregate, Kind, Path = kernels.Aggregate, kernels.Kind, kernels.Path
@@ -273,7 +272,7 @@ def _lanes(plan: kernels.Plan, shape: tuple[int, ...], way: _Way, path: int, thr
     if path == Path.GATHER:
         return line
     scratch = _scratch_of_line(plan, path, way)
-    lines = 2 * _CACHE // scratch if path == Path.CHANNELS else min(_SMALL_SCRATCH // scratch, 4)
+    lines = 2 * _CACHE // scratch if path == Path.CHANNELS else min(_CACHE // 4 // scratch, 4)
     blocks = max(-(-channels // (max(lines, 1) * line)), -(-2 * threads // images))
     lanes = _even_lanes(channels, blocks, line)
     if path == Path.PLANES and lanes > channels:  # those that are not there cannot be transposed

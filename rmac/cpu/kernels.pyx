@@ -149,7 +149,7 @@ cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
 
 def scratch_bytes(Plan plan, int path, Py_ssize_t lanes, Py_ssize_t itemsize, bint sums):
     """Return the bytes that a thread needs to pool a block of channels, keys of `itemsize`."""
-    return scratch_keys(&plan.tables, path, lanes, sums) * itemsize
+    return scratch_keys(&plan.tables, path, lanes, LINE // itemsize, sums) * itemsize
 
 
 cdef Map map_of(const bits_t[:, :, :, :] x, int kind, double p) except *:
@@ -182,9 +182,9 @@ cdef Job job_of(x, Route route, int kind, double p) except *:
 
 cdef inline Py_ssize_t pooling_bytes(const Job* job, key_t like) noexcept nogil:
     """Bytes that a thread needs to pool a block of channels: whole lines."""
-    return whole_lines(
-        scratch_keys(job.plan, job.path, job.lanes, key_t in floating) * sizeof(key_t)
-    )
+    return whole_lines(sizeof(key_t) * scratch_keys(
+        job.plan, job.path, job.lanes, lanes_of(like), key_t in floating
+    ))
 
 
 cdef bytes uninitialised(Py_ssize_t size):

@@ -103,54 +103,49 @@ cdef void pool_bands(
             take_band(plan, i, slots, out, n)
 
 
-cdef inline void transpose_lines(
-    const key_t* rows, key_t* out, Py_ssize_t columns, Py_ssize_t n
-) noexcept nogil:
-    """Transpose n rows, as many as whole lines have keys: (column, n)."""
-    cdef Py_ssize_t i
-    for i in range(n // lanes_of(out[0])):
-        transpose(rows, out, columns, n, out[0])
-        rows += lanes_of(out[0]) * columns
-        out += lanes_of(out[0])
-
-
-cdef inline Py_ssize_t rows_slot(const Tables* plan, Py_ssize_t n) noexcept nogil:
-    """Keys of a slot in `pool_rows`: n rows, and room where a line may have more than a row."""
-    return n * plan.width + (n if plan.width < n else 0)
+cdef inline Py_ssize_t row_vectors(const Tables* plan, Py_ssize_t line) noexcept nogil:
+    """Keys of a line's worth of rows, with room for what a line has more than the last of them."""
+    return (plan.width + 1) * line
 
 
 cdef void pool_rows(
     const Job* job, const char* block, Py_ssize_t lanes, bint last, key_t shift, key_t* out,
-    key_t* slots,
+    key_t* rows,
 ) noexcept nogil:
-    """Combine planes stored row by row over the intervals of rows: (interval, column, lane).
+    """Combine planes stored row by row over the intervals of rows: (slot, column, lane).
 
-    Plane after plane in vectors along the row, then transposed. A row shorter than a line is read
-    as a line of which the end does not count; as nothing may follow the last channel's plane in
-    memory, that one is copied first. So is every plane that is to be summed.
+    Plane after plane in vectors along the row, over segments only; a line's worth of planes is then
+    transposed. A row shorter than a line is read as a line of which the end does not count; as
+    nothing may follow the last channel's plane in memory, that one is copied first. So is every
+    plane that is to be summed.
     """
     cdef const Map* x = &job.x
     cdef const Tables* plan = job.plan
-    cdef Py_ssize_t n = job.lanes, size = n * x.width, slot = rows_slot(plan, n)
-    cdef Py_ssize_t lane, interval
-    cdef key_t* copied = slots + plan.rows.n_slots * slot
+    cdef Py_ssize_t line = lanes_of(shift), size = row_vectors(plan, line)
+    cdef Py_ssize_t row = x.width * job.lanes, lane, i, slot
+    cdef key_t* copied = rows + plan.rows.n_slots * size
     cdef const char* plane
     cdef Run run
     run.stride = x.row_stride
     run.ahead = steps_ahead(x.height * x.width * x.itemsize) * x.channel_stride
     for lane in range(lanes):
         plane = block + lane * x.channel_stride
-        if key_t in floating or (last and lane == lanes - 1 and x.width < lanes_of(shift)):
+        if key_t in floating or (last and lane == lanes - 1 and x.width < line):
             copy_plane(x, plane, run.ahead, copied)
             plane = <const char*>copied
             run.stride = x.width * sizeof(key_t)
         pool_segments(
-            &plan.rows, plane, run, shift, max(x.width, lanes_of(shift)),
-            slots + lane * x.width, slot, True,
+            &plan.rows, plane, run, shift, max(x.width, line), rows + lane % line * x.width, size,
+            True,
         )
-    run_program(&plan.rows, slots, slot, slot)
-    for interval in range(plan.rows.n_intervals):
-        transpose_lines(slots + interval * slot, out + interval * size, x.width, n)
+        if lane % line == line - 1 or lane == lanes - 1:
+            for i in range(plan.rows.n_segments):
+                slot = plan.rows.segments[i].slot
+                transpose(
+                    rows + slot * size, out + slot * row + lane // line * line, x.width, job.lanes,
+                    shift,
+                )
+    run_program(&plan.rows, out, row, row)
 
 
 cdef void pool_planes(
@@ -163,6 +158,7 @@ cdef void pool_planes(
     """
     cdef const Map* x = &job.x
     cdef const Tables* plan = job.plan
+    cdef Py_ssize_t i, line = lanes_of(shift), cells = x.height * x.width
     cdef Py_ssize_t row = x.width * job.lanes, size = x.height * row
     cdef const key_t* planes = <const key_t*>block
     cdef const char* next_block = block + size * x.itemsize
@@ -175,16 +171,15 @@ cdef void pool_planes(
         planes = scratch + size
         copy_values(x, block, <key_t*>planes, size)
         raise_values(<key_t*>planes, size, x.p)
-    transpose_lines(planes, scratch, x.height * x.width, job.lanes)
+    for i in range(job.lanes // line):
+        transpose(planes + i * line * cells, scratch + i * line, cells, job.lanes, shift)
     pool_segments(&plan.rows, <const char*>scratch, run, shift, row, out, row, True)
     run_program(&plan.rows, out, row, row)
 
 
 cdef Py_ssize_t combined_keys(const Tables* plan, int path, Py_ssize_t n) noexcept nogil:
     """Keys to which n channels are reduced, before regions are taken from them."""
-    if path == Path.ROWS:
-        return plan.rows.n_intervals * plan.width * n
-    if path == Path.PLANES:
+    if path == Path.ROWS or path == Path.PLANES:
         return plan.rows.n_slots * plan.width * n
     if plan.keep_bands:
         return (
@@ -194,13 +189,13 @@ cdef Py_ssize_t combined_keys(const Tables* plan, int path, Py_ssize_t n) noexce
 
 
 cdef Py_ssize_t scratch_keys(
-    const Tables* plan, int path, Py_ssize_t n, bint sums
+    const Tables* plan, int path, Py_ssize_t n, Py_ssize_t line, bint sums
 ) noexcept nogil:
-    """Keys of scratch memory that `pool_block` needs for n channels, whole lines."""
+    """Keys of scratch memory that `pool_block` needs for n channels, lines of `line`."""
     cdef Py_ssize_t keys = combined_keys(plan, path, n), row = n * plan.width
     if path == Path.ROWS:
-        keys += plan.rows.n_slots * rows_slot(plan, n)
-        return keys + (plan.height * plan.width + n if plan.width < n or sums else 0)
+        keys += plan.rows.n_slots * row_vectors(plan, line)
+        return keys + (plan.height * plan.width + line if plan.width < line or sums else 0)
     if path == Path.PLANES:
         return keys + plan.height * row * (2 if sums else 1)
     return keys + (row if path == Path.GATHER or sums else n)
