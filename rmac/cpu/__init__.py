@@ -263,16 +263,16 @@ def _lanes(plan: kernels.Plan, shape: tuple[int, ...], way: _Way, path: int, thr
     """Choose how many channels a task takes, in whole lines.
 
     Parts of pixels are read the faster the longer they are, so that scratch may even exceed the
-    cache: what a band is reduced to is written, and read once at the end. Of planes and rows a few
-    lines make little enough of what a task costs besides, if scratch stays small. Channels that
-    are gathered are best not too many at once.
+    cache by far: what a band is reduced to is written, and read once at the end. Of planes and rows
+    a few lines make little enough of what a task costs besides, if scratch leaves the cache to
+    what is read. Channels that are gathered are best not too many at once.
     """
     line = way.line
     images, channels = shape[:2]
     if path == Path.GATHER:
         return line
     scratch = _scratch_of_line(plan, path, way)
-    lines = 2 * _CACHE // scratch if path == Path.CHANNELS else min(_CACHE // 4 // scratch, 4)
+    lines = 6 * _CACHE // scratch if path == Path.CHANNELS else min(_CACHE // 4 // scratch, 4)
     blocks = max(-(-channels // (max(lines, 1) * line)), -(-2 * threads // images))
     lanes = _even_lanes(channels, blocks, line)
     if path == Path.PLANES and lanes > channels:  # those that are not there cannot be transposed

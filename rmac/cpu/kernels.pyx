@@ -101,7 +101,7 @@ cdef extern from "powers.h" nogil:
 cpdef enum Path:
     """How a block of channels becomes pixels that are contiguous vectors of channels."""
     CHANNELS = 0  # it is stored so
-    ROWS = 1      # rows are contiguous: reduce them to the regions' intervals, transpose those
+    ROWS = 1      # rows are contiguous: reduce them to segments, transpose those
     PLANES = 2    # planes are contiguous and small: transpose them whole
     GATHER = 3    # any strides: collect one row of pixels after the other
 

@@ -103,9 +103,22 @@ cdef void pool_bands(
             take_band(plan, i, slots, out, n)
 
 
-cdef inline Py_ssize_t row_vectors(const Tables* plan, Py_ssize_t line) noexcept nogil:
-    """Keys of a line's worth of rows, with room for what a line has more than the last of them."""
+cdef inline Py_ssize_t rows_slot(const Tables* plan, Py_ssize_t line) noexcept nogil:
+    """Keys of a line's worth of rows, and room for what a line has more than the last of them."""
     return (plan.width + 1) * line
+
+
+cdef void transpose_segments(
+    const Tables* plan, const key_t* rows, key_t* out, Py_ssize_t n
+) noexcept nogil:
+    """Transpose a line's worth of rows per segment into n lanes: from `pool_rows` to its result."""
+    cdef Py_ssize_t i, slot
+    for i in range(plan.rows.n_segments):
+        slot = plan.rows.segments[i].slot
+        transpose(
+            rows + slot * rows_slot(plan, lanes_of(out[0])), out + slot * plan.width * n,
+            plan.width, n, out[0],
+        )
 
 
 cdef void pool_rows(
@@ -114,37 +127,32 @@ cdef void pool_rows(
 ) noexcept nogil:
     """Combine planes stored row by row over the intervals of rows: (slot, column, lane).
 
-    Plane after plane in vectors along the row, over segments only; a line's worth of planes is then
+    Plane after plane in vectors along the row, over segments; a line's worth of planes is then
     transposed. A row shorter than a line is read as a line of which the end does not count; as
     nothing may follow the last channel's plane in memory, that one is copied first. So is every
     plane that is to be summed.
     """
     cdef const Map* x = &job.x
     cdef const Tables* plan = job.plan
-    cdef Py_ssize_t line = lanes_of(shift), size = row_vectors(plan, line)
-    cdef Py_ssize_t row = x.width * job.lanes, lane, i, slot
-    cdef key_t* copied = rows + plan.rows.n_slots * size
+    cdef Py_ssize_t line = lanes_of(shift), slot = rows_slot(plan, line)
+    cdef Py_ssize_t row = x.width * job.lanes, lane, place
+    cdef key_t* copied = rows + plan.rows.n_slots * slot
     cdef const char* plane
     cdef Run run
     run.stride = x.row_stride
     run.ahead = steps_ahead(x.height * x.width * x.itemsize) * x.channel_stride
     for lane in range(lanes):
+        place = lane % line
         plane = block + lane * x.channel_stride
         if key_t in floating or (last and lane == lanes - 1 and x.width < line):
             copy_plane(x, plane, run.ahead, copied)
             plane = <const char*>copied
             run.stride = x.width * sizeof(key_t)
         pool_segments(
-            &plan.rows, plane, run, shift, max(x.width, line), rows + lane % line * x.width, size,
-            True,
+            &plan.rows, plane, run, shift, max(x.width, line), rows + place * x.width, slot, True
         )
-        if lane % line == line - 1 or lane == lanes - 1:
-            for i in range(plan.rows.n_segments):
-                slot = plan.rows.segments[i].slot
-                transpose(
-                    rows + slot * size, out + slot * row + lane // line * line, x.width, job.lanes,
-                    shift,
-                )
+        if place == line - 1 or lane == lanes - 1:
+            transpose_segments(plan, rows, out + lane - place, job.lanes)
     run_program(&plan.rows, out, row, row)
 
 
@@ -194,7 +202,7 @@ cdef Py_ssize_t scratch_keys(
     """Keys of scratch memory that `pool_block` needs for n channels, lines of `line`."""
     cdef Py_ssize_t keys = combined_keys(plan, path, n), row = n * plan.width
     if path == Path.ROWS:
-        keys += plan.rows.n_slots * row_vectors(plan, line)
+        keys += plan.rows.n_slots * rows_slot(plan, line)
         return keys + (plan.height * plan.width + line if plan.width < line or sums else 0)
     if path == Path.PLANES:
         return keys + plan.height * row * (2 if sums else 1)
