@@ -188,7 +188,7 @@ def seconds(run, calls, rest):
 
 
 def summary(name, samples):
-    """What is kept of a candidate's samples, in seconds."""
+    """What is kept of a candidate's samples, which are in seconds."""
     return {
         "candidate": name,
         "ms": 1e3 * statistics.median(samples),

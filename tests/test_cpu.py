@@ -70,7 +70,8 @@ def way_of(x, pool):
 
 
 def route_of(x, boxes, pool="max", threads=1):
-    return cpu._region_route(boxes.tobytes(), x.shape, x.strides, way_of(x, pool), threads)
+    way = way_of(x, pool)
+    return cpu._region_route.__wrapped__(boxes.tobytes(), x.shape, x.strides, way, threads)
 
 
 def scratch_of(x, boxes, pool="max", threads=1):
@@ -358,14 +359,24 @@ def test_many_boxes_need_no_more_scratch_than_regions(rng):
 @pytest.mark.parametrize("shape", [(8, 2048, 24, 32), (1, 5000, 60, 90), (4, 3, 7, 7)])
 @pytest.mark.parametrize("dtype", ["int8", "float16", "float64"])
 @pytest.mark.parametrize("pool", ["max", "gem"])
-def test_scratch_memory_fits_the_cache(shape, dtype, pool):
-    grid = rmac.region_grid(*shape[2:])
+@pytest.mark.parametrize("cache", [192 << 10, 768 << 10])
+def test_scratch_memory_is_bounded_by_the_cache(shape, dtype, pool, cache, monkeypatch):
+    monkeypatch.setattr(cpu, "_CACHE", cache)
+    grid = rmac.region_grid(*shape[2:], levels=6)
     for order in ((0, 1, 2, 3), (0, 2, 3, 1)):
         x = np.empty([shape[axis] for axis in order], dtype).transpose(np.argsort(order))
         route = route_of(x, grid.boxes, pool, threads=2)
-        most = (2 if route.path == cpu.Path.CHANNELS else 1) * cpu._CACHE
+        most = (6 if route.path == cpu.Path.CHANNELS else 4) * cache
         assert scratch_of(x, grid.boxes, pool, threads=2) <= most
         assert route.lanes * max(x.itemsize, 4 if pool == "gem" else 1) >= cpu._LINE
+
+
+def test_many_boxes_are_still_reduced_along_rows(monkeypatch):
+    monkeypatch.setattr(cpu, "_CACHE", 768 << 10)
+    x = np.empty((1, 512, 48, 64), np.float32)
+    corners = np.random.default_rng(0).integers(0, (64, 48), (2, 1000, 2))
+    boxes = np.concatenate([corners.min(0), corners.max(0)], axis=1)
+    assert route_of(x, boxes).path == cpu.Path.ROWS
 
 
 def test_workers_before_a_matrix_product(monkeypatch):

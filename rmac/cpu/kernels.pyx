@@ -18,8 +18,9 @@ Accumulation
     vectors in the dtype of the result, all in an order that depends on shape and strides alone.
 Memory
     `x` is read where it lies, once, in any strides, by tasks of one image and one block of
-    channels. What a task makes of it stays in scratch memory that fits the cache; `Path` tells how
-    it gets at vectors of channels. What is summed is copied there first, widened and raised.
+    channels. What a task makes of it stays in scratch memory of its thread, so little that most is
+    in the cache when it is read again; `Path` tells how it gets at vectors of channels. What is
+    summed is copied there first, widened and raised.
 Threads
     A task runs on one thread. None reads what another writes; where the blocks of two overlap,
     both write the same.

@@ -103,21 +103,35 @@ cdef void pool_bands(
             take_band(plan, i, slots, out, n)
 
 
-cdef inline Py_ssize_t rows_slot(const Tables* plan, Py_ssize_t line) noexcept nogil:
+cdef inline Py_ssize_t rows_of_line(const Tables* plan, Py_ssize_t line) noexcept nogil:
     """Keys of a line's worth of rows, and room for what a line has more than the last of them."""
     return (plan.width + 1) * line
+
+
+cdef inline void pool_plane(
+    const Tables* plan, const char* plane, Run run, key_t shift, key_t* row
+) noexcept nogil:
+    """Take a plane's rows into one per segment."""
+    cdef const Segment* segment
+    cdef Py_ssize_t i, line = lanes_of(shift)
+    for i in range(plan.rows.n_segments):
+        segment = plan.rows.segments + i
+        run.count = segment.stop - segment.start
+        pool_run(
+            row + i * rows_of_line(plan, line), plane + segment.start * run.stride, &run, shift,
+            max(plan.width, line), True,
+        )
 
 
 cdef void transpose_segments(
     const Tables* plan, const key_t* rows, key_t* out, Py_ssize_t n
 ) noexcept nogil:
-    """Transpose a line's worth of rows per segment into n lanes: from `pool_rows` to its result."""
-    cdef Py_ssize_t i, slot
+    """Transpose each segment's rows, a line's worth, into its slot of n lanes."""
+    cdef Py_ssize_t i, line = lanes_of(out[0])
     for i in range(plan.rows.n_segments):
-        slot = plan.rows.segments[i].slot
         transpose(
-            rows + slot * rows_slot(plan, lanes_of(out[0])), out + slot * plan.width * n,
-            plan.width, n, out[0],
+            rows + i * rows_of_line(plan, line),
+            out + plan.rows.segments[i].slot * plan.width * n, plan.width, n, out[0],
         )
 
 
@@ -134,9 +148,8 @@ cdef void pool_rows(
     """
     cdef const Map* x = &job.x
     cdef const Tables* plan = job.plan
-    cdef Py_ssize_t line = lanes_of(shift), slot = rows_slot(plan, line)
-    cdef Py_ssize_t row = x.width * job.lanes, lane, place
-    cdef key_t* copied = rows + plan.rows.n_slots * slot
+    cdef Py_ssize_t line = lanes_of(shift), row = x.width * job.lanes, lane, place
+    cdef key_t* copied = rows + plan.rows.n_segments * rows_of_line(plan, line)
     cdef const char* plane
     cdef Run run
     run.stride = x.row_stride
@@ -148,9 +161,7 @@ cdef void pool_rows(
             copy_plane(x, plane, run.ahead, copied)
             plane = <const char*>copied
             run.stride = x.width * sizeof(key_t)
-        pool_segments(
-            &plan.rows, plane, run, shift, max(x.width, line), rows + place * x.width, slot, True
-        )
+        pool_plane(plan, plane, run, shift, rows + place * x.width)
         if place == line - 1 or lane == lanes - 1:
             transpose_segments(plan, rows, out + lane - place, job.lanes)
     run_program(&plan.rows, out, row, row)
@@ -202,7 +213,7 @@ cdef Py_ssize_t scratch_keys(
     """Keys of scratch memory that `pool_block` needs for n channels, lines of `line`."""
     cdef Py_ssize_t keys = combined_keys(plan, path, n), row = n * plan.width
     if path == Path.ROWS:
-        keys += plan.rows.n_slots * rows_slot(plan, line)
+        keys += plan.rows.n_segments * rows_of_line(plan, line)
         return keys + (plan.height * plan.width + line if plan.width < line or sums else 0)
     if path == Path.PLANES:
         return keys + plan.height * row * (2 if sums else 1)
