@@ -27,6 +27,7 @@ Array = npt.NDArray[Any]
 _LINE = 64  # bytes that the kernels work on at once; a cache line
 _SMALL_PLANE = 128  # cells of a plane that is better transposed than reduced along its rows
 _CACHE = second_level_cache() * 3 // 4  # bytes of scratch that stay in it, with room to spare
+_SMALL_SCRATCH = 48 << 10  # bytes of it that are as good as in the first-level cache
 _SMALL_TASK = 1 << 16  # bytes of input that are not worth a thread of their own
 
 Aggregate, Kind, Path = kernels.Aggregate, kernels.Kind, kernels.Path
@@ -264,16 +265,21 @@ def _lanes(plan: kernels.Plan, shape: tuple[int, ...], way: _Way, path: int, thr
 
     Parts of pixels are read the faster the longer they are, so that scratch may even exceed the
     cache by far: what a band is reduced to is written, and read once at the end. Of planes and rows
-    a few lines make little enough of what a task costs besides, if scratch leaves the cache to
-    what is read. Channels that are gathered are best not too many at once.
+    a few lines make little enough of what a task costs besides, if scratch stays small: of planes,
+    all of which goes through it, yet smaller. Channels that are gathered are best not too many at
+    once.
     """
     line = way.line
     images, channels = shape[:2]
     if path == Path.GATHER:
         return line
     scratch = _scratch_of_line(plan, path, way)
-    lines = 6 * _CACHE // scratch if path == Path.CHANNELS else min(_CACHE // 4 // scratch, 4)
-    blocks = max(-(-channels // (max(lines, 1) * line)), -(-2 * threads // images))
+    if path == Path.CHANNELS:
+        lines = max(6 * _CACHE // scratch, 1)
+    else:
+        most = _CACHE // 4 if path == Path.ROWS else _SMALL_SCRATCH
+        lines = min(max(most // scratch, 1), 4)
+    blocks = max(-(-channels // (lines * line)), -(-2 * threads // images))
     lanes = _even_lanes(channels, blocks, line)
     if path == Path.PLANES and lanes > channels:  # those that are not there cannot be transposed
         lanes = _even_lanes(channels, blocks + 1, line)
