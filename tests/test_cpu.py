@@ -359,16 +359,20 @@ def test_many_boxes_need_no_more_scratch_than_regions(rng):
 @pytest.mark.parametrize("shape", [(8, 2048, 24, 32), (1, 5000, 60, 90), (4, 3, 7, 7)])
 @pytest.mark.parametrize("dtype", ["int8", "float16", "float64"])
 @pytest.mark.parametrize("pool", ["max", "gem"])
-@pytest.mark.parametrize("cache", [192 << 10, 768 << 10])
-def test_scratch_memory_is_bounded_by_the_cache(shape, dtype, pool, cache, monkeypatch):
+@pytest.mark.parametrize(("levels", "cache"), [(3, 768 << 10), (6, 768 << 10), (6, 192 << 10)])
+def test_scratch_memory_is_bounded_by_the_cache(shape, dtype, pool, levels, cache, monkeypatch):
+    """It fits, but for long pixels and, with many levels, where one line of channels may not."""
     monkeypatch.setattr(cpu, "_CACHE", cache)
-    grid = rmac.region_grid(*shape[2:], levels=6)
+    grid = rmac.region_grid(*shape[2:], levels=levels)
     for order in ((0, 1, 2, 3), (0, 2, 3, 1)):
         x = np.empty([shape[axis] for axis in order], dtype).transpose(np.argsort(order))
         route = route_of(x, grid.boxes, pool, threads=2)
-        most = (6 if route.path == cpu.Path.CHANNELS else 4) * cache
-        assert scratch_of(x, grid.boxes, pool, threads=2) <= most
-        assert route.lanes * max(x.itemsize, 4 if pool == "gem" else 1) >= cpu._LINE
+        line = way_of(x, pool).line
+        most = (
+            6 if route.path == cpu.Path.CHANNELS else 1 if route.lanes > line or levels == 3 else 4
+        )
+        assert scratch_of(x, grid.boxes, pool, threads=2) <= most * cache
+        assert route.lanes >= line
 
 
 def test_many_boxes_are_still_reduced_along_rows(monkeypatch):
