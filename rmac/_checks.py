@@ -1,4 +1,4 @@
-"""What an option may be; every error message about options."""
+"""Checks of single options: what each may be, and its error messages."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
 
 
 _INT_LIMIT = 1 << 31
 
+Name = TypeVar("Name", bound=str)
 Result = TypeVar("Result")
 Params = ParamSpec("Params")
 
 
-def remembered(check: Callable[Params, Result]) -> Callable[Params, Result]:
-    """Cache a function of options, so that the same ones are not checked on every call.
+def cached_check(check: Callable[Params, Result]) -> Callable[Params, Result]:
+    """Cache a function that checks options, so that it does not check the same ones on every call.
 
-    Options of different types are different, such as 1 and True. Those that cannot be cached are
-    checked each time.
+    Options of different types differ: 1 is not True. Options that have no hash are checked each
+    time.
     """
     cached = lru_cache(maxsize=1024, typed=True)(check)
 
@@ -108,8 +109,8 @@ def real(
     return number
 
 
-def choice(name: str, value: str, choices: Iterable[str]) -> str:
-    """Return `value` if it is one of `choices`, or raise."""
+def choice(name: str, value: Name, choices: Collection[Name]) -> Name:
+    """Return the string `value` if it is one of `choices`, or raise."""
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected a string, got {type(value).__name__}")
     if value not in choices:

@@ -1,4 +1,4 @@
-"""Arrays of other libraries: taken in and given back through DLPack, without a copy."""
+"""Arrays of other libraries: they come in and go out through DLPack, without a copy."""
 
 from __future__ import annotations
 
@@ -7,29 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmac._arrays import all_numpy, type_name
-from rmac.cuda import cupy_module
+from rmac._backend import BACKENDS, backend_of_type, type_name
+from rmac._dtypes import bfloat16
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_HOST, _CUDA, _CUDA_HOST, _CUDA_MANAGED = 1, 2, 3, 13  # device types of DLPack
-
 
 def is_foreign(x: Any) -> bool:
-    """Return whether `x` is an array of a library other than NumPy and CuPy."""
-    if type(x) is np.ndarray or isinstance(x, np.ndarray) or not hasattr(x, "__dlpack__"):
+    """Return whether `x` is an array of a library that no backend is for."""
+    if backend_of_type(type(x)) is not None or not hasattr(x, "__dlpack__"):
         return False
-    # One that requires grad is refused by `rmac._arrays.device_of`, which says what to do.
-    return _library(x) != "cupy" and not getattr(x, "requires_grad", False)
+    # `rmac._backend.backend_of` refuses one that requires grad, and says what to do.
+    return not getattr(x, "requires_grad", False)
 
 
-def taken_in(x: Any, name: str = "x") -> Any:
-    """Return an array, or a list with arrays, as arrays of NumPy or CuPy on the same memory."""
+def from_foreign(x: Any, name: str = "x") -> Any:
+    """Return an array, or a list with arrays, as arrays of backends on the same memory."""
     if isinstance(x, (list, tuple)):
-        if all_numpy(x):
+        if None not in {backend_of_type(kind) for kind in {*map(type, x)}}:
             return list(x)
-        return [taken_in(one, f"{name}[{i}]") for i, one in enumerate(x)]
+        return [from_foreign(one, f"{name}[{i}]") for i, one in enumerate(x)]
     if not is_foreign(x):
         return x
     if not hasattr(_namespace(x), "from_dlpack"):
@@ -47,25 +45,25 @@ def taken_in(x: Any, name: str = "x") -> Any:
 
 
 def _importer(device: int) -> Callable[[Any], Any]:
-    if device in (_HOST, _CUDA_HOST):
-        return np.from_dlpack
-    if device not in (_CUDA, _CUDA_MANAGED):
-        raise ValueError(f"it is on a device of type {device}, neither the host nor a CUDA device")
-    from_dlpack: Callable[[Any], Any] = cupy_module().from_dlpack
-    return from_dlpack
+    """Return the `from_dlpack` for a type of device, in DLPack's numbers, or raise."""
+    for backend in BACKENDS.values():
+        if device in backend.DLPACK_DEVICES:
+            from_dlpack: Callable[[Any], Any] = backend.namespace().from_dlpack
+            return from_dlpack
+    raise ValueError(f"it is on a device of type {device}, which no backend reads")
 
 
-def given_back(result: Any, like: Any) -> Any:
-    """Return an array, or a list of them, as arrays of the library that the first of `like` is of.
+def to_foreign(result: Any, like: Any) -> Any:
+    """Return an array, or a list of them, as arrays of the library of `like`.
 
-    `like` is what was taken in.
+    `like` is what `from_foreign` was given: of a list, its first array counts.
     """
     if isinstance(like, (list, tuple)) and like:
-        return given_back(result, like[0])
+        return to_foreign(result, like[0])
     if not is_foreign(like):
         return result
     if isinstance(result, (list, tuple)):
-        return type(result)(given_back(one, like) for one in result)
+        return type(result)(to_foreign(one, like) for one in result)
     if is_foreign(result) or not hasattr(result, "__dlpack__"):
         return result
     library = _namespace(like)
@@ -74,27 +72,13 @@ def given_back(result: Any, like: Any) -> Any:
     return library.from_dlpack(result)
 
 
-def _library(x: Any) -> str:
-    return type(x).__module__.partition(".")[0]
-
-
 def _namespace(x: Any) -> Any:
-    """Return where an array's library has its functions, by the array API standard or by name."""
+    """Return the functions of an array's library: by the array API standard, or by its name."""
     if hasattr(x, "__array_namespace__"):
         return x.__array_namespace__()
-    return sys.modules.get(_library(x))
+    return sys.modules.get(type(x).__module__.partition(".")[0])
 
 
 def _is_bfloat16(x: Any) -> bool:
-    """Return whether that is the dtype, which NumPy's DLPack lacks; its bits go as int16."""
+    """Return whether `x` is of the dtype that NumPy's DLPack lacks; its bits travel as int16."""
     return str(x.dtype).endswith("bfloat16") if hasattr(x, "dtype") else False
-
-
-def bfloat16() -> np.dtype[Any]:
-    """Return the dtype that ml_dtypes gives NumPy."""
-    try:
-        import ml_dtypes
-    except ImportError as error:
-        raise ImportError("bfloat16 arrays need ml_dtypes: pip install ml_dtypes") from error
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype

@@ -7,17 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from rmac._arrays import (
-    Array,
-    descriptor_dtype,
-    feature_map,
-    namespace_of,
-    on_device_of,
-    require_same_device,
-)
+from rmac._arrays import feature_map
+from rmac._backend import Array, Backend, require_same_device
 from rmac._checks import one_or_two_ints
-from rmac._dlpack import taken_in
-from rmac.operators import Backend, public_operator
+from rmac._dlpack import from_foreign
+from rmac._dtypes import dtype_info
+from rmac.operators import public_operator
 
 __all__ = ["branch_pool"]
 
@@ -81,14 +76,14 @@ def branch_pool(
     >>> rmac.branch_pool(x, [small, large], [5, 3]).shape
     (2, 128, 20, 28)
     """
-    x = feature_map(x, "NCHW")
-    dtype = descriptor_dtype(x.dtype)
+    x, info = feature_map(backend, x, "NCHW")
+    dtype = info.descriptor
     weights = _checked_weights(weights, x)
     windows = _checked_windows(kernel_sizes, len(weights))
     out = backend.empty(_common_shape(x.shape, weights, windows), dtype, x)
-    xp = namespace_of(x)
+    xp = backend.namespace()
     # Infinities may meet, also past the ends of rows: NaN, which needs no warning.
-    with on_device_of(x), np.errstate(invalid="ignore", over="ignore"):
+    with backend.device_context(x), np.errstate(invalid="ignore", over="ignore"):
         kernels = [xp.ascontiguousarray(w.transpose(2, 0, 3, 1), dtype) for w in weights]
         images = _images_at_once(x.shape, kernels)
         for first in range(0, len(x), images):
@@ -103,14 +98,14 @@ def _checked_weights(weights: Any, x: Array) -> list[Array]:
     """Return the weights of each branch, or raise if they do not fit the maps."""
     if not isinstance(weights, (list, tuple)):
         raise TypeError(f"weights: expected a list of arrays, got {type(weights).__name__}")
-    kernels: list[Array] = taken_in(weights, "weights")
+    kernels: list[Array] = from_foreign(weights, "weights")
     if not kernels:
         raise ValueError("weights: expected at least one array, got none")
     channels, height, width = x.shape[1:]
     for i, kernel in enumerate(kernels):
         name = f"weights[{i}]"
         require_same_device(kernel, name, x)
-        descriptor_dtype(kernel.dtype, name)
+        dtype_info(kernel.dtype, name)
         if kernel.ndim != 4 or 0 in kernel.shape[2:]:
             raise ValueError(f"{name}: expected shape (C_out, C, kh, kw), got {kernel.shape}")
         if kernel.shape[1] != channels:

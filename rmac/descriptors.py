@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from rmac._arrays import Array, default_grid, deliver, descriptor_dtype, feature_batches, output
-from rmac._checks import choice, flag, optional_workers, real, remembered
-from rmac._recipe import Pooling, Recipe
-from rmac.cpu.threads import workers_before_product
-from rmac.operators import Backend, public_operator
-from rmac.pooling import checked_pooling
-from rmac.regions import check_grid_options
+from rmac._arrays import FeatureMaps, copy_to_out, feature_maps, output
+from rmac._checks import optional_workers
+from rmac._options import (
+    Aggregate,
+    AggregateName,
+    AggregationOptions,
+    Layout,
+    PoolingOptions,
+    PoolName,
+    PresetName,
+    aggregation_options,
+    grid_options,
+    pooling_options,
+)
+from rmac.operators import public_operator
+from rmac.regions import default_grid
 from rmac.whitening import Whitening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rmac.regions import RegionGrid
+    from rmac._backend import Array, Backend
 
 __all__ = ["rmac"]
-
-AGGREGATES = ("sum", "mean", "concat", "none")
 
 _BLOCK = 1 << 25  # bytes of regional vectors that are whitened at a time
 
@@ -33,15 +38,15 @@ def rmac(
     x: Array,
     /,
     *,
-    pool: str = "max",
+    pool: PoolName = "max",
     p: float = 3.0,
     levels: int = 3,
     overlap: float = 0.4,
-    preset: str = "caffe2",
-    layout: str = "NCHW",
+    preset: PresetName = "caffe2",
+    layout: Layout = "NCHW",
     normalize_regions: bool = True,
     whitening: Whitening | None = None,
-    aggregate: str = "sum",
+    aggregate: AggregateName = "sum",
     normalize: bool = True,
     eps: float = 0.0,
     workers: int | None = None,
@@ -121,94 +126,116 @@ def rmac(
     (8, 512)
     >>> similarity = descriptors @ descriptors.T
     """
-    pooling = checked_pooling(pool, p)
-    recipe = _checked_recipe(normalize_regions, aggregate, normalize, eps)
+    pooling = pooling_options(pool, p)
+    aggregation = aggregation_options(normalize_regions, aggregate, normalize, eps)
+    options = grid_options(levels, overlap, preset)
     workers = optional_workers(workers)
-    options = check_grid_options(levels, overlap, preset)
-    batches = feature_batches(x, layout)
-    grids = [default_grid(maps, layout, *options) for maps in batches]
-    channels = batches[0].shape[1]
+    maps = feature_maps(backend, x, layout)
+    boxes = [
+        default_grid(batch.shape[2], batch.shape[3], options, sequence=maps.sequence).boxes
+        for batch in maps.batches
+    ]
+    dim = maps.channels if whitening is None else _whitened_dim(whitening, maps)
+    shape = _result_shape(maps.images, [len(one) for one in boxes], dim, aggregation.aggregate)
+    result = output(backend, out, maps.batches, shape, maps.dtype.descriptor)
     if whitening is not None:
-        channels = _whitened_channels(whitening, batches[0])
-    shape = _shape(batches, grids, aggregate, channels)
-    result = output(out, x, shape, descriptor_dtype(batches[0].dtype), backend.empty)
-    boxes = [grid.boxes for grid in grids]
-    if whitening is not None:
-        _write_whitened(
-            backend, batches, boxes, result, pooling, whitening, recipe, workers=workers
-        )
+        pipeline = _WhitenedPipeline(backend, pooling, whitening, aggregation, workers)
+        pipeline.run(maps.batches, boxes, result)
     elif result.size:
-        backend.rmac(batches, boxes, result, pooling, recipe, workers=workers)
-    return deliver(result, out)
+        backend.rmac(maps.batches, boxes, result, pooling, aggregation, workers=workers)
+    return copy_to_out(result, out)
 
 
-def _whitened_channels(whitening: Whitening, maps: Array) -> int:
-    """Return how many channels regional vectors of such maps have once they are whitened."""
+def _whitened_dim(whitening: Whitening, maps: FeatureMaps) -> int:
+    """Return how many elements the whitened vectors of regions have, or raise."""
     if not isinstance(whitening, Whitening):
         raise TypeError(f"whitening: expected a Whitening, got {type(whitening).__name__}")
-    whitening._require_fits(maps, maps.shape[1], "x")
+    whitening._require_fits(maps.batches[0], maps.channels, "x")
     return len(whitening.projection)
 
 
-def _shape(
-    batches: Sequence[Array], grids: Sequence[RegionGrid], aggregate: str, channels: int
+def _result_shape(
+    images: int, regions: list[int], dim: int, aggregate: Aggregate
 ) -> tuple[int, ...]:
-    images = len(batches) if len(batches) > 1 else batches[0].shape[0]
-    if aggregate in ("sum", "mean"):
-        return images, channels
-    regions = {len(grid) for grid in grids}
-    if len(regions) > 1:
+    """Return the shape of the result of images with so many regions, or raise."""
+    if aggregate in (Aggregate.SUM, Aggregate.MEAN):
+        return images, dim
+    count = regions[0]
+    if min(regions) < max(regions):
         raise ValueError(
-            f'x: expected maps with equally many regions, as aggregate="{aggregate}" needs, '
+            "x: expected maps with equally many regions, as "
+            f'aggregate="{aggregate.name.lower()}" needs, '
             f"got {min(regions)} to {max(regions)}"
         )
-    count = regions.pop()
-    return (images, count * channels) if aggregate == "concat" else (images, count, channels)
+    return (images, count * dim) if aggregate is Aggregate.CONCAT else (images, count, dim)
 
 
-def _write_whitened(
-    backend: Backend,
-    batches: Sequence[Array],
-    boxes: Sequence[Any],
-    out: Array,
-    pooling: Pooling,
-    whitening: Whitening,
-    recipe: Recipe,
-    *,
-    workers: int | None,
-) -> None:
-    """Write descriptors of whitened regional vectors, a block of images at a time."""
-    unaggregated = recipe._replace(aggregate="none")
-    before, after = whitening.projection.shape[::-1]
-    rows = max(1, _BLOCK // ((before + after) * out.itemsize))
-    for places, maps, some in _blocks(batches, boxes, rows):
-        count, regions = sum(len(one) for one in maps), len(some[0])
-        vectors = backend.empty((count, regions, before), out.dtype, maps)
-        poolers = workers
-        if isinstance(out, np.ndarray):
-            poolers = workers_before_product(workers, sum(one.nbytes for one in maps))
-        backend.rmac(maps, some, vectors, pooling, unaggregated, workers=poolers)
-        block = whitened = backend.empty((count, *out.shape[1:]), out.dtype, maps)
-        if recipe.aggregate in ("sum", "mean"):
-            whitened = backend.empty((count, regions, after), out.dtype, maps)
-        whitened = whitened.reshape(count, regions, after)
-        whitening._apply_to(vectors.reshape(-1, before), whitened.reshape(-1, after))
-        backend.describe(whitened, block, recipe)
-        done = 0
-        for place, one in zip(places, maps, strict=True):
-            out[place] = block[done : done + len(one)]
-            done += len(one)
+class _WhitenedPipeline(NamedTuple):
+    """The pipeline with a matrix product in its middle, a block of images at a time."""
+
+    backend: Backend
+    pooling: PoolingOptions
+    whitening: Whitening
+    aggregation: AggregationOptions
+    workers: int | None
+
+    def run(self, batches: Sequence[Array], boxes: Sequence[Any], out: Array) -> None:
+        """Write the descriptors of all images: (N, D), or (N, R, D) unaggregated."""
+        dim, channels = self.whitening.projection.shape
+        rows = max(1, _BLOCK // ((channels + dim) * out.itemsize))
+        for block in _blocks(batches, boxes, rows):
+            vectors = self._regional_vectors(block, channels, out.dtype)
+            descriptors = self._describe(vectors, out.shape[1:], dim)
+            done = 0
+            for place, maps in zip(block.places, block.maps, strict=True):
+                out[place] = descriptors[done : done + len(maps)]
+                done += len(maps)
+
+    def _regional_vectors(self, block: _Block, channels: int, dtype: Any) -> Array:
+        """Return the vectors (N, R, C) of a block's regions, before they are whitened."""
+        images = sum(len(maps) for maps in block.maps)
+        shape = (images, len(block.boxes[0]), channels)
+        vectors = self.backend.empty(shape, dtype, block.maps[0])
+        size = sum(maps.nbytes for maps in block.maps)
+        unaggregated = self.aggregation._replace(aggregate=Aggregate.NONE, normalize=False)
+        self.backend.rmac(
+            block.maps,
+            block.boxes,
+            vectors,
+            self.pooling,
+            unaggregated,
+            workers=self.backend.workers_before_product(self.workers, size),
+        )
+        return vectors
+
+    def _describe(self, vectors: Array, shape: tuple[int, ...], dim: int) -> Array:
+        """Return the descriptors (N, *shape) of regional vectors, which are overwritten."""
+        images, regions, channels = vectors.shape
+        descriptors = self.backend.empty((images, *shape), vectors.dtype, vectors)
+        if self.aggregation.aggregate in (Aggregate.SUM, Aggregate.MEAN):
+            whitened = self.backend.empty((images, regions, dim), vectors.dtype, vectors)
+        else:
+            whitened = descriptors.reshape(images, regions, dim)
+        self.whitening._apply_to(vectors.reshape(-1, channels), whitened.reshape(-1, dim))
+        self.backend.describe(whitened, descriptors, self.aggregation)
+        return descriptors
 
 
-def _blocks(
-    batches: Sequence[Array], boxes: Sequence[Any], rows: int
-) -> Iterator[tuple[list[slice], list[Array], Sequence[Any]]]:
-    """Yield images with equally many regions, `rows` or so in all: their places, maps and boxes."""
+class _Block(NamedTuple):
+    """Some images with equally many regions."""
+
+    places: list[slice]  # in the output, one for each of `maps`
+    maps: list[Array]
+    boxes: Sequence[Any]
+
+
+def _blocks(batches: Sequence[Array], boxes: Sequence[Any], rows: int) -> Iterator[_Block]:
+    """Yield blocks of images that have about `rows` regions in all."""
     if len(batches) == 1:
         step = max(1, rows // len(boxes[0]))
         for first in range(0, len(batches[0]), step):
             place = slice(first, first + step)
-            yield [place], [batches[0][place]], boxes
+            yield _Block([place], [batches[0][place]], boxes)
         return
     alike: dict[int, list[int]] = {}
     for image, of_image in enumerate(boxes):
@@ -218,15 +245,4 @@ def _blocks(
         for first in range(0, len(images), step):
             some = images[first : first + step]
             places = [slice(image, image + 1) for image in some]
-            yield places, [batches[i] for i in some], [boxes[i] for i in some]
-
-
-@remembered
-def _checked_recipe(normalize_regions: bool, aggregate: str, normalize: bool, eps: float) -> Recipe:
-    """Return what becomes of regional vectors, or raise."""
-    return Recipe(
-        flag("normalize_regions", normalize_regions),
-        choice("aggregate", aggregate, AGGREGATES),
-        flag("normalize", normalize),
-        real("eps", eps, low=0),
-    )
+            yield _Block(places, [batches[i] for i in some], [boxes[i] for i in some])

@@ -7,19 +7,17 @@ The public functions of rmac look their code up here too, so that an operator re
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-import numpy as np
-
-from rmac import cpu, cuda
-from rmac._arrays import Array, device_of, device_of_input
+from rmac._backend import BACKENDS, HOST, Backend, backend_of_input, move
 from rmac._checks import positive_int, real
-from rmac._dlpack import given_back, is_foreign, taken_in
+from rmac._dlpack import from_foreign, is_foreign, to_foreign
 
 if TYPE_CHECKING:
-    from rmac._recipe import Pooling, Recipe
+    from rmac._backend import Array
+
 __all__ = [
     "GradientNotDefinedError",
     "RMACRegionsOp",
@@ -31,44 +29,10 @@ __all__ = [
 ]
 
 Params = ParamSpec("Params")
+Result = TypeVar("Result")
 Operator = Callable[..., Any]
 Factory = Callable[..., Operator]
 
-
-class Backend(Protocol):
-    """What `rmac.cpu` and `rmac.cuda` both are; arguments come checked, `out` is C-ordered."""
-
-    def empty(self, shape: tuple[int, ...], dtype: Any, like: Array, /) -> Array: ...
-    def rmac_regions(self, boxes: Any, images: int, like: Array, /) -> Array: ...
-    def region_pool(
-        self, x: Array, boxes: Any, out: Array, pooling: Pooling, /, *, workers: int | None
-    ) -> None: ...
-    def roi_pool(
-        self,
-        x: Array,
-        rois: Array,
-        out: Array,
-        /,
-        *,
-        output_size: tuple[int, int],
-        spatial_scale: float,
-        workers: int | None,
-    ) -> None: ...
-    def rmac(
-        self,
-        batches: Sequence[Array],
-        boxes: Sequence[Any],
-        out: Array,
-        pooling: Pooling,
-        recipe: Recipe,
-        /,
-        *,
-        workers: int | None,
-    ) -> None: ...
-    def describe(self, vectors: Array, out: Array, recipe: Recipe, /) -> None: ...
-
-
-_BACKENDS: dict[str, Backend] = {"cpu": cpu, "cuda": cuda}
 _factories: dict[tuple[str, str], Factory] = {}
 _without_gradient: set[str] = set()
 
@@ -175,20 +139,20 @@ def run_on_device(
 
 def _run(name: str, x: Any, options: dict[str, Any]) -> Any:
     """Run a named operator; arrays of other libraries come in and go out through DLPack."""
-    array = x if type(x) is np.ndarray else taken_in(x)
-    foreign = [key for key, value in options.items() if is_foreign(value)]
-    taken = options | {key: taken_in(options[key], key) for key in foreign} if foreign else options
-    result = _create(name, array, taken)(array)
+    array = from_foreign(x)
+    foreign = {key: from_foreign(value, key) for key, value in options.items() if is_foreign(value)}
+    arguments = options | foreign if foreign else options
+    result = _create(name, array, arguments)(array)
     if array is x and not foreign:
         return result
-    if result is not None and result is taken.get("out"):
+    if result is not None and result is arguments.get("out"):
         return options["out"]
-    return given_back(result, x)
+    return to_foreign(result, x)
 
 
 def _create(name: str, x: Array, options: dict[str, Any]) -> Operator:
     """Return a new instance of a named operator for the device that `x` lives on."""
-    device = device_of_input(x)
+    device = backend_of_input(x).DEVICE
     try:
         factory = _factories[name, device]
     except KeyError:
@@ -203,15 +167,12 @@ def _move(x: Array, device: str) -> Array:
     if not isinstance(device, str):
         raise TypeError(f"device: expected a string, got {type(device).__name__}")
     kind, colon, index = device.partition(":")
-    if kind not in _BACKENDS or (colon and (kind == "cpu" or not index.isdecimal())):
+    if kind not in BACKENDS or (colon and (kind == HOST.DEVICE or not index.isdecimal())):
         raise ValueError(f'device: expected "cpu", "cuda" or "cuda:N", got {device!r}')
     if isinstance(x, (list, tuple)):
         return [_move(one, device) for one in x]
-    array = taken_in(x)
-    if kind == "cuda":
-        moved = cuda.to_device(array, int(index) if colon else None)
-    else:
-        moved = array if device_of(array) == "cpu" else cuda.to_host(array)
+    array = from_foreign(x)
+    moved = move(array, kind, int(index) if colon else None)
     return x if moved is array else moved
 
 
@@ -265,16 +226,13 @@ def _require_registered(name: str) -> None:
 
 def public_operator(
     name: str,
-) -> Callable[
-    [Callable[Concatenate[Backend, Array, Params], Array]],
-    Callable[Concatenate[Array, Params], Array],
-]:
+) -> Callable[[Callable[Concatenate[Backend, Params], Result]], Callable[Params, Result]]:
     """Make a function of (backend, x, ...) an operator, and the public function that runs it."""
 
     def decorate(
-        function: Callable[Concatenate[Backend, Array, Params], Array],
-    ) -> Callable[Concatenate[Array, Params], Array]:
-        for device, backend in _BACKENDS.items():
+        function: Callable[Concatenate[Backend, Params], Result],
+    ) -> Callable[Params, Result]:
+        for device, backend in BACKENDS.items():
             # A factory: given the options, it leaves a function of x.
             _register(device, name, partial(partial, function, backend), replace=False)
         should_not_do_gradient(name)
@@ -283,11 +241,14 @@ def public_operator(
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])
 
         @wraps(function)
-        def public(x: Array, /, *args: Params.args, **options: Params.kwargs) -> Array:
-            if args:  # a factory takes names only
-                _, *named = signature.bind(x, *args, **options).arguments.items()
-                return _run(name, x, dict(named))
-            return _run(name, x, options)
+        def public(*args: Params.args, **options: Params.kwargs) -> Result:
+            if len(args) == 1:
+                result: Result = _run(name, args[0], options)
+            else:  # a factory takes options by name
+                bound = signature.bind(*args, **options).arguments
+                x = bound.pop("x")
+                result = _run(name, x, dict(bound))
+            return result
 
         public.__signature__ = signature  # type: ignore[attr-defined]
         return public

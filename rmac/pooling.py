@@ -5,41 +5,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rmac._arrays import (
-    LAYOUTS_OF_MAPS,
-    Array,
-    default_grid,
-    deliver,
-    descriptor_dtype,
-    feature_batches,
+    copy_to_out,
     feature_map,
+    feature_maps,
     output,
     region_boxes,
     region_rois,
     require_axes,
 )
-from rmac._checks import (
-    choice,
-    one_or_two_ints,
-    optional_workers,
-    positive_int,
-    real,
-    remembered,
+from rmac._checks import choice, one_or_two_ints, optional_workers, positive_int, real
+from rmac._options import (
+    MAP_LAYOUTS,
+    Layout,
+    MapLayout,
+    Pool,
+    PoolName,
+    PresetName,
+    grid_options,
+    pooling_options,
 )
-from rmac._recipe import MAXIMA, Pooling
-from rmac.operators import Backend, public_operator
-from rmac.regions import RegionGrid, check_grid_options, region_grid
+from rmac.operators import public_operator
+from rmac.regions import RegionGrid, default_grid, region_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
 
+    from rmac._backend import Array, Backend
+
 __all__ = ["region_pool", "rmac_regions", "roi_pool"]
 
-POOLS = ("max", "mean", "gem")
-
 _FLOAT32_MAX = 3.4e38
-_POWERS = 1e-3, 50.0  # less all but drowns in rounding; more of 1e-6 is next to nothing in float64
 
 
 @public_operator("RMACRegions")
@@ -91,12 +88,12 @@ def region_pool(
     /,
     regions: RegionGrid | npt.ArrayLike | None = None,
     *,
-    pool: str = "max",
+    pool: PoolName = "max",
     p: float = 3.0,
     levels: int = 3,
     overlap: float = 0.4,
-    preset: str = "caffe2",
-    layout: str = "NCHW",
+    preset: PresetName = "caffe2",
+    layout: Layout = "NCHW",
     workers: int | None = None,
     out: Array | None = None,
 ) -> Array:
@@ -181,32 +178,27 @@ def region_pool(
     >>> rmac.region_pool(maps, layout="NHWC").shape
     (2, 14, 768)
     """
-    pooling = checked_pooling(pool, p)
-    options = check_grid_options(levels, overlap, preset)
+    pooling = pooling_options(pool, p)
+    options = grid_options(levels, overlap, preset)
     workers = optional_workers(workers)
     ragged = isinstance(x, (list, tuple))
     if ragged and out is not None:
         raise TypeError("out: expected None with a list of maps, whose results are a list")
+    maps = feature_maps(backend, x, layout)
     pooled = []
-    for maps in feature_batches(x, layout):
+    for batch in maps.batches:
+        images, channels, height, width = batch.shape
         grid = regions
         if grid is None:
-            grid = default_grid(maps, layout, *options)
-        boxes = region_boxes(grid, maps.shape, layout)
-        shape = (maps.shape[0], len(boxes), maps.shape[1])
-        dtype = maps.dtype if pooling == MAXIMA else descriptor_dtype(maps.dtype)
-        result = output(out, maps, shape, dtype, backend.empty)
+            grid = default_grid(height, width, options, sequence=maps.sequence)
+        boxes = region_boxes(grid, height, width, sequence=maps.sequence)
+        shape = (images, len(boxes), channels)
+        dtype = batch.dtype if pooling.pool is Pool.MAX else maps.dtype.descriptor
+        result = output(backend, out, [batch], shape, dtype)
         if result.size:
-            backend.region_pool(maps, boxes, result, pooling, workers=workers)
-        pooled.append(deliver(result, out))
+            backend.region_pool(batch, boxes, result, pooling, workers=workers)
+        pooled.append(copy_to_out(result, out))
     return [result[0] for result in pooled] if ragged else pooled[0]
-
-
-@remembered
-def checked_pooling(pool: str, p: float) -> Pooling:
-    """Return how regions are pooled, or raise."""
-    power = real("p", p, low=_POWERS[0], high=_POWERS[1])
-    return Pooling(choice("pool", pool, POOLS), power if pool == "gem" else 0.0)
 
 
 @public_operator("RoIPool")
@@ -218,7 +210,7 @@ def roi_pool(
     *,
     output_size: int | Sequence[int] = 1,
     spatial_scale: float = 1.0,
-    layout: str = "NCHW",
+    layout: MapLayout = "NCHW",
     workers: int | None = None,
     out: Array | None = None,
 ) -> Array:
@@ -268,11 +260,11 @@ def roi_pool(
     ph, pw = one_or_two_ints("output_size", output_size)
     spatial_scale = real("spatial_scale", spatial_scale, low=0, high=_FLOAT32_MAX, strict=True)
     workers = optional_workers(workers)
-    maps = feature_map(x, choice("layout", layout, LAYOUTS_OF_MAPS))
+    choice("layout", layout, MAP_LAYOUTS)
+    maps, _ = feature_map(backend, x, layout)
     rois = region_rois(rois, x)
-    shape = (rois.shape[0], maps.shape[1], ph, pw)
-    result = output(out, x, shape, x.dtype, backend.empty)
+    result = output(backend, out, [x], (len(rois), maps.shape[1], ph, pw), x.dtype)
     backend.roi_pool(
         maps, rois, result, output_size=(ph, pw), spatial_scale=spatial_scale, workers=workers
     )
-    return deliver(result, out)
+    return copy_to_out(result, out)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rmac._checks import choice, positive_int, real, remembered, warn
+from rmac._checks import cached_check, choice, positive_int, real, warn
+from rmac._options import GridOptions, PresetName, grid_options
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +32,7 @@ class _Preset(NamedTuple):
     whole_map: bool  # the whole map comes first, as a region of level 0
 
 
-PRESETS = {
+PRESETS: dict[PresetName, _Preset] = {
     "caffe2": _Preset(np.float32, centred=False, x_outer=True, whole_map=False),
     "matlab": _Preset(np.float64, centred=True, x_outer=False, whole_map=False),
     "cirtorch": _Preset(np.float32, centred=True, x_outer=False, whole_map=True),
@@ -69,7 +70,7 @@ class RegionGrid:
     width: int
     levels: int
     overlap: float | None
-    preset: str
+    preset: PresetName
 
     def __init__(self) -> None:
         raise TypeError("RegionGrid: expected to be made by rmac.region_grid or rmac.sequence_grid")
@@ -180,7 +181,7 @@ class RegionGrid:
 
 
 def region_grid(
-    height: int, width: int, *, levels: int = 3, overlap: float = 0.4, preset: str = "caffe2"
+    height: int, width: int, *, levels: int = 3, overlap: float = 0.4, preset: PresetName = "caffe2"
 ) -> RegionGrid:
     """Lay the R-MAC pyramid of windows over a feature map.
 
@@ -234,7 +235,7 @@ def region_grid(
     return _checked_grid(height, width, levels, overlap, preset)
 
 
-def sequence_grid(length: int, *, levels: int = 3, preset: str = "caffe2") -> RegionGrid:
+def sequence_grid(length: int, *, levels: int = 3, preset: PresetName = "caffe2") -> RegionGrid:
     """Lay the R-MAC pyramid of windows along a sequence.
 
     Level ``l`` has ``l`` windows of ``floor(2 * length / (l + 1))`` positions, evenly spread from
@@ -279,34 +280,32 @@ def sequence_grid(length: int, *, levels: int = 3, preset: str = "caffe2") -> Re
     return _checked_sequence_grid(length, levels, preset)
 
 
-@remembered
-def _checked_sequence_grid(length: int, levels: int, preset: str) -> RegionGrid:
+@cached_check
+def _checked_sequence_grid(length: int, levels: int, preset: PresetName) -> RegionGrid:
     length, levels = positive_int("length", length), positive_int("levels", levels)
     return make_grid(1, length, levels, None, choice("preset", preset, PRESETS))
 
 
-@remembered
-def _checked_grid(height: int, width: int, levels: int, overlap: float, preset: str) -> RegionGrid:
+@cached_check
+def _checked_grid(
+    height: int, width: int, levels: int, overlap: float, preset: PresetName
+) -> RegionGrid:
     return make_grid(
         positive_int("height", height),
         positive_int("width", width),
-        *check_grid_options(levels, overlap, preset),
+        *grid_options(levels, overlap, preset),
     )
 
 
-@remembered
-def check_grid_options(levels: int, overlap: float, preset: str) -> tuple[int, float, str]:
-    """Return the options of `region_grid` in plain types, or raise."""
-    return (
-        positive_int("levels", levels),
-        real("overlap", overlap, low=0, high=1),
-        choice("preset", preset, PRESETS),
-    )
+def default_grid(height: int, width: int, options: GridOptions, *, sequence: bool) -> RegionGrid:
+    """Return the grid of checked options on a map, or on a sequence as long as it is wide."""
+    levels, overlap, preset = options
+    return make_grid(height, width, levels, None if sequence else overlap, preset)
 
 
 @lru_cache(maxsize=1024)
 def make_grid(
-    height: int, width: int, levels: int, overlap: float | None, preset: str
+    height: int, width: int, levels: int, overlap: float | None, preset: PresetName
 ) -> RegionGrid:
     """Return a grid of checked options, of a sequence if there is no overlap to aim for."""
     height, width = positive_int("height", height), positive_int("width", width)

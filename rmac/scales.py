@@ -8,16 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmac._arrays import (
-    Array,
-    descriptor_dtype,
-    device_of,
-    device_of_input,
-    namespace_of,
-    on_device_of,
-)
+from rmac._backend import Array, backend_of, backend_of_input
 from rmac._checks import real
-from rmac._dlpack import given_back, taken_in
+from rmac._dlpack import from_foreign, to_foreign
+from rmac._dtypes import dtype_info
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,34 +70,35 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
     (8, 512)
     """
     p = real("p", p, low=1e-3, infinite=True)
-    scales = _checked(taken_in(descriptors, "descriptors"))
-    xp = namespace_of(scales[0])
+    scales = _checked(from_foreign(descriptors, "descriptors"))
+    backend = backend_of(scales[0])
+    xp = backend.namespace()
     images, dim = scales[0].shape
     rows = max(1, _BLOCK // max(1, dim))
     # Infinity has no ratio to itself: NaN, which needs no warning.
-    with on_device_of(scales[0]), np.errstate(invalid="ignore"):
-        merged = xp.empty((images, dim), descriptor_dtype(scales[0].dtype))
+    with backend.device_context(scales[0]), np.errstate(invalid="ignore"):
+        merged = xp.empty((images, dim), dtype_info(scales[0].dtype).descriptor)
         for first in range(0, images if dim else 0, rows):
             part = slice(first, first + rows)
             block = [scale[part].astype(np.float64, order="C") for scale in scales]
             merged[part] = _normalized(_mean(_in_range(block, xp), p, xp), xp)
-    return given_back(merged, descriptors)
+    return to_foreign(merged, descriptors)
 
 
 def _checked(descriptors: Any) -> list[Array]:
     """Return the scales, or raise if they do not go together."""
     if not isinstance(descriptors, (list, tuple)):
-        device_of(descriptors, "descriptors")
+        backend_of(descriptors, "descriptors")
         if descriptors.ndim != 3:
             raise ValueError(
                 "descriptors: expected shape (S, N, D), or a list of arrays (N, D), "
                 f"got {descriptors.shape}"
             )
     scales = list(descriptors)
-    device_of_input(scales, "descriptors")
+    backend_of_input(scales, "descriptors")
     for i, scale in enumerate(scales):
         name = f"descriptors[{i}]"
-        descriptor_dtype(scale.dtype, name)
+        dtype_info(scale.dtype, name)
         if scale.ndim != 2:
             raise ValueError(f"{name}: expected shape (N, D), got {scale.shape}")
         if scale.shape != scales[0].shape:

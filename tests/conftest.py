@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from helpers import Tensor
 
-import rmac.cpu
+from rmac.cpu import route
 
 BACKENDS = os.environ.get("RMAC_TEST_BACKENDS", "numpy").split(",")
 
 # So that the small maps of most tests are shared out to as many workers as they ask for.
-rmac.cpu._SMALL_TASK = 1
+route._SMALL_TASK = 1
 
 hypothesis.settings.register_profile("rmac", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("rmac")

@@ -15,8 +15,7 @@ import safetensors.numpy
 from helpers import error_of, write_zarr
 
 import rmac
-from rmac import files
-from rmac.cli import main
+from rmac.cli import files, main
 
 
 def lines_of(capsys):

@@ -14,8 +14,7 @@ import zarr
 from helpers import error_of, write_zarr
 
 import rmac
-from rmac import files
-from rmac.cli import main
+from rmac.cli import files, main
 
 
 def write(path, array):

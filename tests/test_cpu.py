@@ -14,8 +14,9 @@ from hypothesis import given
 
 import rmac
 from rmac import cpu
-from rmac._recipe import Pooling
+from rmac._options import Pool, PoolingOptions
 from rmac.cpu import isa, plan, threads
+from rmac.cpu import route as routing
 from rmac.cpu.isa import kernels
 
 
@@ -65,19 +66,19 @@ def test_intervals_of_any_size():
     np.testing.assert_array_equal(unique[which], pairs)
 
 
-def way_of(x, pool):
-    return cpu._way(x.dtype, Pooling(pool, 3.0 if pool == "gem" else 0.0))
+def spec_of(x, pool):
+    return routing.kernel_spec(x.dtype, PoolingOptions(Pool(pool), 3.0 if pool == "gem" else 0.0))
 
 
 def route_of(x, boxes, pool="max", threads=1):
-    way = way_of(x, pool)
-    return cpu._region_route.__wrapped__(boxes.tobytes(), x.shape, x.strides, way, threads)
+    spec = spec_of(x, pool)
+    return routing.region_route.__wrapped__(boxes.tobytes(), x.shape, x.strides, spec, threads)
 
 
 def scratch_of(x, boxes, pool="max", threads=1):
     """Bytes that a thread needs."""
-    route, way = route_of(x, boxes, pool, threads), way_of(x, pool)
-    return kernels.scratch_bytes(route.plan, route.path, route.lanes, way.itemsize, way.sums)
+    route, spec = route_of(x, boxes, pool, threads), spec_of(x, pool)
+    return kernels.scratch_bytes(route.plan, route.path, route.lanes, spec.itemsize, spec.sums)
 
 
 def path_of(x, pool="max"):
@@ -112,17 +113,17 @@ def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
         boxes = rmac.region_grid(*shape[2:], levels=4).boxes
         expected = reference.region_pool(x, boxes)
         means, allowed = reference.region_mean(x, boxes, 3, np.float32)
-        if path == kernels.Path.PLANES and shape[1] * x.itemsize < cpu._LINE:
+        if path == kernels.Path.PLANES and shape[1] * x.itemsize < routing._LINE:
             continue  # it takes whole lines of channels
-        if path == kernels.Path.ROWS and (shape[2] + 1) * shape[3] * x.itemsize < cpu._LINE:
+        if path == kernels.Path.ROWS and (shape[2] + 1) * shape[3] * x.itemsize < routing._LINE:
             continue  # it reads whole lines, of two planes at most
         if path == kernels.Path.CHANNELS:
             x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-        monkeypatch.setattr(cpu, "_path", lambda *_: path)
-        cpu._region_route.cache_clear()
+        monkeypatch.setattr(routing, "_path", lambda *_: path)
+        routing.region_route.cache_clear()
         assert_same_values(rmac.region_pool(x, boxes), expected)
         assert_within(rmac.region_pool(x, boxes, pool="gem"), means, allowed)
-    cpu._region_route.cache_clear()
+    routing.region_route.cache_clear()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
@@ -304,12 +305,12 @@ def test_isas_agree(rng):
 
 def test_threads_are_used():
     """As many as are asked for, where there is work for them."""
-    assert cpu._threads(3, 1 << 30) == 3
+    assert routing.threads_for(3, 1 << 30) == 3
     used = []
     x = np.zeros((8, 64, 24, 32), np.float32)
     route = route_of(x, rmac.region_grid(24, 32).boxes, threads=3)
-    way = replace(way_of(x, "max"), pool=lambda *args: used.append(args[-1]))
-    cpu._pool(x, way, route, np.empty((8, 20, 64), np.float32), 3)
+    spec = replace(spec_of(x, "max"), pool=lambda *args: used.append(args[-1]))
+    cpu._pool(x, spec, route, np.empty((8, 20, 64), np.float32), 3)
     assert used == [3]
 
 
@@ -362,25 +363,29 @@ def test_many_boxes_need_no_more_scratch_than_regions(rng):
 @pytest.mark.parametrize(("levels", "cache"), [(3, 768 << 10), (6, 768 << 10), (6, 192 << 10)])
 def test_scratch_memory_is_bounded_by_the_cache(shape, dtype, pool, levels, cache, monkeypatch):
     """It fits, but for long pixels and, with many levels, where one line of channels may not."""
-    monkeypatch.setattr(cpu, "_CACHE", cache)
+    monkeypatch.setattr(routing, "_CACHE", cache)
     grid = rmac.region_grid(*shape[2:], levels=levels)
     for order in ((0, 1, 2, 3), (0, 2, 3, 1)):
         x = np.empty([shape[axis] for axis in order], dtype).transpose(np.argsort(order))
         route = route_of(x, grid.boxes, pool, threads=2)
-        line = way_of(x, pool).line
+        line = spec_of(x, pool).line
         most = (
-            6 if route.path == cpu.Path.CHANNELS else 1 if route.lanes > line or levels == 3 else 4
+            6
+            if route.path == kernels.Path.CHANNELS
+            else 1
+            if route.lanes > line or levels == 3
+            else 4
         )
         assert scratch_of(x, grid.boxes, pool, threads=2) <= most * cache
         assert route.lanes >= line
 
 
 def test_many_boxes_are_still_reduced_along_rows(monkeypatch):
-    monkeypatch.setattr(cpu, "_CACHE", 768 << 10)
+    monkeypatch.setattr(routing, "_CACHE", 768 << 10)
     x = np.empty((1, 512, 48, 64), np.float32)
     corners = np.random.default_rng(0).integers(0, (64, 48), (2, 1000, 2))
     boxes = np.concatenate([corners.min(0), corners.max(0)], axis=1)
-    assert route_of(x, boxes).path == cpu.Path.ROWS
+    assert route_of(x, boxes).path == kernels.Path.ROWS
 
 
 def test_workers_before_a_matrix_product(monkeypatch):

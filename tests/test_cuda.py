@@ -17,7 +17,7 @@ from helpers import (
 
 import rmac
 from rmac import cuda
-from rmac._recipe import MAXIMA
+from rmac._options import MAX_POOLING
 from rmac.cuda import plan
 
 
@@ -96,7 +96,7 @@ def test_regions_that_take_many_launches(gpu, rng, layout):
 
 def test_loads_are_as_wide_as_memory_allows(gpu):
     def vector(x):
-        way = cuda._way(cuda._dtype_of(x), MAXIMA, "float")
+        way = cuda._way(cuda._dtype_of(x), MAX_POOLING, "float")
         (job,) = cuda._jobs(x, 0, rmac.region_grid(*x.shape[2:]).boxes, way)
         return job.by_channels, job.vector
 

@@ -10,7 +10,8 @@ import pytest
 import safetensors.numpy
 import zarr
 
-from rmac import files
+from rmac._io import atomic_write
+from rmac.cli import files
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -179,7 +180,7 @@ BAD_SAFETENSORS = {
     "one offset": ({"x": tensor(data_offsets=(1,))}, ValueError, "not enough values to unpack"),
     "too few": ({"x": tensor(data_offsets=(0, 8))}, ValueError, "bytes of F32 (2, 3), got 8"),
     "truncated": ({"x": tensor()}, ValueError, "truncated: 24 bytes of data expected, 0 there"),
-    "int64": ({"x": tensor("I64")}, TypeError, "expected BF16 or one of F16, F32, F64, U8, I8"),
+    "int64": ({"x": tensor("I64")}, TypeError, "expected one of U8, I8, F16, BF16, F32, F64"),
 }
 
 
@@ -240,23 +241,23 @@ def test_a_single_number(tmp_path):
         files.open_array(str(path))
 
 
-def test_whole_file_replaces_only_once_complete(tmp_path):
+def test_atomic_write_replaces_only_once_complete(tmp_path):
     path = tmp_path / "x"
     path.write_text("from before")
-    with files.whole_file(str(path)) as file:
+    with atomic_write(str(path)) as file:
         file.write(b"new")
         assert path.read_text() == "from before"
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_whole_file_replaces_no_source(tmp_path):
+def test_atomic_write_replaces_no_source(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
     (tmp_path / "link").symlink_to("b")
     with (
         pytest.raises(FileExistsError, match=r"the output would replace the input .*b"),
-        files.whole_file(str(tmp_path / "link"), str(tmp_path / "a"), str(tmp_path / "b")),
+        atomic_write(str(tmp_path / "link"), str(tmp_path / "a"), str(tmp_path / "b")),
     ):
         pass
     assert (tmp_path / "b").read_text() == "b"

@@ -95,7 +95,7 @@ def test_presets_place_windows_differently():
 
 
 def test_photographs_rank_as_recorded():
-    from rmac.demo import feature_maps
+    from rmac.cli.demo import feature_maps
 
     maps = feature_maps()
     assert len(maps) == 20

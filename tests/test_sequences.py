@@ -22,6 +22,7 @@ from hypothesis import given, settings
 
 import rmac
 from rmac._arrays import feature_map
+from rmac._backend import HOST
 
 AXES = {"NCT": (0, 1, 2), "NTC": (0, 2, 1)}
 PRESETS = ("caffe2", "matlab", "cirtorch")
@@ -158,14 +159,14 @@ def test_empty_batches_and_channels(xp, layout):
 def test_a_sequence_is_viewed_as_a_map_not_copied(memory, layout, seed):
     rng = np.random.default_rng(seed)
     x = stored_as(random_map(rng, (3, 4, 1, 5), DTYPES["float32"]), memory, rng)[:, :, 0]
-    maps = feature_map(x.transpose(AXES[layout]), layout)
+    maps = feature_map(HOST, x.transpose(AXES[layout]), layout)[0]
     assert maps.shape == (3, 4, 1, 5)
     assert np.shares_memory(maps, x)
     assert (maps.strides[0], maps.strides[1], maps.strides[3]) == x.strides
 
 
 def test_packed_channels_look_packed():
-    maps = feature_map(np.zeros((3, 4, 5), np.float32), "NCT")
+    maps = feature_map(HOST, np.zeros((3, 4, 5), np.float32), "NCT")[0]
     assert maps.strides == np.zeros((3, 4, 1, 5), np.float32).strides
 
 
@@ -175,7 +176,7 @@ def test_tokens_become_maps_without_a_copy(xp, rng):
         own = tokens if start else np.ascontiguousarray(tokens[:, 1:])
         maps = own[:, start:].reshape(2, 6, 7, 40)
         assert np.shares_memory(maps, own)
-        assert np.shares_memory(feature_map(maps, "NHWC"), own)
+        assert np.shares_memory(feature_map(HOST, maps, "NHWC")[0], own)
         boxes = rmac.region_grid(6, 7).boxes
         expected = reference.region_pool(maps.transpose(0, 3, 1, 2), boxes)
         on_device = xp.asarray(own)[:, start:].reshape(2, 6, 7, 40)

@@ -23,7 +23,8 @@ from helpers import (
 from hypothesis import given, settings
 
 import rmac
-from rmac import Whitening, _moments, whitening
+from rmac import Whitening, whitening
+from rmac.whitening import moments
 
 DATA = Path(__file__).parent / "data"
 
@@ -109,7 +110,7 @@ def test_learning_from_any_array(xp, rng, monkeypatch, dtype, shape):
     """In blocks, which may begin and end anywhere."""
     values = random_map(rng, shape, DTYPES[dtype])
     expected = Whitening().fit(values.astype(np.float64).reshape(-1, 5))
-    monkeypatch.setattr(_moments, "_BLOCK", 7 * 5 * 8)
+    monkeypatch.setattr(moments, "_BLOCK", 7 * 5 * 8)
     strided = xp.asarray(np.repeat(values, 2, axis=-2))[..., ::2, :]
     for vectors in (xp.asarray(values), strided):
         assert_same_whitening(Whitening().fit(vectors), expected, 1e-12)
@@ -128,7 +129,7 @@ def peak(function):
 def test_memory_is_bounded(rng, monkeypatch):
     """Whatever the strides: a block and the scatter, not a copy of the vectors."""
     vectors = random_map(rng, (400, 50, 24), DTYPES["float32"])
-    monkeypatch.setattr(_moments, "_BLOCK", 1 << 16)
+    monkeypatch.setattr(moments, "_BLOCK", 1 << 16)
     w = Whitening().fit(vectors)
     w.apply(vectors[0])
     result = vectors.nbytes
@@ -143,7 +144,7 @@ def test_apply(xp, rng, monkeypatch, dtype, shape):
     w = Whitening(4).fit(VECTORS)
     moved = w.to_cupy() if xp is not np else w
     values = random_map(rng, (*shape, 6), DTYPES[dtype])
-    monkeypatch.setattr(_moments, "_BLOCK", 7 * 6 * 8)
+    monkeypatch.setattr(moments, "_BLOCK", 7 * 6 * 8)
     vectors = xp.asarray(values)
     result_dtype = np.dtype("float64" if dtype == "float64" else "float32")
     result = check_array(moved.apply(vectors), xp, (*shape, 4), result_dtype)
@@ -249,7 +250,7 @@ def test_variances_that_are_only_rounding(xp, rng):
     ],
 )
 def test_the_warning_names_the_line_that_asked(use, monkeypatch):
-    monkeypatch.setattr(whitening, "whole_file", contextlib.nullcontext)
+    monkeypatch.setattr(whitening, "atomic_write", contextlib.nullcontext)
     monkeypatch.setattr(np, "savez", lambda *_args, **_arrays: None)
     w = Whitening().fit(VECTORS[:4])
     with pytest.warns(UserWarning, match="3 of 6 variances") as warned:
@@ -285,7 +286,7 @@ def test_fit_forgets_and_partial_fit_does_not(xp):
 
 
 def test_a_chunk_with_an_error_changes_nothing(monkeypatch):
-    monkeypatch.setattr(_moments, "_BLOCK", 8 * 6 * 8)
+    monkeypatch.setattr(moments, "_BLOCK", 8 * 6 * 8)
     bad = VECTORS.copy()
     bad[-1, 2] = np.inf
     w = Whitening(3).fit(VECTORS)

@@ -108,9 +108,10 @@ cpdef enum Path:
 
 cpdef enum Aggregate:
     """What becomes of an image's regional vectors."""
-    CONCAT = 0
+    NONE = 0
     SUM = 1
     MEAN = 2
+    CONCAT = 3
 
 cpdef enum Kind:
     """What numbers are, in memory."""

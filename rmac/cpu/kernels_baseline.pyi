@@ -8,9 +8,10 @@ class Path(IntEnum):
     GATHER = 3
 
 class Aggregate(IntEnum):
-    CONCAT = 0
+    NONE = 0
     SUM = 1
     MEAN = 2
+    CONCAT = 3
 
 class Kind(IntEnum):
     BITS = 0

@@ -9,18 +9,69 @@ from __future__ import annotations
 import math
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
-from rmac._recipe import MAXIMA, Pooling, Recipe
+from rmac._dtypes import DTYPES, Kind
+from rmac._options import (
+    MAX_POOLING,
+    Aggregate,
+    AggregationOptions,
+    Pool,
+    PoolingOptions,
+)
+from rmac.cuda.arrays import (
+    ARRAY,
+    DEVICE,
+    DLPACK_DEVICES,
+    can_compute_into,
+    device_context,
+    device_index,
+    empty,
+    keep_for_graph,
+    namespace,
+    owns,
+    plain,
+    read_only,
+    require_aligned,
+    require_finite,
+    require_writeable,
+    to_device,
+    to_host,
+)
 from rmac.cuda.plan import WORDS, Table, region_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 Array = Any  # cupy.ndarray
+
+__all__ = [
+    "ARRAY",
+    "DEVICE",
+    "DLPACK_DEVICES",
+    "can_compute_into",
+    "describe",
+    "device_context",
+    "device_index",
+    "empty",
+    "namespace",
+    "owns",
+    "plain",
+    "read_only",
+    "region_pool",
+    "require_aligned",
+    "require_finite",
+    "require_writeable",
+    "rmac",
+    "rmac_regions",
+    "roi_pool",
+    "to_device",
+    "to_host",
+    "workers_before_product",
+]
 
 _MAPS = 10  # of one launch
 _PLANES = 16  # that a block of pool_rows or pool_means takes
@@ -33,7 +84,7 @@ _BOXES = 200  # that one launch writes as RoIs
 _COUNTED = 900  # images of one launch that have their own number of regions
 _MOST_BLOCKS = 1 << 30
 
-_AGGREGATES = {"sum": 1, "mean": 2, "concat": 0, "none": 0}
+_IN_PLACE = (Aggregate.NONE, Aggregate.CONCAT)  # the descriptors are the regional vectors
 
 OPTIONS = ("-std=c++17",)  # of the compiler
 _SOURCES = ("keys.cu", "regions.cu", "means.cu", "rois.cu", "describe.cu")
@@ -81,9 +132,6 @@ _BOXES_OF_LAUNCH = np.dtype(
     align=True,
 )
 
-# Arrays that a captured graph will use again whenever it is launched.
-_captured: list[Array] = []
-
 
 class _Dtype(NamedTuple):
     """How the kernels see a dtype."""
@@ -94,45 +142,15 @@ class _Dtype(NamedTuple):
     key_size: int
 
 
-_DTYPES = {
-    "uint8": _Dtype(0, "unsigned char", "float", 4),
-    "int8": _Dtype(1, "signed char", "float", 4),
-    "float16": _Dtype(2, "short", "float", 4),
-    "bfloat16": _Dtype(3, "short", "float", 4),
-    "float32": _Dtype(4, "int", "float", 4),
-    "float64": _Dtype(5, "long long", "double", 8),
+_TYPES = {
+    Kind.UINT8: ("unsigned char", "float", 4),
+    Kind.INT8: ("signed char", "float", 4),
+    Kind.FLOAT16: ("short", "float", 4),
+    Kind.BFLOAT16: ("short", "float", 4),
+    Kind.FLOAT32: ("int", "float", 4),
+    Kind.FLOAT64: ("long long", "double", 8),
 }
-
-
-def cupy_module() -> Any:
-    """Return CuPy, imported when it is first needed."""
-    try:
-        import cupy
-    except ImportError as error:
-        raise ImportError(
-            'arrays on the GPU need CuPy: pip install "rmac[cuda13]", or "rmac[cuda12]" for CUDA 12'
-        ) from error
-    return cupy
-
-
-def empty(shape: tuple[int, ...], dtype: np.dtype[Any], like: Array) -> Array:
-    """Return an uninitialised array on the device of `like`, an array or a list of them."""
-    cupy = cupy_module()
-    with _device_of(like):
-        return _kept(cupy.empty(shape, dtype))
-
-
-def to_device(x: Array, index: int | None) -> Array:
-    """Return `x`, of the host or any device, on the device of that index or the current one."""
-    cupy = cupy_module()
-    with cupy.cuda.Device(index):
-        return cupy.asarray(x)
-
-
-def to_host(x: Array) -> Array:
-    """Return a copy of `x` on the host."""
-    cupy = cupy_module()
-    return cupy.asnumpy(x)
+_DTYPES = {name: _Dtype(int(info.kind), *_TYPES[info.kind]) for name, info in DTYPES.items()}
 
 
 def rmac_regions(boxes: npt.NDArray[np.int64], images: int, like: Array) -> Array:
@@ -154,14 +172,14 @@ def region_pool(
     x: Array,
     boxes: npt.NDArray[np.int64],
     out: Array,
-    pooling: Pooling,
+    pooling: PoolingOptions,
     *,
     workers: int | None,
 ) -> None:
     """Write what each region is pooled to: (N, R, C)."""
     _no_workers(workers)
     dtype = _dtype_of(x)
-    way = _way(dtype, pooling, dtype.bits if pooling == MAXIMA else dtype.real)
+    way = _way(dtype, pooling, dtype.bits if pooling == MAX_POOLING else dtype.real)
     with _device_of(x):
         _pool([x], [boxes], out, len(boxes), way)
 
@@ -182,7 +200,7 @@ def roi_pool(
     with _device_of(x):
         maps = np.zeros((), _MAPS_OF_ROIS)
         maps["data"], maps["strides"], maps["sizes"] = x.data.ptr, x.strides, x.shape
-        corners = _kept(rois.astype(np.float32, order="C"))
+        corners = keep_for_graph(rois.astype(np.float32, order="C"))
         _function(f"pool_rois<{_dtype_of(x).kind}>")(
             (_blocks(out.size),),
             (_THREADS,),
@@ -202,8 +220,8 @@ def rmac(
     batches: Sequence[Array],
     boxes: Sequence[npt.NDArray[np.int64]],
     out: Array,
-    pooling: Pooling,
-    recipe: Recipe,
+    pooling: PoolingOptions,
+    aggregation: AggregationOptions,
     *,
     workers: int | None,
 ) -> None:
@@ -215,28 +233,30 @@ def rmac(
     dtype = _dtype_of(batches[0])
     images, channels = len(out), batches[0].shape[1]
     regions = [len(grid) for grid in boxes]
-    in_place = recipe.aggregate in ("concat", "none")
+    in_place = aggregation.aggregate in _IN_PLACE
     with _device_of(batches[0]):
         vectors = out
         if not in_place:
-            vectors = _kept(cupy_module().empty((images, max(regions), channels), out.dtype))
+            vectors = keep_for_graph(namespace().empty((images, max(regions), channels), out.dtype))
         _pool(batches, boxes, vectors, max(regions), _way(dtype, pooling, dtype.real))
-        _describe(vectors.reshape(images, max(regions), channels), regions, out, recipe)
+        _describe(vectors.reshape(images, max(regions), channels), regions, out, aggregation)
 
 
-def describe(vectors: Array, out: Array, recipe: Recipe) -> None:
+def describe(vectors: Array, out: Array, aggregation: AggregationOptions) -> None:
     """Write descriptors of regional vectors (N, R, D), which are overwritten: (N, D).
 
     Where they are not aggregated, they are `out`.
     """
     with _device_of(vectors):
-        _describe(vectors, [vectors.shape[1]], out, recipe)
+        _describe(vectors, [vectors.shape[1]], out, aggregation)
 
 
-def _describe(vectors: Array, regions: list[int], out: Array, recipe: Recipe) -> None:
+def _describe(
+    vectors: Array, regions: list[int], out: Array, aggregation: AggregationOptions
+) -> None:
     """Describe images by their regional vectors (N, most, D), so many of each."""
     images, most, channels = vectors.shape
-    norms = _kept(cupy_module().empty((images, most), vectors.dtype))
+    norms = keep_for_graph(namespace().empty((images, most), vectors.dtype))
     function = _function("describe<double>" if vectors.itemsize == 8 else "describe<float>")
     for first, counts, blocks in _counts(regions, images):
         function(
@@ -250,13 +270,18 @@ def _describe(vectors: Array, regions: list[int], out: Array, recipe: Recipe) ->
                 np.int32(most),
                 np.int32(channels),
                 counts,
-                np.int32(recipe.normalize_regions),
-                np.int32(_AGGREGATES[recipe.aggregate]),
-                np.int32(recipe.normalize and recipe.aggregate != "none"),
-                np.float64(recipe.eps),
+                np.int32(aggregation.normalize_regions),
+                np.int32(aggregation.aggregate),
+                np.int32(aggregation.normalize),
+                np.float64(aggregation.eps),
             ),
             shared_mem=8 * _DESCRIBERS // 32,  # a float64 for each warp
         )
+
+
+def workers_before_product(workers: int | None, size: int) -> int | None:  # noqa: ARG001
+    """Return `workers` as they are: no thread of the host computes."""
+    return workers
 
 
 def _no_workers(workers: int | None) -> None:
@@ -276,18 +301,10 @@ def _device_of(x: Any) -> Any:
     return (x[0] if isinstance(x, (list, tuple)) else x).device
 
 
-def _kept(array: Array) -> Array:
-    """Return an array for the current call alone, which lives as long as a graph may use it."""
-    cupy = cupy_module()
-    if cupy.cuda.get_current_stream().is_capturing():
-        _captured.append(array)
-    return array
-
-
 @cache
 def _function(name: str) -> Any:
     """Return a kernel by its name with template arguments, compiled when it is first used."""
-    module = cupy_module().RawModule(code=source(), options=OPTIONS, name_expressions=(name,))
+    module = namespace().RawModule(code=source(), options=OPTIONS, name_expressions=(name,))
     return module.get_function(name)
 
 
@@ -327,11 +344,15 @@ class _Way(NamedTuple):
         return {"": self.dtype.key_size, "float": 4, "double": 8}[self.sums]
 
 
-def _way(dtype: _Dtype, pooling: Pooling, out: str) -> _Way:
-    if pooling == MAXIMA:
-        return _Way(dtype, out, "", 0)
-    sums = dtype.real if pooling.fits_float32 else "double"
-    return _Way(dtype, out, sums, pooling.p)
+def _way(dtype: _Dtype, pooling: PoolingOptions, out: str) -> _Way:
+    match pooling.pool:
+        case Pool.MAX:
+            return _Way(dtype, out, "", 0)
+        case Pool.MEAN | Pool.GEM:
+            sums = dtype.real if pooling.sums_in_float32 else "double"
+            return _Way(dtype, out, sums, pooling.p)
+        case unknown:
+            assert_never(unknown)
 
 
 class _Job(NamedTuple):

@@ -5,7 +5,7 @@
    depends on the shape alone. CuPy has float32 arithmetic take subnormals as 0: so do sums over
    regions; norms are kept from it. */
 
-enum Aggregate { CONCAT, SUM, MEAN };
+enum Aggregate { NONE, SUM, MEAN, CONCAT };
 
 const int WARP = 32;
 
@@ -92,10 +92,11 @@ __global__ void describe(
     const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     const int regions = counts.same ? counts.same : counts.of_image[blockIdx.x];
     const Index image = first + blockIdx.x;
-    const Index size = aggregate == CONCAT ? (Index)regions * channels : channels;
+    const bool in_place = aggregate == NONE || aggregate == CONCAT;
+    const Index size = in_place ? (Index)regions * channels : channels;
     Real *vectors = maxima + image * most * channels;
     Real *norm = norms + image * most;
-    Real *descriptor = aggregate == CONCAT ? vectors : out + image * channels;
+    Real *descriptor = in_place ? vectors : out + image * channels;
 
     if (normalize_regions)
         for (int region = warp; region < regions; region += warps) {
@@ -105,7 +106,7 @@ __global__ void describe(
         }
     __syncthreads();
     for (Index i = threadIdx.x; i < size; i += blockDim.x) {
-        if (aggregate == CONCAT) {
+        if (in_place) {
             if (normalize_regions)
                 vectors[i] /= norm[i / channels];
             continue;

@@ -5,7 +5,7 @@
    The files are one source: rmac/cuda/__init__.py puts the constants that it shares with
    them first, then this one. */
 
-enum Kind { UINT8, INT8, FLOAT16, BFLOAT16, FLOAT32, FLOAT64 };
+enum Kind { UINT8 = 1, INT8, FLOAT16, BFLOAT16, FLOAT32, FLOAT64 };
 
 typedef long long Index;
 

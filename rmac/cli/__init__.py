@@ -10,11 +10,9 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rmac import __version__, demo, describe, whiten
-from rmac._arrays import LAYOUTS
-from rmac.descriptors import AGGREGATES
-from rmac.pooling import POOLS
-from rmac.regions import PRESETS
+from rmac import __version__
+from rmac._options import AGGREGATES, LAYOUTS, POOLS, PRESETS
+from rmac.cli import demo, describe, whiten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,12 +89,12 @@ def _add_describe(command: argparse.ArgumentParser) -> None:
     )
     # Those that are not given are left to rmac.rmac, whose defaults the texts repeat.
     add = command.add_argument_group("pipeline", argument_default=argparse.SUPPRESS).add_argument
-    add("--layout", choices=list(LAYOUTS), help="the meaning of the axes (default: NCHW)")
+    add("--layout", choices=LAYOUTS, help="the meaning of the axes (default: NCHW)")
     add("--pool", choices=POOLS, help="of a region's values (default: max)")
     add("--p", type=float, help="exponent of gem (default: 3)")
     add("--levels", type=int, help="number of window sizes (default: 3)")
     add("--overlap", type=float, help="of neighbouring windows (default: 0.4)")
-    add("--preset", choices=list(PRESETS), help="whose windows exactly (default: caffe2)")
+    add("--preset", choices=PRESETS, help="whose windows exactly (default: caffe2)")
     add("--whitening", metavar="W.npz", help="whiten regional vectors, as rmac whiten learned")
     add(
         "--aggregate",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from rmac._arrays import Array
+    from rmac._backend import Array
 
 
 def projection_of_pca(pca: Any) -> tuple[Array, Array, Array]:

@@ -6,27 +6,32 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from rmac import cuda
-from rmac._archive import Contents, read_archive, write_archive
-from rmac._arrays import (
+from rmac._arrays import feature_vectors
+from rmac._backend import (
+    HOST,
     Array,
-    descriptor_dtype,
-    device_of,
-    feature_vectors,
+    backend_of,
+    device_context,
+    move,
     namespace_of,
-    on_device_of,
     require_same_device,
 )
 from rmac._checks import positive_int, real
-from rmac._dlpack import given_back, is_foreign, taken_in
-from rmac._moments import Learned, Moments, blocks_of, checked_learned, learn, require_enough
-from rmac._transforms import faiss_transform, projection_of_faiss, projection_of_pca
-from rmac.files import whole_file
+from rmac._dlpack import from_foreign, to_foreign
+from rmac._io import atomic_write
+from rmac.whitening.archive import Contents, read_archive, write_archive
+from rmac.whitening.interop import faiss_transform, projection_of_faiss, projection_of_pca
+from rmac.whitening.moments import (
+    Learned,
+    Moments,
+    blocks_of,
+    checked_learned,
+    learn,
+    require_enough,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import numpy as np
 
 __all__ = ["Whitening"]
 
@@ -144,7 +149,7 @@ class Whitening:
         --------
         merge : Join what was learned elsewhere.
         """
-        array = feature_vectors(taken_in(vectors, "vectors"))
+        array, _ = feature_vectors(from_foreign(vectors, "vectors"))
         self._require_open("partial_fit")
         self._require_fits(array, array.shape[-1], "vectors")
         self._add(Moments.of(array))
@@ -209,18 +214,15 @@ class Whitening:
         --------
         to_cupy : The same whitening for vectors on a GPU.
         """
-        array = feature_vectors(taken_in(vectors, "vectors"))
+        array, info = feature_vectors(from_foreign(vectors, "vectors"))
         self._require_fits(array, array.shape[-1], "vectors")
         dim = len(self._ready().projection)
-        dtype = descriptor_dtype(array.dtype)
-        done = 0
-        with on_device_of(array):
-            result = namespace_of(array).empty((math.prod(array.shape[:-1]), dim), dtype)
-            for block in blocks_of(array, dtype):
-                self._apply_to(block, result[done : done + len(block)])
-                done += len(block)
-        result = result.reshape(*array.shape[:-1], dim)
-        return given_back(result, vectors) if is_foreign(vectors) else result
+        done, number = 0, math.prod(array.shape[:-1])
+        result = backend_of(array).empty((number, dim), info.descriptor, array)
+        for block in blocks_of(array, info.descriptor):
+            self._apply_to(block, result[done : done + len(block)])
+            done += len(block)
+        return to_foreign(result.reshape(*array.shape[:-1], dim), vectors)
 
     def _apply_to(self, vectors: Array, out: Array) -> None:
         """Write vectors (M, C), whitened, into `out` (M, D), without other memory.
@@ -228,7 +230,7 @@ class Whitening:
         Both are C-ordered, of one dtype, float32 or float64; `vectors` end up centred.
         """
         mean, projection = self._applied(vectors.dtype)
-        with on_device_of(vectors):
+        with device_context(vectors):
             vectors -= mean
             namespace_of(vectors).matmul(vectors, projection.T, out=out)
 
@@ -244,7 +246,7 @@ class Whitening:
         --------
         to_numpy : The way back.
         """
-        return self._moved(lambda x: cuda.to_device(x, None))
+        return self._moved("cuda")
 
     def to_numpy(self) -> Whitening:
         """Return this whitening with its arrays on the host.
@@ -258,7 +260,7 @@ class Whitening:
         --------
         to_cupy : The way back.
         """
-        return self._moved(lambda x: x if device_of(x) == "cpu" else cuda.to_host(x))
+        return self._moved("cpu")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write this whitening to an ``.npz`` file, which appears once it is complete.
@@ -284,7 +286,7 @@ class Whitening:
         load : The way back.
         """
         contents = self._contents()
-        with whole_file(os.fsdecode(path)) as file:
+        with atomic_write(os.fsdecode(path)) as file:
             write_archive(file, contents)
 
     def _contents(self) -> Contents:
@@ -367,7 +369,7 @@ class Whitening:
         """
         whitening = cls()
         whitening._learned = checked_learned(
-            taken_in(mean, "mean"), taken_in(projection, "projection")
+            from_foreign(mean, "mean"), from_foreign(projection, "projection")
         )
         return whitening
 
@@ -529,8 +531,8 @@ class Whitening:
             return
         if channels != len(state.mean):
             raise ValueError(f"{name}: expected {len(state.mean)} channels, got {channels}")
-        move = "to_numpy" if device_of(state.mean) == "cuda" else "to_cupy"
-        advice = f"; call {move}() of the Whitening to move it"
+        method = "to_cupy" if backend_of(state.mean) is HOST else "to_numpy"
+        advice = f"; call {method}() of the Whitening to move it"
         require_same_device(x, name, state.mean, "the Whitening", advice)
 
     def _ready(self) -> Learned:
@@ -538,7 +540,7 @@ class Whitening:
         if self._learned is None:
             if self._moments is None:
                 raise ValueError("whitening: expected a fitted one; call fit or partial_fit first")
-            with on_device_of(self._moments.mean):
+            with device_context(self._moments.mean):
                 self._learned = learn(self._moments, self._dim, self._eps)
         return self._learned
 
@@ -549,25 +551,25 @@ class Whitening:
             return mean, projection
         converted = self._float32
         if converted is None:
-            with on_device_of(mean):
+            with device_context(mean):
                 converted = self._float32 = mean.astype(dtype), projection.astype(dtype)
         return converted
 
-    def _moved(self, move: Callable[[Array], Array]) -> Whitening:
+    def _moved(self, device: str) -> Whitening:
+        """Return this whitening with its arrays on a kind of device."""
         state = self._moments or self._learned
-        if state is None or move(state.mean) is state.mean:
+        if state is None or move(state.mean, device) is state.mean:
             return self
         result = Whitening(self._dim, eps=self._eps)
         if self._moments is not None:
             number, mean, scatter = self._moments
-            result._moments = Moments(number, move(mean), move(scatter))
+            result._moments = Moments(number, move(mean, device), move(scatter, device))
         if self._learned is not None:
-            result._learned = Learned(*(a if a is None else move(a) for a in self._learned))
+            result._learned = Learned(
+                *(part if part is None else move(part, device) for part in self._learned)
+            )
         return result
 
 
 def _read_only(array: Array) -> Array:
-    view = array.view()
-    if isinstance(view, np.ndarray):
-        view.flags.writeable = False
-    return view
+    return backend_of(array).read_only(array)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rmac._arrays import (
+from rmac._arrays import real_numbers
+from rmac._backend import (
     Array,
+    backend_of,
+    device_context,
     namespace_of,
-    on_device_of,
-    real_numbers,
-    require_finite,
     require_same_device,
 )
 from rmac._checks import warn
@@ -35,11 +35,11 @@ class Moments(NamedTuple):
     @classmethod
     def of(cls, vectors: Array) -> Moments:
         """Return the moments of vectors (..., C), in float64."""
-        with on_device_of(vectors):
+        with device_context(vectors):
             xp, channels = namespace_of(vectors), vectors.shape[-1]
             moments = cls(0, xp.zeros(channels), xp.zeros((channels, channels)))
             for block in blocks_of(vectors, np.dtype(np.float64)):
-                require_finite(block, "vectors")
+                backend_of(block).require_finite(block, "vectors")
                 mean = block.mean(axis=0)
                 block -= mean
                 moments = moments.merged(cls(len(block), mean, block.T @ block))
@@ -47,7 +47,7 @@ class Moments(NamedTuple):
 
     def merged(self, other: Moments) -> Moments:
         """Return the moments of both's vectors: Chan, Golub and LeVeque's pairwise update."""
-        with on_device_of(self.mean):
+        with device_context(self.mean):
             number = max(1, self.number + other.number)
             apart = other.mean - self.mean
             scatter = namespace_of(apart).outer(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import rmac
-from rmac._archive import write_archive
-from rmac.files import batches, naming, open_array, require_suffix, whole_file
+from rmac._io import atomic_write
+from rmac.cli.files import batches, naming, open_array, require_suffix
+from rmac.whitening.archive import write_archive
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
     with naming(vectors, "vectors"):
         # no vectors check the options, dtype and shape before a file is touched
         whitening.partial_fit(np.empty((0, *vectors.shape[1:]), vectors.dtype))
-        with whole_file(options.output, options.vectors) as file:
+        with atomic_write(options.output, options.vectors) as file:
             with closing(batches(vectors, "row")) as parts:
                 for part in parts:
                     whitening.partial_fit(part)

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 import rmac
-from rmac.files import require_suffix, whole_file
+from rmac._io import atomic_write
+from rmac.cli.files import require_suffix
 
 if TYPE_CHECKING:
     import argparse
@@ -68,5 +69,5 @@ def _plot(grid: rmac.RegionGrid, path: str) -> None:
         raise ImportError("--plot needs matplotlib: pip install 'rmac[plot]'") from None
     figure = Figure(figsize=(8, 4.8), layout="compressed")
     grid.plot(ax=figure.add_subplot())
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, dpi=150, format="png")

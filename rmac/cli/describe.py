@@ -12,7 +12,8 @@ from numpy.lib import format as npy
 
 import rmac
 from rmac._arrays import require_axes
-from rmac.files import batches, naming, open_array, require_suffix, whole_file
+from rmac._io import atomic_write
+from rmac.cli.files import batches, naming, open_array, require_suffix
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
         "shape": (maps.shape[0], *none.shape[1:]),
     }
     row_bytes = prod(none.shape[1:]) * none.itemsize
-    with whole_file(options.output, *sources) as file:
+    with atomic_write(options.output, *sources) as file:
         npy.write_array_header_1_0(file, header)
         with closing(batches(maps, "map", row_bytes)) as parts:
             for part in parts:

@@ -1,30 +1,28 @@
-"""Arrays in files: read a batch at a time, however large; written whole or not at all."""
+"""Arrays in files, read a batch at a time, however large the file."""
 
 from __future__ import annotations
 
 import json
 import os
-import stat
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from secrets import token_hex
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from rmac._dlpack import bfloat16
+from rmac._dtypes import DTYPES, bfloat16
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterator
 
     import zarr
 
 _BATCH = 1 << 26  # bytes held at a time
 _HEADER_LIMIT = 100_000_000  # bytes, as safetensors has it
-_SAFETENSORS = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "U8": "u1", "I8": "i1"}
+_SAFETENSORS = {info.safetensors: info.name for info in DTYPES.values()}
 
 
 @dataclass(frozen=True)
@@ -155,9 +153,9 @@ def _open_safetensors(path: str, key: str | None) -> ArrayFile:
         code = str(tensors[key]["dtype"])
         shape = _checked_shape(tuple(tensors[key]["shape"]))
         first, last = _checked_shape(tuple(tensors[key]["data_offsets"]))
-    if code != "BF16" and code not in _SAFETENSORS:
-        raise TypeError(f"{name}: expected BF16 or one of {', '.join(_SAFETENSORS)}, got {code}")
-    dtype = bfloat16() if code == "BF16" else np.dtype(_SAFETENSORS[code])
+    if code not in _SAFETENSORS:
+        raise TypeError(f"{name}: expected one of {', '.join(_SAFETENSORS)}, got {code}")
+    dtype = bfloat16() if code == "BF16" else np.dtype(_SAFETENSORS[code]).newbyteorder("<")
     if last - first != prod(shape) * dtype.itemsize:
         raise ValueError(f"{name}: expected the bytes of {code} {shape}, got {last - first} bytes")
     return _mapped(path, name, shape, dtype, start + first)
@@ -243,38 +241,3 @@ def require_suffix(argument: str, path: str, suffix: str) -> None:
     """Raise unless the name of an output tells what kind of file it will be."""
     if not path.lower().endswith(suffix):
         raise ValueError(f"{argument}: expected a name that ends in {suffix}, got {path!r}")
-
-
-@contextmanager
-def whole_file(path: str, *sources: str) -> Iterator[IO[bytes]]:
-    """Open a file that appears under `path`, which is none of `sources`, once it is complete."""
-    target = _writable(path, sources)
-    partial = os.path.join(os.path.dirname(target), f".rmac-{token_hex(8)}.part")
-    try:
-        with open(partial, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileNotFoundError):
-            os.chmod(partial, stat.S_IMODE(os.stat(target).st_mode))
-        os.replace(partial, target)
-    except BaseException as error:
-        with suppress(FileNotFoundError):
-            os.unlink(partial)
-        if isinstance(error, OSError) and error.errno and error.filename in (None, partial):
-            raise OSError(f"{path}: cannot be written: {error.strerror}") from None
-        raise
-
-
-def _writable(path: str, sources: Sequence[str]) -> str:
-    """Return the real path of a file that may be written, or raise."""
-    target = os.path.realpath(path)
-    if not path or not os.path.isdir(os.path.dirname(target)):
-        raise FileNotFoundError(f"{path!r}: cannot be written: no such folder")
-    with suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.stat(target).st_mode):
-            raise FileExistsError(f"{path}: expected a file to write, got something else")
-    for source in map(os.path.realpath, sources):
-        if os.path.commonpath([source, target]) == source:  # or it lies in the folder
-            raise FileExistsError(f"{path}: the output would replace the input {source}")
-    return target

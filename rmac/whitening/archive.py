@@ -8,7 +8,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from rmac._arrays import real_numbers
-from rmac._moments import Learned, Moments, checked_learned
+from rmac.whitening.moments import Learned, Moments, checked_learned
 
 _FORMAT = 1  # to be raised when older readers would misread the files
 

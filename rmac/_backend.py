@@ -1,0 +1,159 @@
+"""The seam between the public functions and the code for a kind of device.
+
+A backend is a package with the functions of `Backend`, and one line in `BACKENDS`. It knows its
+arrays and its kernels; all else reaches both through here, and never by the name of a library.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rmac import cpu, cuda
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from rmac._options import AggregationOptions, PoolingOptions
+
+Array = Any  # of the library of some backend
+
+
+class Backend(Protocol):
+    """What `rmac.cpu` and `rmac.cuda` both are.
+
+    The functions that compute get arguments which are checked already, and a C-ordered `out` that
+    is apart from them. Feature maps are views (N, C, H, W); boxes are (R, 4) int64 on the host.
+    """
+
+    DEVICE: str  # the name of the kind of device
+    ARRAY: str  # the name of the type of its arrays
+    DLPACK_DEVICES: tuple[int, ...]  # the types of devices, in DLPack's numbers
+
+    # Arrays
+    def owns(self, kind: type, /) -> bool: ...
+    def namespace(self) -> Any: ...
+    def device_index(self, x: Array, /) -> int: ...
+    def device_context(self, x: Array, /) -> AbstractContextManager[Any]: ...
+    def plain(self, x: Array, name: str, /) -> Array: ...
+    def require_aligned(self, x: Array, name: str, /) -> None: ...
+    def require_finite(self, x: Array, name: str, /) -> None: ...
+    def require_writeable(self, out: Array, name: str, /) -> None: ...
+    def can_compute_into(self, out: Array, inputs: Sequence[Array], /) -> bool: ...
+    def read_only(self, x: Array, /) -> Array: ...
+    def empty(self, shape: tuple[int, ...], dtype: Any, like: Array, /) -> Array: ...
+    def to_device(self, x: Array, index: int | None, /) -> Array: ...
+    def to_host(self, x: Array, /) -> Array: ...
+
+    # Operators
+    def rmac_regions(self, boxes: Any, images: int, like: Array, /) -> Array: ...
+    def region_pool(
+        self, x: Array, boxes: Any, out: Array, pooling: PoolingOptions, /, *, workers: int | None
+    ) -> None: ...
+    def roi_pool(
+        self,
+        x: Array,
+        rois: Array,
+        out: Array,
+        /,
+        *,
+        output_size: tuple[int, int],
+        spatial_scale: float,
+        workers: int | None,
+    ) -> None: ...
+    def rmac(
+        self,
+        batches: Sequence[Array],
+        boxes: Sequence[Any],
+        out: Array,
+        pooling: PoolingOptions,
+        aggregation: AggregationOptions,
+        /,
+        *,
+        workers: int | None,
+    ) -> None: ...
+    def describe(self, vectors: Array, out: Array, aggregation: AggregationOptions, /) -> None: ...
+    def workers_before_product(self, workers: int | None, size: int, /) -> int | None: ...
+
+
+BACKENDS: dict[str, Backend] = {cpu.DEVICE: cpu, cuda.DEVICE: cuda}
+HOST = BACKENDS["cpu"]
+
+
+def _find_backend(kind: type) -> Backend | None:
+    """Return the backend that has arrays of this type, None if there is none."""
+    return next((backend for backend in BACKENDS.values() if backend.owns(kind)), None)
+
+
+backend_of_type: Callable[[type], Backend | None] = lru_cache(maxsize=256)(_find_backend)
+
+
+def backend_of(x: Array, name: str = "x") -> Backend:
+    """Return the backend that has the array `x`, the argument `name`, or raise."""
+    backend = backend_of_type(type(x))
+    if backend is not None:
+        return backend
+    if getattr(x, "requires_grad", False):
+        raise TypeError(
+            f"{name}: got a {type_name(x)} that requires grad, and no gradient is defined here; "
+            f"pass its data with {name}.detach()"
+        )
+    expected = " or ".join(backend.ARRAY for backend in BACKENDS.values())
+    raise TypeError(f"{name}: expected a {expected}, got {type_name(x)}")
+
+
+def backend_of_input(x: Array | Sequence[Array], name: str = "x") -> Backend:
+    """Return the backend of an operator's input, an array or a list of them, or raise."""
+    if not isinstance(x, (list, tuple)):
+        return backend_of(x, name)
+    if not x:
+        raise ValueError(f"{name}: expected at least one array, got none")
+    if len({*map(type, x)}) == 1:
+        return backend_of(x[0], f"{name}[0]")
+    found = {(one := backend_of(array, f"{name}[{i}]")).DEVICE: one for i, array in enumerate(x)}
+    if len(found) > 1:
+        devices = " and ".join(sorted(found))
+        raise TypeError(f"{name}: expected arrays on one device, got {devices}")
+    return found.popitem()[1]
+
+
+def namespace_of(x: Array) -> Any:
+    """Return the functions for arrays such as `x`: NumPy, or CuPy."""
+    return backend_of(x).namespace()
+
+
+def device_context(x: Array) -> AbstractContextManager[Any]:
+    """Return a context in which new arrays are made on the device of `x`."""
+    return backend_of(x).device_context(x)
+
+
+def require_same_device(
+    x: Array, name: str, like: Array, like_name: str = "x", advice: str = ""
+) -> None:
+    """Raise unless the array `x` is on the device of the array `like`."""
+    backend = backend_of(x, name)
+    if backend is not backend_of(like, like_name):
+        kind = type_name(x)
+        raise TypeError(f"{name}: expected an array where {like_name} is, got {kind}{advice}")
+    here, there = backend.device_index(x), backend.device_index(like)
+    if here != there:
+        raise ValueError(
+            f"{name}: expected an array on device {there}, where {like_name} is, "
+            f"got one on device {here}"
+        )
+
+
+def move(x: Array, device: str, index: int | None = None) -> Array:
+    """Return `x` on a kind of device: the one of that index, or the current one."""
+    source, target = backend_of(x), BACKENDS[device]
+    if source is not target:
+        x = source.to_host(x)
+    return target.to_device(x, index)
+
+
+def type_name(x: object) -> str:
+    """Return the name of an object's type for an error message."""
+    kind = type(x)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"{module}{kind.__qualname__}"

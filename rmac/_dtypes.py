@@ -1,0 +1,74 @@
+"""The one table of dtypes: what kernels, descriptors and files need to know of each."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Kind(IntEnum):
+    """The number by which the kernels of every backend know a dtype."""
+
+    UINT8 = 1
+    INT8 = 2
+    FLOAT16 = 3
+    BFLOAT16 = 4
+    FLOAT32 = 5
+    FLOAT64 = 6
+
+
+class DtypeInfo(NamedTuple):
+    """What is known of a dtype that feature maps may have."""
+
+    name: str
+    kind: Kind
+    itemsize: int
+    key_shift: int  # subtracted from the ordered bits, so that -inf is the least key
+    descriptor: np.dtype[Any]  # of descriptors and means of such maps
+    safetensors: str  # its code in .safetensors files
+
+
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+DTYPES = {
+    info.name: info
+    for info in (
+        DtypeInfo("uint8", Kind.UINT8, 1, -0x80, _FLOAT32, "U8"),
+        DtypeInfo("int8", Kind.INT8, 1, 0, _FLOAT32, "I8"),
+        DtypeInfo("float16", Kind.FLOAT16, 2, 0x3FF, _FLOAT32, "F16"),
+        DtypeInfo("bfloat16", Kind.BFLOAT16, 2, 0x7F, _FLOAT32, "BF16"),
+        DtypeInfo("float32", Kind.FLOAT32, 4, 0x7F_FFFF, _FLOAT32, "F32"),
+        DtypeInfo("float64", Kind.FLOAT64, 8, 0xF_FFFF_FFFF_FFFF, _FLOAT64, "F64"),
+    )
+}
+DTYPE_NAMES = "float16, bfloat16, float32, float64, uint8 or int8"
+
+_info_of: dict[np.dtype[Any], DtypeInfo] = {
+    np.dtype(name): info for name, info in DTYPES.items() if name != "bfloat16"
+}
+
+
+def dtype_info(dtype: np.dtype[Any], name: str = "x") -> DtypeInfo:
+    """Return what is known of the dtype of the argument `name`, or raise if maps cannot have it."""
+    try:
+        return _info_of[dtype]
+    except KeyError:
+        pass
+    if dtype.name == "bfloat16" and dtype.isnative:
+        # The first such array brings the dtype: rmac does not import ml_dtypes to look for it.
+        return _info_of.setdefault(dtype, DTYPES["bfloat16"])
+    if not dtype.isnative and dtype.newbyteorder("=") in _info_of:
+        raise TypeError(f"{name}: expected native byte order, got byte-swapped {dtype.name}")
+    raise TypeError(f"{name}: expected {DTYPE_NAMES}, got {dtype.name}")
+
+
+def bfloat16() -> np.dtype[Any]:
+    """Return the dtype that ml_dtypes adds to NumPy, or raise if it is not installed."""
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ImportError("bfloat16 arrays need ml_dtypes: pip install ml_dtypes") from error
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype

@@ -1,0 +1,109 @@
+"""Options of the public functions: the words that users write, and what backends are told.
+
+A backend must know every name in the enums here: one that does not know a pool or an aggregate
+raises, and never computes another.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+from typing import Literal, NamedTuple, get_args
+
+from rmac._checks import cached_check, choice, flag, positive_int, real
+
+PoolName = Literal["max", "mean", "gem"]
+AggregateName = Literal["sum", "mean", "concat", "none"]
+PresetName = Literal["caffe2", "matlab", "cirtorch"]
+MapLayout = Literal["NCHW", "NHWC"]
+Layout = Literal["NCHW", "NHWC", "NCT", "NTC"]
+
+POOLS: tuple[PoolName, ...] = get_args(PoolName)
+AGGREGATES: tuple[AggregateName, ...] = get_args(AggregateName)
+PRESETS: tuple[PresetName, ...] = get_args(PresetName)
+MAP_LAYOUTS: tuple[MapLayout, ...] = get_args(MapLayout)
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+# Powers of the generalised mean. Below 0.001 rounding dominates; above 50, 1e-6**p underflows
+# float64.
+_MIN_POWER, _MAX_POWER = 1e-3, 50.0
+
+
+class Pool(Enum):
+    """How the values of a region become one."""
+
+    MAX = "max"
+    MEAN = "mean"
+    GEM = "gem"  # the generalised mean
+
+
+class Aggregate(IntEnum):
+    """How the vectors of regions become a descriptor; kernels have the same numbers."""
+
+    NONE = 0
+    SUM = 1
+    MEAN = 2
+    CONCAT = 3
+
+
+class PoolingOptions(NamedTuple):
+    """How the values of a region become one."""
+
+    pool: Pool
+    p: float  # the power of the generalised mean; 0 for other pools
+
+    @property
+    def sums_in_float32(self) -> bool:
+        """Whether float32 accumulation is accurate and cannot overflow or underflow.
+
+        The least power is 1e-6**5 = 1e-30, and a million values of a million sum to 1e36.
+        """
+        return self.pool is Pool.MEAN or 1 <= self.p <= 5
+
+
+class AggregationOptions(NamedTuple):
+    """How the vectors of regions become a descriptor."""
+
+    normalize_regions: bool
+    aggregate: Aggregate
+    normalize: bool  # whether there is a descriptor, and it is normalised
+    eps: float
+
+
+class GridOptions(NamedTuple):
+    """Which grid is laid over a map."""
+
+    levels: int
+    overlap: float
+    preset: PresetName
+
+
+MAX_POOLING = PoolingOptions(Pool.MAX, 0.0)
+
+
+@cached_check
+def pooling_options(pool: PoolName, p: float) -> PoolingOptions:
+    """Return how the values of a region become one, or raise."""
+    power = real("p", p, low=_MIN_POWER, high=_MAX_POWER)
+    chosen = Pool(choice("pool", pool, POOLS))
+    return PoolingOptions(chosen, power if chosen is Pool.GEM else 0.0)
+
+
+@cached_check
+def aggregation_options(
+    normalize_regions: bool, aggregate: AggregateName, normalize: bool, eps: float
+) -> AggregationOptions:
+    """Return how the vectors of regions become a descriptor, or raise."""
+    normalize_regions = flag("normalize_regions", normalize_regions)
+    chosen = Aggregate[choice("aggregate", aggregate, AGGREGATES).upper()]
+    normalize = flag("normalize", normalize) and chosen is not Aggregate.NONE
+    return AggregationOptions(normalize_regions, chosen, normalize, real("eps", eps, low=0))
+
+
+@cached_check
+def grid_options(levels: int, overlap: float, preset: PresetName) -> GridOptions:
+    """Return which grid is laid over a map, or raise."""
+    return GridOptions(
+        positive_int("levels", levels),
+        real("overlap", overlap, low=0, high=1),
+        choice("preset", preset, PRESETS),
+    )

@@ -1,0 +1,100 @@
+"""NumPy arrays, as `rmac._backend.Backend` asks about them. Twin of `rmac.cuda.arrays`."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+Array = npt.NDArray[Any]
+
+DEVICE = "cpu"
+ARRAY = "numpy.ndarray"
+DLPACK_DEVICES: tuple[int, ...] = (1, 3)  # host memory, and host memory that CUDA has pinned
+
+_HERE: AbstractContextManager[Any] = nullcontext()
+
+
+def owns(kind: type) -> bool:
+    """Return whether this is the type of arrays on the host."""
+    return issubclass(kind, np.ndarray)
+
+
+def namespace() -> Any:
+    """Return NumPy."""
+    return np
+
+
+def device_index(x: Array) -> int:  # noqa: ARG001
+    """Return the number of the device: there is one host."""
+    return 0
+
+
+def device_context(x: Array) -> AbstractContextManager[Any]:  # noqa: ARG001
+    """Return a context in which new arrays are made on the device of `x`."""
+    return _HERE
+
+
+def plain(x: Array, name: str) -> Array:
+    """Return an array of a subclass, such as numpy.memmap, as a numpy.ndarray, or raise."""
+    if type(x) is np.ndarray:
+        return x
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array without a mask, got a MaskedArray")
+    return np.asarray(x)
+
+
+def require_aligned(x: Array, name: str) -> None:
+    """Raise unless elements lie at multiples of their size in memory."""
+    if not x.flags.aligned:
+        raise TypeError(f"{name}: expected an aligned array, got misaligned {x.dtype.name}")
+
+
+def require_finite(x: Array, name: str) -> None:
+    """Raise unless all elements are finite."""
+    finite = np.isfinite(x)
+    if not finite.all():
+        raise ValueError(f"{name}: expected finite numbers, got {x[~finite][0]}")
+
+
+def require_writeable(out: Array, name: str) -> None:
+    """Raise if the array is read-only."""
+    if not out.flags.writeable:
+        raise ValueError(f"{name}: expected a writeable array, got a read-only one")
+
+
+def can_compute_into(out: Array, inputs: Sequence[Array]) -> bool:
+    """Return whether kernels can write to `out` while they read the inputs."""
+    return (
+        out.flags.c_contiguous
+        and out.flags.aligned
+        and not any(np.may_share_memory(out, x) for x in inputs)
+    )
+
+
+def read_only(x: Array) -> Array:
+    """Return a view that cannot be written."""
+    view = x.view()
+    view.flags.writeable = False
+    return view
+
+
+def empty(shape: tuple[int, ...], dtype: npt.DTypeLike, like: Array) -> Array:  # noqa: ARG001
+    """Return an uninitialised array; `like` names the device, here always the host."""
+    return np.empty(shape, dtype)
+
+
+def to_device(x: Array, index: int | None) -> Array:  # noqa: ARG001
+    """Return an array of the host, which is there already."""
+    return x
+
+
+def to_host(x: Array) -> Array:
+    """Return an array of the host, which is there already."""
+    return x

@@ -1,0 +1,110 @@
+"""CuPy arrays, as `rmac._backend.Backend` asks about them. Twin of `rmac.cpu.arrays`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+Array = Any  # cupy.ndarray
+
+DEVICE = "cuda"
+ARRAY = "cupy.ndarray"
+DLPACK_DEVICES: tuple[int, ...] = (2, 13)  # CUDA memory, and CUDA managed memory
+
+# Arrays that a captured graph will use again whenever it is launched.
+_kept_for_graphs: list[Array] = []
+
+
+def namespace() -> Any:
+    """Return CuPy, imported when it is first needed."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(
+            'arrays on the GPU need CuPy: pip install "rmac[cuda13]", or "rmac[cuda12]" for CUDA 12'
+        ) from error
+    return cupy
+
+
+def owns(kind: type) -> bool:
+    """Return whether this is the type of arrays on a GPU."""
+    return kind.__module__.partition(".")[0] == "cupy"
+
+
+def device_index(x: Array) -> int:
+    """Return the number of the device of `x`."""
+    index: int = x.device.id
+    return index
+
+
+def device_context(x: Array) -> AbstractContextManager[Any]:
+    """Return a context in which new arrays are made on the device of `x`."""
+    device: AbstractContextManager[Any] = x.device
+    return device
+
+
+def plain(x: Array, name: str) -> Array:  # noqa: ARG001
+    """Return the array as it is."""
+    return x
+
+
+def require_aligned(x: Array, name: str) -> None:
+    """Do nothing: elements of CuPy arrays are aligned."""
+
+
+def require_finite(x: Array, name: str) -> None:
+    """Do nothing: the answer would have to wait for the device."""
+
+
+def require_writeable(out: Array, name: str) -> None:
+    """Do nothing: CuPy arrays can be written."""
+
+
+def can_compute_into(out: Array, inputs: Sequence[Array]) -> bool:
+    """Return whether kernels can write to `out` while they read the inputs."""
+    return bool(out.flags.c_contiguous) and not any(_overlap(out, x) for x in inputs)
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    """Return whether the memory that two arrays span has bytes in common.
+
+    CuPy's `may_share_memory` says no for arrays that came by two pointers, as DLPack's do.
+    """
+    if not a.size or not b.size:
+        return False
+    (a_start, a_stop), (b_start, b_stop) = (namespace().byte_bounds(x) for x in (a, b))
+    return bool(a_start < b_stop and b_start < a_stop)
+
+
+def read_only(x: Array) -> Array:
+    """Return a view; CuPy has none that cannot be written."""
+    return x.view()
+
+
+def empty(shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
+    """Return an uninitialised array on the device of `like`."""
+    cupy = namespace()
+    with device_context(like):
+        return keep_for_graph(cupy.empty(shape, dtype))
+
+
+def to_device(x: Array, index: int | None) -> Array:
+    """Return `x`, of the host or any device, on the device of that index or the current one."""
+    cupy = namespace()
+    with cupy.cuda.Device(index):
+        return cupy.asarray(x)
+
+
+def to_host(x: Array) -> Array:
+    """Return a copy of `x` on the host."""
+    return namespace().asnumpy(x)
+
+
+def keep_for_graph(array: Array) -> Array:
+    """Return an array for the current call alone; a graph that captures the call keeps it alive."""
+    if namespace().cuda.get_current_stream().is_capturing():
+        _kept_for_graphs.append(array)
+    return array
