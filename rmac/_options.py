@@ -6,7 +6,7 @@ raises, and never computes another.
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 from typing import Literal, NamedTuple, get_args
 
 from rmac._checks import cached_check, choice, flag, positive_int, real
@@ -28,7 +28,7 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 _MIN_POWER, _MAX_POWER = 1e-3, 50.0
 
 
-class Pool(Enum):
+class Pool(StrEnum):
     """How the values of a region become one."""
 
     MAX = "max"

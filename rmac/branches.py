@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -14,6 +14,11 @@ from rmac._dlpack import from_foreign
 from rmac._dtypes import dtype_info
 from rmac.operators import public_operator
 
+if TYPE_CHECKING:
+    from rmac._typing import ArrayT, NumPyArray
+
+    KernelSizes = Sequence[int | Sequence[int] | None]
+
 __all__ = ["branch_pool"]
 
 _BLOCK = 32 << 20  # bytes that the images computed with at once may take
@@ -21,13 +26,19 @@ _BLOCK = 32 << 20  # bytes that the images computed with at once may take
 Window = tuple[int, int] | None
 
 
+@overload
+def branch_pool(
+    x: NumPyArray, /, weights: Sequence[NumPyArray], kernel_sizes: KernelSizes
+) -> NumPyArray: ...
+@overload
+def branch_pool(x: ArrayT, /, weights: Sequence[ArrayT], kernel_sizes: KernelSizes) -> ArrayT: ...
 @public_operator("BranchPool")
 def branch_pool(
     backend: Backend,
     x: Array,
     /,
     weights: Sequence[Array],
-    kernel_sizes: Sequence[int | Sequence[int] | None],
+    kernel_sizes: KernelSizes,
 ) -> Array:
     r"""Average branches, each a convolution, a ReLU and a maximum over windows.
 

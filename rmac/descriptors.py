@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from rmac._arrays import FeatureMaps, copy_to_out, feature_maps, output
+from rmac._arrays import copy_to_out, feature_maps, output
 from rmac._checks import optional_workers
 from rmac._options import (
+    MAP_LAYOUTS,
     Aggregate,
     AggregateName,
     AggregationOptions,
@@ -24,14 +25,32 @@ from rmac.whitening import Whitening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Unpack
 
     from rmac._backend import Array, Backend
+    from rmac._typing import ArrayT, NumPyArray, RMACKeywords
 
 __all__ = ["rmac"]
 
 _BLOCK = 1 << 25  # bytes of regional vectors that are whitened at a time
 
 
+@overload
+def rmac(
+    x: NumPyArray | Sequence[NumPyArray],
+    /,
+    *,
+    whitening: Whitening | None = None,
+    **options: Unpack[RMACKeywords],
+) -> NumPyArray: ...
+@overload
+def rmac(
+    x: ArrayT | Sequence[ArrayT],
+    /,
+    *,
+    whitening: Whitening | None = None,
+    **options: Unpack[RMACKeywords],
+) -> ArrayT: ...
 @public_operator("RMAC")
 def rmac(
     backend: Backend,
@@ -130,36 +149,37 @@ def rmac(
     aggregation = aggregation_options(normalize_regions, aggregate, normalize, eps)
     options = grid_options(levels, overlap, preset)
     workers = optional_workers(workers)
-    maps = feature_maps(backend, x, layout)
+    batches, info = feature_maps(backend, x, layout)
+    sequence = layout not in MAP_LAYOUTS
     boxes = [
-        default_grid(batch.shape[2], batch.shape[3], options, sequence=maps.sequence).boxes
-        for batch in maps.batches
+        default_grid(maps.shape[2], maps.shape[3], options, sequence=sequence).boxes
+        for maps in batches
     ]
-    dim = maps.channels if whitening is None else _whitened_dim(whitening, maps)
-    shape = _result_shape(maps.images, [len(one) for one in boxes], dim, aggregation.aggregate)
-    result = output(backend, out, maps.batches, shape, maps.dtype.descriptor)
+    shape = _result_shape(batches, boxes, whitening, aggregation.aggregate)
+    result = output(backend, out, batches, shape, info.descriptor)
     if whitening is not None:
         pipeline = _WhitenedPipeline(backend, pooling, whitening, aggregation, workers)
-        pipeline.run(maps.batches, boxes, result)
+        pipeline.run(batches, boxes, result)
     elif result.size:
-        backend.rmac(maps.batches, boxes, result, pooling, aggregation, workers=workers)
+        backend.rmac(batches, boxes, result, pooling, aggregation, workers=workers)
     return copy_to_out(result, out)
 
 
-def _whitened_dim(whitening: Whitening, maps: FeatureMaps) -> int:
-    """Return how many elements the whitened vectors of regions have, or raise."""
-    if not isinstance(whitening, Whitening):
-        raise TypeError(f"whitening: expected a Whitening, got {type(whitening).__name__}")
-    whitening._require_fits(maps.batches[0], maps.channels, "x")
-    return len(whitening.projection)
-
-
 def _result_shape(
-    images: int, regions: list[int], dim: int, aggregate: Aggregate
+    batches: Sequence[Array],
+    boxes: Sequence[Any],
+    whitening: Whitening | None,
+    aggregate: Aggregate,
 ) -> tuple[int, ...]:
-    """Return the shape of the result of images with so many regions, or raise."""
-    if aggregate in (Aggregate.SUM, Aggregate.MEAN):
+    """Return the shape of the result, or raise if there is none."""
+    images, dim = batches[0].shape[:2]
+    if len(batches) > 1:
+        images = len(batches)
+    if whitening is not None:
+        dim = _whitened_dim(whitening, batches[0])
+    if aggregate is Aggregate.SUM or aggregate is Aggregate.MEAN:
         return images, dim
+    regions = [len(one) for one in boxes]
     count = regions[0]
     if min(regions) < max(regions):
         raise ValueError(
@@ -168,6 +188,14 @@ def _result_shape(
             f"got {min(regions)} to {max(regions)}"
         )
     return (images, count * dim) if aggregate is Aggregate.CONCAT else (images, count, dim)
+
+
+def _whitened_dim(whitening: Whitening, maps: Array) -> int:
+    """Return how many elements the whitened vectors of regions have, or raise."""
+    if not isinstance(whitening, Whitening):
+        raise TypeError(f"whitening: expected a Whitening, got {type(whitening).__name__}")
+    whitening._require_fits(maps, maps.shape[1], "x")
+    return len(whitening.projection)
 
 
 class _WhitenedPipeline(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from rmac._arrays import (
     copy_to_out,
@@ -29,16 +29,24 @@ from rmac.regions import RegionGrid, default_grid, region_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Unpack
 
     import numpy.typing as npt
 
     from rmac._backend import Array, Backend
+    from rmac._typing import ArrayT, NumPyArray, RegionPoolKeywords, RoIPoolKeywords
+
+    Regions = RegionGrid | npt.ArrayLike | None
 
 __all__ = ["region_pool", "rmac_regions", "roi_pool"]
 
 _FLOAT32_MAX = 3.4e38
 
 
+@overload
+def rmac_regions(x: NumPyArray, /, *, scales: int = 3, overlap: float = 0.4) -> NumPyArray: ...
+@overload
+def rmac_regions(x: ArrayT, /, *, scales: int = 3, overlap: float = 0.4) -> ArrayT: ...
 @public_operator("RMACRegions")
 def rmac_regions(backend: Backend, x: Array, /, *, scales: int = 3, overlap: float = 0.4) -> Array:
     """Return the R-MAC windows of a batch of feature maps as RoIs, as Caffe2's operator does.
@@ -81,12 +89,28 @@ def rmac_regions(backend: Backend, x: Array, /, *, scales: int = 3, overlap: flo
     return backend.rmac_regions(grid.boxes, x.shape[0], x)
 
 
+@overload
+def region_pool(
+    x: NumPyArray, /, regions: Regions = None, **options: Unpack[RegionPoolKeywords]
+) -> NumPyArray: ...
+@overload
+def region_pool(
+    x: Sequence[NumPyArray], /, regions: Regions = None, **options: Unpack[RegionPoolKeywords]
+) -> list[NumPyArray]: ...
+@overload
+def region_pool(
+    x: ArrayT, /, regions: Regions = None, **options: Unpack[RegionPoolKeywords]
+) -> ArrayT: ...
+@overload
+def region_pool(
+    x: Sequence[ArrayT], /, regions: Regions = None, **options: Unpack[RegionPoolKeywords]
+) -> list[ArrayT]: ...
 @public_operator("RegionPool")
 def region_pool(
     backend: Backend,
     x: Array,
     /,
-    regions: RegionGrid | npt.ArrayLike | None = None,
+    regions: Regions = None,
     *,
     pool: PoolName = "max",
     p: float = 3.0,
@@ -184,23 +208,29 @@ def region_pool(
     ragged = isinstance(x, (list, tuple))
     if ragged and out is not None:
         raise TypeError("out: expected None with a list of maps, whose results are a list")
-    maps = feature_maps(backend, x, layout)
+    batches, info = feature_maps(backend, x, layout)
+    sequence = layout not in MAP_LAYOUTS
     pooled = []
-    for batch in maps.batches:
-        images, channels, height, width = batch.shape
+    for maps in batches:
+        images, channels, height, width = maps.shape
         grid = regions
         if grid is None:
-            grid = default_grid(height, width, options, sequence=maps.sequence)
-        boxes = region_boxes(grid, height, width, sequence=maps.sequence)
-        shape = (images, len(boxes), channels)
-        dtype = batch.dtype if pooling.pool is Pool.MAX else maps.dtype.descriptor
-        result = output(backend, out, [batch], shape, dtype)
+            grid = default_grid(height, width, options, sequence=sequence)
+        boxes = region_boxes(grid, height, width, sequence=sequence)
+        dtype = maps.dtype if pooling.pool is Pool.MAX else info.descriptor
+        result = output(backend, out, [maps], (images, len(boxes), channels), dtype)
         if result.size:
-            backend.region_pool(batch, boxes, result, pooling, workers=workers)
+            backend.region_pool(maps, boxes, result, pooling, workers=workers)
         pooled.append(copy_to_out(result, out))
     return [result[0] for result in pooled] if ragged else pooled[0]
 
 
+@overload
+def roi_pool(
+    x: NumPyArray, /, rois: NumPyArray, **options: Unpack[RoIPoolKeywords]
+) -> NumPyArray: ...
+@overload
+def roi_pool(x: ArrayT, /, rois: ArrayT, **options: Unpack[RoIPoolKeywords]) -> ArrayT: ...
 @public_operator("RoIPool")
 def roi_pool(
     backend: Backend,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import reduce
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -16,11 +16,19 @@ from rmac._dtypes import dtype_info
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rmac._typing import ArrayT, NumPyArray
+
 __all__ = ["merge_scales"]
 
 _BLOCK = 1 << 20  # elements of a scale that are computed with at once, in float64
 
 
+@overload
+def merge_scales(
+    descriptors: NumPyArray | Sequence[NumPyArray], /, p: float = 1.0
+) -> NumPyArray: ...
+@overload
+def merge_scales(descriptors: ArrayT | Sequence[ArrayT], /, p: float = 1.0) -> ArrayT: ...
 def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Array:
     r"""Merge the descriptors of images at several scales into one an image.
 

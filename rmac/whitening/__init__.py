@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from rmac._arrays import feature_vectors
 from rmac._backend import (
@@ -32,6 +32,8 @@ from rmac.whitening.moments import (
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from rmac._typing import ArrayT, NumPyArray
 
 __all__ = ["Whitening"]
 
@@ -190,6 +192,10 @@ class Whitening:
                 result._add(moments)
         return result
 
+    @overload
+    def apply(self, vectors: NumPyArray) -> NumPyArray: ...
+    @overload
+    def apply(self, vectors: ArrayT) -> ArrayT: ...
     def apply(self, vectors: Array) -> Array:
         """Whiten vectors: centre and project them.
 
