@@ -1,7 +1,8 @@
-"""The R-MAC descriptor: the pipeline of the paper, in its order."""
+"""R-MAC descriptors: the pipeline of the paper, step by step."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from rmac._arrays import copy_to_out, feature_maps, output
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["rmac"]
 
-_BLOCK = 1 << 25  # bytes of regional vectors that are whitened at a time
+_BLOCK = 1 << 25  # bytes of regional vectors, before and after whitening, of one block
 
 
 @overload
@@ -73,46 +74,46 @@ def rmac(
 ) -> Array:
     r"""Describe each feature map by one vector: regional maximum activation of convolutions.
 
-    With :math:`f_r` the channels' maxima, or means, in region r of the grid, the descriptor is
+    With :math:`f_r` the maxima, or means, of all channels in region r, the descriptor is
 
     .. math:: L2\left(\sum_r L2(f_r)\right), \qquad L2(v) = v / (\lVert v \rVert + eps)
 
-    or, with whitening w, :math:`L2\left(\sum_r L2(w(L2(f_r)))\right)`.
+    or, with a whitening w, :math:`L2\left(\sum_r L2(w(L2(f_r)))\right)`.
 
     Parameters
     ----------
     x : array, shape (N, C, H, W), or as `layout` says
         Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides. Or a list
-        of N maps of their own sizes, without the axis N, of one dtype.
+        of N maps of one dtype and different sizes, without the axis N.
     pool, p : {"max", "mean", "gem"}, float
-        How a region's values become one, as in `region_pool`.
+        How the values of a region become one, as in `region_pool`.
     levels, overlap, preset : int, float, str
-        The grid, see `region_grid`; for sequences `sequence_grid`, which has no use for `overlap`.
+        The grid, see `region_grid`. `overlap` is ignored for sequences, see `sequence_grid`.
     layout : {"NCHW", "NHWC", "NCT", "NTC"}, default "NCHW"
-        The meaning of the axes of `x`, as in `region_pool`; T are the positions of a sequence.
+        The order of the axes of `x`, as in `region_pool`; T are the positions of a sequence.
     normalize_regions : bool, default True
-        Whether to L2-normalise each region's vector, before it is whitened and after.
+        Whether to L2-normalise the vector of each region, before and after it is whitened.
     whitening : Whitening, optional
-        What to whiten the regional vectors with, on the device of `x`. It is a matrix product,
-        whose threads are those of NumPy's BLAS.
+        A whitening of the regional vectors, on the device of `x`. It is a matrix product, on the
+        threads of NumPy's BLAS.
     aggregate : {"sum", "mean", "concat", "none"}, default "sum"
-        What becomes of the R regional vectors, of C elements or of those that `whitening` leaves:
-        their sum; that divided by R; one after the other, D = R * C; or left as they are.
+        How the vectors of the R regions become a descriptor: their sum; their mean; all in one
+        vector, one region after the other; or not at all, so that the result is (N, R, D).
     normalize : bool, default True
-        Whether to L2-normalise the descriptor. With ``aggregate="none"`` there is none to
-        normalise, and the regional vectors stay as `normalize_regions` makes them.
+        Whether to L2-normalise the descriptor. It has no effect with ``aggregate="none"``.
     eps : float, default 0.0
-        What is added to a norm before it divides. With 0, a zero vector stays zero, as in the
-        paper's MATLAB code; 1e-6 is cnnimageretrieval-pytorch's.
+        A number that is added to each norm before the division. With 0 a zero vector stays zero, as
+        in the paper's MATLAB code. cnnimageretrieval-pytorch has 1e-6.
     workers : int, optional
         Threads to use on the CPU, as in `region_pool`.
     out : array, shape (N, D), optional
-        Where to put the result.
+        Array for the result, of its dtype.
 
     Returns
     -------
     array, shape (N, D), or (N, R, D) with ``aggregate="none"``
-        The descriptors: float64 for a float64 `x`, else float32. `out` if given.
+        The descriptors, float64 for a float64 `x`, else float32. D is C, the `dim` of `whitening`,
+        or R times that with ``aggregate="concat"``. It is `out` if that is given.
 
     Raises
     ------
@@ -123,14 +124,14 @@ def rmac(
 
     See Also
     --------
-    region_pool : The regional maxima alone.
-    Whitening : Learned from regional vectors, as ``aggregate="none"`` gives them.
+    region_pool : The maxima of regions, without the rest of the pipeline.
+    Whitening : It is learned from regional vectors, the result of ``aggregate="none"``.
 
     Notes
     -----
-    A NaN in a region makes its vector, and so a normalised descriptor, NaN. The descriptor of an
-    image does not depend, bit for bit, on the batch it came in or on `workers`; with `whitening`,
-    whose matrix product may, it does so to rounding.
+    A NaN in a region makes its normalised vector NaN, and so the descriptor. The descriptor of an
+    image has the same bits in every batch and with any number of `workers`. With `whitening` it is
+    the same to rounding, since the matrix product may round differently for other batches.
 
     References
     ----------
@@ -198,8 +199,9 @@ def _whitened_dim(whitening: Whitening, maps: Array) -> int:
     return len(whitening.projection)
 
 
-class _WhitenedPipeline(NamedTuple):
-    """The pipeline with a matrix product in its middle, a block of images at a time."""
+@dataclass(frozen=True)
+class _WhitenedPipeline:
+    """The pipeline with a matrix product in the middle. It works on a block of images at a time."""
 
     backend: Backend
     pooling: PoolingOptions

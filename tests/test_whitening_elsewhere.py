@@ -49,7 +49,7 @@ def test_from_projection(xp, rng):
         result = check_array(w.apply(xp.asarray(vectors)), xp, (20, 3), "float64")
         np.testing.assert_allclose(result, (vectors - mean) @ projection.T, rtol=1e-12)
     assert (w.dim, w.channels, w.count, w.variances) == (3, 5, 0, None)
-    message = "expected a Whitening that has moments to go on from, got one made from a projection"
+    message = "expected a Whitening that was learned from vectors, got one that was made from"
     fitted = Whitening().fit(xp.asarray(vectors))
     for wrong in (lambda: w.partial_fit(vectors), lambda: w.merge(fitted), lambda: fitted.merge(w)):
         with pytest.raises(ValueError, match=message):
