@@ -113,7 +113,7 @@ def feature_maps(shape, layout, dtype):
 
 
 def candidates_for(x, layout, options):
-    """Functions without arguments, by name."""
+    """Return functions without arguments, by name."""
     words = x.reshape(-1).view(np.int64)
     settings = {"layout": layout, "levels": options.levels}
     candidates = {
@@ -126,7 +126,7 @@ def candidates_for(x, layout, options):
 
 
 def checked(candidates, x, layout, levels):
-    """The candidates, once those that describe are seen to agree."""
+    """Return the candidates, after a check that their descriptors agree."""
     expected = naive(x if layout == "NCHW" else x.transpose(0, 3, 1, 2), levels)
     for name, run in candidates.items():
         if name != "read":
