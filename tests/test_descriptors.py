@@ -1,7 +1,5 @@
 """Descriptors agree with the float64 oracle within the rounding that their arithmetic explains."""
 
-import tracemalloc
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from helpers import (
     MEMORY,
     check_array,
     examples,
+    peak_memory,
     random_map,
     stored_as,
     to_host,
@@ -227,10 +226,7 @@ def test_whitening_takes_memory_for_a_block_alone(rng, monkeypatch):
     x = random_map(rng, (200, 256, 7, 7), DTYPES["float32"])
     w = rmac.Whitening.from_projection(np.zeros(256), np.eye(256))
     rmac.rmac(x, whitening=w)
-    tracemalloc.start()
-    rmac.rmac(x, whitening=w, workers=1)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    peak = peak_memory(lambda: rmac.rmac(x, whitening=w, workers=1))
     assert peak < 2 << 20  # where all regions take 2.9 MB, twice
 
 
