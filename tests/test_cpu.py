@@ -109,6 +109,7 @@ def test_paths_are_chosen_by_shape_and_strides():
     assert path_of(np.empty((2, 16, 7, 7), np.uint8), "gem") == kernels.Path.PLANES
 
 
+@pytest.mark.usefixtures("both_ways_to_share")
 @pytest.mark.parametrize("path", list(kernels.Path))
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):

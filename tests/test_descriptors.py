@@ -33,6 +33,7 @@ DESCRIPTOR_OPTIONS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(1000))
 @given(
     images=st.integers(1, 3),
@@ -133,6 +134,7 @@ def test_one_channel_becomes_exactly_one(xp, rng, dtype):
     np.testing.assert_array_equal(to_host(rmac.rmac(x)), np.sign(vectors.sum(axis=1)))
 
 
+@pytest.mark.usefixtures("both_ways_to_share")
 @pytest.mark.parametrize("images", [1, 3, 4, 9])
 def test_images_share_workers_and_workers_share_images(rng, images):
     """Both ways to divide the work, with 4 workers."""

@@ -17,6 +17,7 @@ def random_maps(rng, sizes, channels, dtype, layout):
     return [np.ascontiguousarray(x.transpose(axes)) for x in maps]
 
 
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(200))
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=9),
@@ -42,6 +43,7 @@ def test_a_list_is_its_maps_one_by_one(xp, sizes, channels, dtype, layout, worke
         assert check_array(regions, xp, expected.shape, x.dtype).tobytes() == expected.tobytes()
 
 
+@pytest.mark.usefixtures("shared_small_maps")
 def test_threads_take_the_largest_maps_first(rng, monkeypatch):
     """So that no thread begins a large map when the others are done."""
     maps = random_maps(rng, [(5, 5), (20, 30), (1, 1), (12, 12), (30, 20)], 7, "float32", "NCHW")
