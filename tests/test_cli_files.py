@@ -236,6 +236,7 @@ def test_a_killed_command_has_no_output_and_runs_again(command, suffix, tmp_path
     np.load(output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_ended_command_leaves_nothing_behind(command, suffix, tmp_path, kind):
     assert end_half_way(command, tmp_path / f"output{suffix}", kind) == 128 + kind
@@ -261,6 +262,7 @@ MEASURED = """if True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "shape", "output"),
     [
@@ -286,6 +288,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, command, shape, output):
     assert peaks[1] < peaks[0] + (1 << 22)
 
 
+@pytest.mark.slow
 def test_a_corrupt_zarr_ends_in_one_line(tmp_path):
     path = tmp_path / "x.zarr"
     options = {"shape": (64, 32, 4, 4), "chunks": (1, 1, 4, 4), "dtype": "float32"}

@@ -132,6 +132,7 @@ def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
     routing.region_route.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
 def test_nothing_past_the_end_of_a_map_is_read():
     """Maps that end where memory ends, of rows short and long: a read past them is a crash."""
@@ -191,6 +192,7 @@ def test_an_isa_that_is_not_there_is_an_error():
     assert "ImportError: RMAC_ISA: expected one of baseline" in result.stderr
 
 
+@pytest.mark.slow
 def test_isas_agree(rng):
     """Maxima bit for bit; descriptors too, as sums have one order, unless values are subnormal."""
     x = random_map(rng, (2, 100, 24, 33), DTYPES["float32"], 0.001)

@@ -33,6 +33,7 @@ DESCRIPTOR_OPTIONS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(1000))
 @given(

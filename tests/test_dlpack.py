@@ -137,6 +137,7 @@ def large():
 WHITENING = rmac.Whitening.from_projection(np.zeros(1024), np.eye(2, 1024))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize(
     "call",

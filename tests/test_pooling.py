@@ -27,6 +27,7 @@ from hypothesis import given, settings
 import rmac
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(2500))
 @given(
@@ -56,6 +57,7 @@ def test_region_pool_equals_the_oracle(
     assert_same_values(result, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(1000))
 @given(
@@ -127,6 +129,7 @@ def test_region_pool_takes_any_boxes(xp, size, count, memory, dtype, seed):
     assert_same_values(check_array(result, xp, expected.shape, x.dtype), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(400))
 @given(

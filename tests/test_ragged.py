@@ -17,6 +17,7 @@ def random_maps(rng, sizes, channels, dtype, layout):
     return [np.ascontiguousarray(x.transpose(axes)) for x in maps]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(200))
 @given(

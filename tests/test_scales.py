@@ -86,6 +86,7 @@ def test_blocks_do_not_change_a_bit(xp, rng, monkeypatch):
     assert to_host(rmac.merge_scales(descriptors, p=3)).tobytes() == expected.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, 3])
 def test_memory_does_not_grow_with_the_number_of_images(p):
     """Beside the result."""

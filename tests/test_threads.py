@@ -71,6 +71,7 @@ def test_a_call_starts_the_workers_it_is_given(call):
     assert printed(code) == "[0, 1, 1]"
 
 
+@pytest.mark.slow
 @counts_threads
 @pytest.mark.parametrize("call", sorted(CALLS.keys() - {"rmac with whitening"}))
 def test_a_call_starts_the_default_workers(call):
@@ -123,6 +124,7 @@ def test_every_worker_reads_a_share_of_the_maps(call, images):
 SMALL = 64  # KiB of maps for each thread
 
 
+@pytest.mark.slow
 @counts_threads
 @pytest.mark.parametrize(
     "call",
