@@ -125,3 +125,10 @@ def test_the_package_holds_public_names_and_submodules():
     others = {name for name in dir(rmac) if not name.startswith("_")} - submodules
     public = {name for name in PUBLIC_NAMES if not name.startswith("_")}
     assert others | {"operators"} == public
+
+
+def test_commands_are_modules_of_the_command_line_alone():
+    code = "import rmac.cli; print(*dir(rmac))"
+    names = run_python("-P", "-c", code, cwd="/").stdout.split()
+    assert "cli" in names
+    assert not {"demo", "describe", "files", "whiten"} & set(names)
