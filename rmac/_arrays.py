@@ -69,8 +69,9 @@ def feature_map(
     backend: Backend, x: Array, layout: str, name: str = "x"
 ) -> tuple[Array, DtypeInfo]:
     """Return `x` as a view (N, C, H, W), and its dtype; or raise. Without N in `layout`, N is 1."""
-    require_axes(x, layout, name)
+    require_one(x, name)
     x = backend.readable(x, name)
+    require_axes(x, layout, name)
     info = dtype_info(x.dtype, name)
     if layout == "NCHW":
         return x, info
@@ -83,10 +84,14 @@ def feature_map(
     return maps, info
 
 
-def require_axes(x: Array, layout: str, name: str = "x") -> None:
-    """Raise unless `x` is one array with as many axes as `layout` names."""
+def require_one(x: Array, name: str = "x") -> None:
+    """Raise if `x` is a list of arrays."""
     if isinstance(x, (list, tuple)):
         raise TypeError(f"{name}: expected one array, got a {type(x).__name__} of them")
+
+
+def require_axes(x: Array, layout: str, name: str = "x") -> None:
+    """Raise unless `x` has as many axes as `layout` names."""
     if x.ndim != len(layout):
         axes = f"{len(layout)} axes ({', '.join(layout)})"
         raise ValueError(f"{name}: expected {axes}, got shape {x.shape}")
@@ -139,8 +144,10 @@ def region_boxes(
                 f"regions: expected a grid for the map's {height}x{width} cells, "
                 f"got one for {regions.height}x{regions.width}"
             )
-        return regions.boxes
-    boxes = _host_array("regions", regions)
+        if type(regions) is RegionGrid:
+            return regions.boxes
+        regions = regions.boxes  # a subclass may have others than were made for this map
+    boxes = _host_copy("regions", regions)
     columns = (2, 4) if sequence else (4,)
     if boxes.ndim != 2 or boxes.shape[1] not in columns:
         shapes = " or ".join(f"(R, {count})" for count in columns)
@@ -166,11 +173,14 @@ def _require_inside(boxes: npt.NDArray[Any], height: int, width: int) -> None:
         raise ValueError(f"regions: expected {expected}, got {boxes[row].tolist()} in row {row}")
 
 
-def _host_array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+def _host_copy(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return a copy of the boxes, which no other thread can change after the checks; or raise."""
     if backend_of_type(type(value)) not in (None, HOST):
         raise TypeError(f"{name}: expected integers on the host, got {type_name(value)}")
+    if isinstance(value, np.ndarray):
+        value = HOST.plain(value, name)
     try:
-        return np.asarray(value)
+        return np.array(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected shape (R, 4), got {error}") from None
 
@@ -185,34 +195,43 @@ def region_rois(rois: Array, x: Array) -> Array:
     return rois
 
 
-def output(
-    backend: Backend,
-    out: Array | None,
-    inputs: Sequence[Array],
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-) -> Array:
-    """Return the array to compute into: `out` if kernels can write there, else a new one.
+class Output:
+    """Where a call computes its result, and what it returns.
 
-    Raises if `out` does not fit. `copy_to_out` ends what this begins.
+    Kernels compute into `array`: the memory of `out` if they can write there, else a new array.
+    `finish` returns the result, in `out` if that was given.
     """
-    if out is None:
-        return backend.empty(shape, dtype, inputs[0])
-    require_same_device(out, "out", inputs[0])
-    backend.plain(out, "out")  # raises for a mask
-    if out.dtype != dtype:
-        raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
-    if out.shape != shape:
-        raise ValueError(f"out: expected shape {shape}, got {out.shape}")
-    backend.require_writeable(out, "out")
-    if backend.can_compute_into(out, inputs):
-        return out
-    return backend.empty(shape, dtype, inputs[0])
 
+    __slots__ = ("_given", "_memory", "array")
 
-def copy_to_out(result: Array, out: Array | None) -> Array:
-    """Return `out`, which now holds `result`; or `result` if no `out` was given."""
-    if out is None or result is out:
-        return result
-    out[...] = result
-    return out
+    def __init__(
+        self,
+        backend: Backend,
+        out: Array | None,
+        inputs: Sequence[Array],
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+    ) -> None:
+        self._given = self._memory = out
+        if out is None:
+            self.array = backend.empty(shape, dtype, inputs[0])
+            return
+        require_same_device(out, "out", inputs[0])
+        memory = self._memory = backend.plain(out, "out")
+        if memory.dtype != dtype:
+            raise TypeError(f"out: expected dtype {dtype}, got {memory.dtype}")
+        if memory.shape != shape:
+            raise ValueError(f"out: expected shape {shape}, got {memory.shape}")
+        backend.require_writeable(memory, "out")
+        if backend.can_compute_into(memory, inputs):
+            self.array = memory
+        else:
+            self.array = backend.empty(shape, dtype, inputs[0])
+
+    def finish(self) -> Array:
+        """Return the result, after a copy if `out` could not be computed into."""
+        if self._given is None:
+            return self.array
+        if self.array is not self._memory:
+            self._memory[...] = self.array
+        return self._given

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 _INT_LIMIT = 1 << 31
+_PLAIN_TYPES = frozenset({bool, float, int, str, type(None)})
 
 Name = TypeVar("Name", bound=str)
 Result = TypeVar("Result")
@@ -26,17 +27,16 @@ Params = ParamSpec("Params")
 def cached_check(check: Callable[Params, Result]) -> Callable[Params, Result]:
     """Cache a function that checks options, so that it does not check the same ones on every call.
 
-    Options of different types differ: 1 is not True. Options that have no hash are checked each
-    time.
+    Only values of Python's own types are remembered. Another object may have a new value at the
+    next call: a PyTorch parameter, or any object with `__index__`. 1 is not True.
     """
     cached = lru_cache(maxsize=1024, typed=True)(check)
 
     @wraps(check)
     def call(*args: Params.args, **options: Params.kwargs) -> Result:
-        try:
-            return cached(*args, **options)  # type: ignore[arg-type]
-        except TypeError:
+        if options or not _PLAIN_TYPES.issuperset(map(type, args)):
             return check(*args, **options)
+        return cached(*args)
 
     return call
 

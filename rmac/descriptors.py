@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from rmac._arrays import copy_to_out, feature_maps, output
+from rmac._arrays import Output, feature_maps
 from rmac._checks import optional_workers
 from rmac._options import (
     MAP_LAYOUTS,
@@ -153,17 +153,17 @@ def rmac(
     batches, info = feature_maps(backend, x, layout)
     sequence = layout not in MAP_LAYOUTS
     boxes = [
-        default_grid(maps.shape[2], maps.shape[3], options, sequence=sequence).boxes
+        default_grid(maps.shape[2], maps.shape[3], options, sequence=sequence)._boxes
         for maps in batches
     ]
     shape = _result_shape(batches, boxes, whitening, aggregation.aggregate)
-    result = output(backend, out, batches, shape, info.descriptor)
+    result = Output(backend, out, batches, shape, info.descriptor)
     if whitening is not None:
         pipeline = _WhitenedPipeline(backend, pooling, whitening, aggregation, workers)
-        pipeline.run(batches, boxes, result)
-    elif result.size:
-        backend.rmac(batches, boxes, result, pooling, aggregation, workers=workers)
-    return copy_to_out(result, out)
+        pipeline.run(batches, boxes, result.array)
+    elif result.array.size:
+        backend.rmac(batches, boxes, result.array, pooling, aggregation, workers=workers)
+    return result.finish()
 
 
 def _result_shape(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, overload
 
 from rmac._arrays import (
-    copy_to_out,
+    Output,
     feature_map,
     feature_maps,
-    output,
     region_boxes,
     region_rois,
     require_axes,
+    require_one,
 )
 from rmac._checks import choice, one_or_two_ints, optional_workers, positive_int, real
 from rmac._options import (
@@ -82,6 +82,8 @@ def rmac_regions(backend: Backend, x: Array, /, *, scales: int = 3, overlap: flo
     """
     scales = positive_int("scales", scales)
     overlap = real("overlap", overlap, low=0, high=1)
+    require_one(x)
+    x = backend.plain(x, "x")
     require_axes(x, "NCHW")
     if x.size == 0:
         return backend.empty((0, 5), "float32", x)
@@ -220,10 +222,10 @@ def region_pool(
             grid = default_grid(height, width, options, sequence=sequence)
         boxes = region_boxes(grid, height, width, sequence=sequence)
         dtype = maps.dtype if pooling.pool is Pool.MAX else info.descriptor
-        result = output(backend, out, [maps], (images, len(boxes), channels), dtype)
-        if result.size:
-            backend.region_pool(maps, boxes, result, pooling, workers=workers)
-        pooled.append(copy_to_out(result, out))
+        result = Output(backend, out, [maps], (images, len(boxes), channels), dtype)
+        if result.array.size:
+            backend.region_pool(maps, boxes, result.array, pooling, workers=workers)
+        pooled.append(result.finish())
     return [result[0] for result in pooled] if ragged else pooled[0]
 
 
@@ -296,8 +298,13 @@ def roi_pool(
     choice("layout", layout, MAP_LAYOUTS)
     maps, _ = feature_map(backend, x, layout)
     rois = region_rois(rois, x)
-    result = output(backend, out, [x], (len(rois), maps.shape[1], ph, pw), x.dtype)
+    result = Output(backend, out, [maps], (len(rois), maps.shape[1], ph, pw), maps.dtype)
     backend.roi_pool(
-        maps, rois, result, output_size=(ph, pw), spatial_scale=spatial_scale, workers=workers
+        maps,
+        rois,
+        result.array,
+        output_size=(ph, pw),
+        spatial_scale=spatial_scale,
+        workers=workers,
     )
-    return copy_to_out(result, out)
+    return result.finish()

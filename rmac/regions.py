@@ -6,13 +6,13 @@ them.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rmac._checks import cached_check, choice, positive_int, real, warn
+from rmac._caches import bounded_cache
+from rmac._checks import positive_int, real, warn
 from rmac._options import GridOptions, PresetName, grid_options
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ class RegionGrid:
         The implementation that the grid reproduces.
     """
 
-    __slots__ = ("boxes", "height", "level", "levels", "overlap", "preset", "width")
+    __slots__ = ("_boxes", "_level", "height", "levels", "overlap", "preset", "width")
 
-    boxes: npt.NDArray[np.int64]
-    level: npt.NDArray[np.int64]
+    _boxes: npt.NDArray[np.int64]
+    _level: npt.NDArray[np.int64]
     height: int
     width: int
     levels: int
@@ -76,8 +76,9 @@ class RegionGrid:
         raise TypeError("RegionGrid: expected to be made by rmac.region_grid or rmac.sequence_grid")
 
     @classmethod
-    def _of(cls, **fields: Any) -> RegionGrid:
+    def _of(cls, boxes: npt.NDArray[Any], level: npt.NDArray[Any], **fields: Any) -> RegionGrid:
         grid = object.__new__(cls)
+        fields |= {"_boxes": _frozen(boxes), "_level": _frozen(level)}
         for name, value in fields.items():
             object.__setattr__(grid, name, value)
         return grid
@@ -98,7 +99,7 @@ class RegionGrid:
         return make_grid, (self.height, self.width, self.levels, self.overlap, self.preset)
 
     def __len__(self) -> int:
-        return len(self.boxes)
+        return len(self._boxes)
 
     def __repr__(self) -> str:
         if self.overlap is None:
@@ -110,6 +111,18 @@ class RegionGrid:
             f"levels={self.levels}, {overlap}preset={self.preset!r}>"
         )
 
+    # New views at each call: a view whose shape is changed in place changes nothing else.
+
+    @property
+    def boxes(self) -> npt.NDArray[np.int64]:
+        """``x1, y1, x2, y2`` of each region in cells, inclusive on both ends. Read-only."""
+        return self._boxes.view()
+
+    @property
+    def level(self) -> npt.NDArray[np.int64]:
+        """The level of each region."""
+        return self._level.view()
+
     @property
     def coverage(self) -> float:
         """Share of the map's cells that lie inside at least one region, 0 to 1.
@@ -117,7 +130,7 @@ class RegionGrid:
         It is less than 1 on very long maps, where the windows of every level leave gaps. The first
         such grid of a process warns.
         """
-        return _covered_cells(self.boxes) / (self.height * self.width)
+        return _covered_cells(self._boxes) / (self.height * self.width)
 
     def to_image(self, image_height: float, image_width: float) -> npt.NDArray[np.float64]:
         """Scale the regions to the image that the feature map was computed from.
@@ -142,7 +155,7 @@ class RegionGrid:
         """
         across = real("image_width", image_width, low=0, strict=True) / self.width
         down = real("image_height", image_height, low=0, strict=True) / self.height
-        edges = self.boxes + np.array([0, 0, 1, 1])
+        edges = self._boxes + np.array([0, 0, 1, 1])
         scaled: npt.NDArray[np.float64] = edges * np.array([across, down, across, down])
         return scaled
 
@@ -234,7 +247,9 @@ def region_grid(
     >>> grid.boxes[0]
     array([ 0,  0, 23, 23])
     """
-    return _checked_grid(height, width, levels, overlap, preset)
+    options = grid_options(levels, overlap, preset)
+    height, width = positive_int("height", height), positive_int("width", width)
+    return default_grid(height, width, options, sequence=False)
 
 
 def sequence_grid(length: int, *, levels: int = 3, preset: PresetName = "caffe2") -> RegionGrid:
@@ -278,24 +293,8 @@ def sequence_grid(length: int, *, levels: int = 3, preset: PresetName = "caffe2"
     >>> grid.boxes[:, ::2].tolist()  # the first and the last position of each region
     [[0, 11], [0, 7], [4, 11], [0, 5], [3, 8], [6, 11]]
     """
-    return _checked_sequence_grid(length, levels, preset)
-
-
-@cached_check
-def _checked_sequence_grid(length: int, levels: int, preset: PresetName) -> RegionGrid:
-    length, levels = positive_int("length", length), positive_int("levels", levels)
-    return make_grid(1, length, levels, None, choice("preset", preset, PRESETS))
-
-
-@cached_check
-def _checked_grid(
-    height: int, width: int, levels: int, overlap: float, preset: PresetName
-) -> RegionGrid:
-    return make_grid(
-        positive_int("height", height),
-        positive_int("width", width),
-        *grid_options(levels, overlap, preset),
-    )
+    options = grid_options(levels, 0.0, preset)
+    return default_grid(1, positive_int("length", length), options, sequence=True)
 
 
 def default_grid(height: int, width: int, options: GridOptions, *, sequence: bool) -> RegionGrid:
@@ -304,7 +303,18 @@ def default_grid(height: int, width: int, options: GridOptions, *, sequence: boo
     return make_grid(height, width, levels, None if sequence else overlap, preset)
 
 
-@lru_cache(maxsize=1024)
+def _levels_with_regions(
+    height: int,
+    width: int,
+    levels: int,
+    overlap: float | None,
+    preset: PresetName,  # noqa: ARG001
+) -> int:
+    return min(levels, 2 * (width if overlap is None else min(height, width)))
+
+
+# 10 levels have up to 700 regions, 50 up to 60,000: at most 40 bytes each, 35 MB of all grids.
+@bounded_cache(_levels_with_regions, small=10, large=50)
 def make_grid(
     height: int, width: int, levels: int, overlap: float | None, preset: PresetName
 ) -> RegionGrid:
@@ -315,8 +325,8 @@ def make_grid(
     whole = [np.array([[0, 0, width - 1, height - 1]])] if rules.whole_map else []
     boxes = [*whole, *windows]
     grid = RegionGrid._of(
-        boxes=_frozen(np.concatenate(boxes)),
-        level=_frozen(np.repeat(range(1 - len(whole), len(windows) + 1), [len(b) for b in boxes])),
+        boxes=np.concatenate(boxes),
+        level=np.repeat(range(1 - len(whole), len(windows) + 1), [len(b) for b in boxes]),
         height=height,
         width=width,
         levels=levels,
@@ -336,7 +346,7 @@ def _warn_of_gaps(grid: RegionGrid) -> None:
     _warned_of_gaps = True
     cells = grid.height * grid.width
     warn(
-        f"{cells - _covered_cells(grid.boxes)} of the {cells} cells of a "
+        f"{cells - _covered_cells(grid._boxes)} of the {cells} cells of a "
         f"{grid.height}x{grid.width} map are in no R-MAC region (coverage {grid.coverage:.3g}): "
         "preset='cirtorch' adds the whole map as a region, region_pool takes boxes of your own, "
         "and layout='NCT' is for sequences. This warning comes once, also for other sizes of map."

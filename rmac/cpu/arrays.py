@@ -42,18 +42,19 @@ def device_context(x: Array) -> AbstractContextManager[Any]:  # noqa: ARG001
 
 
 def plain(x: Array, name: str) -> Array:
-    """Return an array of a subclass, such as numpy.memmap, as a numpy.ndarray, or raise."""
-    if type(x) is np.ndarray:
-        return x
-    if isinstance(x, np.ma.MaskedArray):
+    """Return a numpy.ndarray on the memory of `x`, or raise.
+
+    It is a new object: what is checked of it, nobody else can change. The attributes of a subclass,
+    such as numpy.memmap, are not asked.
+    """
+    if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name}: expected an array without a mask, got a MaskedArray")
-    return np.asarray(x)
+    return np.ndarray.view(x, np.ndarray)
 
 
 def readable(x: Array, name: str) -> Array:
     """Return an array, as `plain` does, if kernels can read it where it lies; or raise."""
-    if type(x) is not np.ndarray:
-        x = plain(x, name)
+    x = plain(x, name)
     if not x.flags.aligned:
         raise TypeError(f"{name}: expected an aligned array, got misaligned {x.dtype.name}")
     return x
