@@ -1,7 +1,7 @@
 """The GPU backend: the operators of `rmac._backend.Backend`, and its arrays.
 
-Twin of `rmac.cpu`. Arguments are checked already, as there. Nothing here waits for the device or
-reads from it, and the current stream is used throughout.
+Twin of `rmac.cpu`. Arguments are checked already, as there. Kernels are launched in the current
+stream. Nothing here waits for the device or reads from it.
 """
 
 from __future__ import annotations

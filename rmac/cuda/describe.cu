@@ -28,8 +28,6 @@ struct DescribeLaunch {
     int counts[COUNTS]; /* each image's own number, if they differ */
 };
 
-const int WARP = 32;
-
 /* Return a number in float64, even if it is subnormal in float32. */
 __device__ inline double to_double(double value) { return value; }
 

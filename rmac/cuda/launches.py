@@ -1,7 +1,7 @@
-"""Launches of the kernels: the structs that they take, filled, and how work is split over them.
+"""How work is split over launches of the kernels, and their structs filled.
 
-The current device is that of the arrays. Nothing here waits for it or reads from it, and the
-current stream is used throughout.
+The current device must be that of the arrays. Launches go to the current stream. Nothing here waits
+for the device or reads from it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rmac.cuda.route import (
     DESCRIBE_THREADS,
     MOST_BLOCKS,
     THREADS,
+    WARP,
     KernelSpec,
     Route,
     block_shape,
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
 Array = Any  # cupy.ndarray
 Struct = npt.NDArray[Any]  # of no dimensions: one struct
-
-_WARP = 32  # threads
 
 
 class _Job(NamedTuple):
@@ -169,7 +168,9 @@ def launch_description(
             (blocks,),
             (DESCRIBE_THREADS,),
             (launch, vectors, divisors, out),
-            shared_mem=np.dtype(np.float64).itemsize * DESCRIBE_THREADS // _WARP,
+            shared_mem=np.dtype(np.float64).itemsize
+            * DESCRIBE_THREADS
+            // WARP,  # a sum of each warp
         )
 
 

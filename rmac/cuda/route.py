@@ -32,6 +32,7 @@ _ROW_THREADS = 64
 # An image's descriptor is made by one block, so it has the most threads that a block can have. Not
 # measured.
 DESCRIBE_THREADS = 1024
+WARP = 32  # threads, on every device
 
 _WIDEST_LOAD = 16  # bytes; there is no wider instruction
 _SHARED_MEMORY = 48 << 10  # bytes that a block has on every device

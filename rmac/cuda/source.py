@@ -14,7 +14,7 @@ from rmac._dtypes import DTYPES, DtypeInfo, Kind
 from rmac._options import Aggregate
 from rmac.cuda.arrays import namespace
 from rmac.cuda.c_types import c_name, kernel_types
-from rmac.cuda.route import CHANNEL_BLOCK
+from rmac.cuda.route import CHANNEL_BLOCK, WARP
 from rmac.cuda.structs import BATCHES, BOXES, COUNTS, PLAN_WORDS, STRUCTS
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _CONSTANTS = {
     "CHANNEL_BLOCK": CHANNEL_BLOCK,
     "BOXES": BOXES,
     "COUNTS": COUNTS,
+    "WARP": WARP,
 }
 
 
