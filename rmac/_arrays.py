@@ -212,12 +212,12 @@ class Output:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
     ) -> None:
-        self._given = self._memory = out
+        self._given = out
         if out is None:
             self.array = backend.empty(shape, dtype, inputs[0])
             return
         require_same_device(out, "out", inputs[0])
-        memory = self._memory = backend.plain(out, "out")
+        self._memory = memory = backend.plain(out, "out")
         if memory.dtype != dtype:
             raise TypeError(f"out: expected dtype {dtype}, got {memory.dtype}")
         if memory.shape != shape:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 _INT_LIMIT = 1 << 31
+_SHOWN = 100  # characters of a value in an error message
 _PLAIN_TYPES = frozenset({bool, float, int, str, type(None)})
 
 Name = TypeVar("Name", bound=str)
@@ -54,18 +55,27 @@ def optional_workers(workers: int | None) -> int | None:
     return None if workers is None else positive_int("workers", workers)
 
 
+def shown(value: object) -> str:
+    """Return how an error message shows a value: its `repr`, shortened if it is long."""
+    try:
+        text = repr(value)
+    except Exception:  # such as that of an int of 5000 digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
 def positive_int(name: str, value: int) -> int:
     """Return `value` as an int of at least 1 that fits an index, or raise."""
     if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
+        raise TypeError(f"{name}: expected an integer, got {shown(value)}")
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
     if number < 1:
-        raise ValueError(f"{name}: expected an integer of at least 1, got {number}")
+        raise ValueError(f"{name}: expected an integer of at least 1, got {shown(number)}")
     if number >= _INT_LIMIT:
-        raise ValueError(f"{name}: expected an integer less than 2**31, got {number}")
+        raise ValueError(f"{name}: expected an integer less than 2**31, got {shown(number)}")
     return number
 
 
@@ -73,7 +83,7 @@ def one_or_two_ints(name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """Return a pair of ints of at least 1, from one int or two, or raise."""
     if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str):
         if len(value) != 2:
-            raise ValueError(f"{name}: expected one or two integers, got {value!r}")
+            raise ValueError(f"{name}: expected one or two integers, got {shown(value)}")
         return positive_int(name, value[0]), positive_int(name, value[1])
     side = positive_int(name, value)
     return side, side
@@ -93,7 +103,7 @@ def real(
     Infinity raises, unless `infinite` is True.
     """
     if isinstance(value, (str, bytes, bool, np.bool_)):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
+        raise TypeError(f"{name}: expected a number, got {shown(value)}")
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -105,7 +115,7 @@ def real(
     if not low <= number < high or (strict and number == low):
         bound = f"{low:g} {'<' if strict else '<='} {name}"
         bound += f" < {high:g}" if high < inf else "" if infinite else ", finite"
-        raise ValueError(f"{name}: expected a number with {bound}, got {value!r}")
+        raise ValueError(f"{name}: expected a number with {bound}, got {shown(value)}")
     return number
 
 
@@ -114,12 +124,13 @@ def choice(name: str, value: Name, choices: Collection[Name]) -> Name:
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected a string, got {type(value).__name__}")
     if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+        expected = ", ".join(map(repr, choices))
+        raise ValueError(f"{name}: expected one of {expected}, got {shown(value)}")
     return value
 
 
 def flag(name: str, value: bool) -> bool:
     """Return `value` as a bool if it is one, or raise."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected True or False, got {value!r}")
+        raise TypeError(f"{name}: expected True or False, got {shown(value)}")
     return bool(value)

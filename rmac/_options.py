@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 from typing import Literal, NamedTuple, get_args
 
-from rmac._checks import cached_check, choice, flag, positive_int, real
+from rmac._checks import choice, flag, positive_int, real
 
 PoolName = Literal["max", "mean", "gem"]
 AggregateName = Literal["sum", "mean", "concat", "none"]
@@ -80,7 +80,6 @@ class GridOptions(NamedTuple):
 MAX_POOLING = PoolingOptions(Pool.MAX, 0.0)
 
 
-@cached_check
 def pooling_options(pool: PoolName, p: float) -> PoolingOptions:
     """Return how the values of a region become one, or raise."""
     power = real("p", p, low=_MIN_POWER, high=_MAX_POWER)
@@ -88,7 +87,6 @@ def pooling_options(pool: PoolName, p: float) -> PoolingOptions:
     return PoolingOptions(chosen, power if chosen is Pool.GEM else 0.0)
 
 
-@cached_check
 def aggregation_options(
     normalize_regions: bool, aggregate: AggregateName, normalize: bool, eps: float
 ) -> AggregationOptions:
@@ -99,7 +97,6 @@ def aggregation_options(
     return AggregationOptions(normalize_regions, chosen, normalize, real("eps", eps, low=0))
 
 
-@cached_check
 def grid_options(levels: int, overlap: float, preset: PresetName) -> GridOptions:
     """Return which grid is laid over a map, or raise."""
     return GridOptions(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from rmac._arrays import feature_map
-from rmac._backend import Array, Backend, require_same_device
+from rmac._backend import Array, Backend, backend_of, require_same_device
 from rmac._checks import one_or_two_ints
 from rmac._dlpack import from_foreign
 from rmac._dtypes import dtype_info
@@ -109,13 +109,16 @@ def _checked_weights(weights: Any, x: Array) -> list[Array]:
     """Return the weights of each branch, or raise if they do not fit the maps."""
     if not isinstance(weights, (list, tuple)):
         raise TypeError(f"weights: expected a list of arrays, got {type(weights).__name__}")
-    kernels: list[Array] = from_foreign(weights, "weights")
-    if not kernels:
+    weights = from_foreign(weights, "weights")
+    if not weights:
         raise ValueError("weights: expected at least one array, got none")
     channels, height, width = x.shape[1:]
-    for i, kernel in enumerate(kernels):
+    kernels: list[Array] = []
+    for i, weight in enumerate(weights):
         name = f"weights[{i}]"
-        require_same_device(kernel, name, x)
+        require_same_device(weight, name, x)
+        kernel = backend_of(weight, name).plain(weight, name)
+        kernels.append(kernel)
         dtype_info(kernel.dtype, name)
         if kernel.ndim != 4 or 0 in kernel.shape[2:]:
             raise ValueError(f"{name}: expected shape (C_out, C, kh, kw), got {kernel.shape}")

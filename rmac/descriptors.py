@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from rmac._arrays import Output, feature_maps
-from rmac._checks import optional_workers
+from rmac._checks import cached_check, optional_workers
 from rmac._options import (
     MAP_LAYOUTS,
     Aggregate,
     AggregateName,
     AggregationOptions,
+    GridOptions,
     Layout,
     PoolingOptions,
     PoolName,
@@ -146,14 +147,13 @@ def rmac(
     (8, 512)
     >>> similarity = descriptors @ descriptors.T
     """
-    pooling = pooling_options(pool, p)
-    aggregation = aggregation_options(normalize_regions, aggregate, normalize, eps)
-    options = grid_options(levels, overlap, preset)
-    workers = optional_workers(workers)
+    pooling, grid, aggregation, workers = _checked_options(
+        pool, p, levels, overlap, preset, normalize_regions, aggregate, normalize, eps, workers
+    )
     batches, info = feature_maps(backend, x, layout)
     sequence = layout not in MAP_LAYOUTS
     boxes = [
-        default_grid(maps.shape[2], maps.shape[3], options, sequence=sequence)._boxes
+        default_grid(maps.shape[2], maps.shape[3], grid, sequence=sequence)._boxes
         for maps in batches
     ]
     shape = _result_shape(batches, boxes, whitening, aggregation.aggregate)
@@ -164,6 +164,27 @@ def rmac(
     elif result.array.size:
         backend.rmac(batches, boxes, result.array, pooling, aggregation, workers=workers)
     return result.finish()
+
+
+@cached_check
+def _checked_options(
+    pool: PoolName,
+    p: float,
+    levels: int,
+    overlap: float,
+    preset: PresetName,
+    normalize_regions: bool,
+    aggregate: AggregateName,
+    normalize: bool,
+    eps: float,
+    workers: int | None,
+) -> tuple[PoolingOptions, GridOptions, AggregationOptions, int | None]:
+    return (
+        pooling_options(pool, p),
+        grid_options(levels, overlap, preset),
+        aggregation_options(normalize_regions, aggregate, normalize, eps),
+        optional_workers(workers),
+    )
 
 
 def _result_shape(

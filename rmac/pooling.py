@@ -13,12 +13,14 @@ from rmac._arrays import (
     require_axes,
     require_one,
 )
-from rmac._checks import choice, one_or_two_ints, optional_workers, positive_int, real
+from rmac._checks import cached_check, choice, one_or_two_ints, optional_workers, positive_int, real
 from rmac._options import (
     MAP_LAYOUTS,
+    GridOptions,
     Layout,
     MapLayout,
     Pool,
+    PoolingOptions,
     PoolName,
     PresetName,
     grid_options,
@@ -206,9 +208,7 @@ def region_pool(
     >>> rmac.region_pool(maps, layout="NHWC").shape
     (2, 14, 768)
     """
-    pooling = pooling_options(pool, p)
-    options = grid_options(levels, overlap, preset)
-    workers = optional_workers(workers)
+    pooling, options, workers = _checked_options(pool, p, levels, overlap, preset, workers)
     ragged = isinstance(x, (list, tuple))
     if ragged and out is not None:
         raise TypeError("out: expected None with a list of maps, whose results are a list")
@@ -227,6 +227,17 @@ def region_pool(
             backend.region_pool(maps, boxes, result.array, pooling, workers=workers)
         pooled.append(result.finish())
     return [result[0] for result in pooled] if ragged else pooled[0]
+
+
+@cached_check
+def _checked_options(
+    pool: PoolName, p: float, levels: int, overlap: float, preset: PresetName, workers: int | None
+) -> tuple[PoolingOptions, GridOptions, int | None]:
+    return (
+        pooling_options(pool, p),
+        grid_options(levels, overlap, preset),
+        optional_workers(workers),
+    )
 
 
 @overload

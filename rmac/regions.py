@@ -6,12 +6,12 @@ them.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rmac._caches import bounded_cache
 from rmac._checks import positive_int, real, warn
 from rmac._options import GridOptions, PresetName, grid_options
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "RegionGrid", "region_grid", "sequence_grid"]
 
 _MAX_EXTRA_WINDOWS = 6
+_CACHED_LEVELS = 12  # such a grid has up to 1118 regions of 40 bytes
 _warned_of_gaps = False
 
 
@@ -300,21 +301,10 @@ def sequence_grid(length: int, *, levels: int = 3, preset: PresetName = "caffe2"
 def default_grid(height: int, width: int, options: GridOptions, *, sequence: bool) -> RegionGrid:
     """Return the grid of checked options on a map, or on a sequence as long as it is wide."""
     levels, overlap, preset = options
-    return make_grid(height, width, levels, None if sequence else overlap, preset)
+    make = _cached_grid if levels <= _CACHED_LEVELS else make_grid
+    return make(height, width, levels, None if sequence else overlap, preset)
 
 
-def _levels_with_regions(
-    height: int,
-    width: int,
-    levels: int,
-    overlap: float | None,
-    preset: PresetName,  # noqa: ARG001
-) -> int:
-    return min(levels, 2 * (width if overlap is None else min(height, width)))
-
-
-# 10 levels have up to 700 regions, 50 up to 60,000: at most 40 bytes each, 35 MB of all grids.
-@bounded_cache(_levels_with_regions, small=10, large=50)
 def make_grid(
     height: int, width: int, levels: int, overlap: float | None, preset: PresetName
 ) -> RegionGrid:
@@ -338,6 +328,9 @@ def make_grid(
     if may_have_gaps and not _warned_of_gaps and grid.coverage < 1:
         _warn_of_gaps(grid)
     return grid
+
+
+_cached_grid = lru_cache(maxsize=1024)(make_grid)  # at most 45 MB
 
 
 def _warn_of_gaps(grid: RegionGrid) -> None:

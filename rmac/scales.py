@@ -96,14 +96,14 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
 def _checked(descriptors: Any) -> list[Array]:
     """Return the arrays of the scales, or raise if their shapes, dtypes or devices differ."""
     if not isinstance(descriptors, (list, tuple)):
-        backend_of(descriptors, "descriptors")
+        descriptors = backend_of(descriptors, "descriptors").plain(descriptors, "descriptors")
         if descriptors.ndim != 3:
             raise ValueError(
                 "descriptors: expected shape (S, N, D), or a list of arrays (N, D), "
                 f"got {descriptors.shape}"
             )
-    scales = list(descriptors)
-    backend_of_input(scales, "descriptors")
+    backend = backend_of_input(list(descriptors), "descriptors")
+    scales = [backend.plain(one, f"descriptors[{i}]") for i, one in enumerate(descriptors)]
     for i, scale in enumerate(scales):
         name = f"descriptors[{i}]"
         dtype_info(scale.dtype, name)

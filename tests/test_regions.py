@@ -150,7 +150,7 @@ def test_every_grid_with_gaps_is_warned_of(monkeypatch, overlap, preset):
         monkeypatch.setattr(regions, "_warned_of_gaps", False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            grid = regions.make_grid.__wrapped__(height, width, 2, overlap, preset)
+            grid = regions.make_grid(height, width, 2, overlap, preset)
         assert regions._warned_of_gaps == (grid.coverage < 1)
 
 
