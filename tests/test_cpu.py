@@ -19,10 +19,12 @@ from helpers import (
 from hypothesis import given
 
 import rmac
-from rmac._options import Pool, PoolingOptions
-from rmac.cpu import isa, plan
+from rmac import _dtypes, _options, cpu
+from rmac._options import AggregationOptions, Pool, PoolingOptions
+from rmac.cpu import isa, plan, tables
 from rmac.cpu import route as routing
 from rmac.cpu.isa import kernels
+from rmac.cpu.tables import LINE_BYTES, Path
 
 
 @given(
@@ -80,10 +82,10 @@ def route_of(x, boxes, pool="max", threads=1):
     return routing.region_route.__wrapped__(boxes.tobytes(), x.shape, x.strides, spec, threads)
 
 
-def scratch_of(x, boxes, pool="max", threads=1):
+def workspace_of(x, boxes, pool="max", threads=1):
     """Bytes that a thread needs."""
     route, spec = route_of(x, boxes, pool, threads), spec_of(x, pool)
-    return kernels.scratch_bytes(route.plan, route.path, route.lanes, spec.itemsize, spec.sums)
+    return kernels.workspace_bytes(route, spec)
 
 
 def path_of(x, pool="max"):
@@ -94,23 +96,70 @@ def test_paths_are_chosen_by_shape_and_strides():
     large = np.empty((2, 64, 24, 32), np.float32)
     small = np.empty((2, 64, 7, 7), np.float32)
     channels_last = np.empty((2, 24, 32, 64), np.float32).transpose(0, 3, 1, 2)
-    assert path_of(large) == kernels.Path.ROWS
-    assert path_of(large[:, :, 3:, 5:]) == kernels.Path.ROWS
-    assert path_of(small) == kernels.Path.PLANES
-    assert path_of(small[..., :6]) == kernels.Path.ROWS
-    assert path_of(small[..., :3]) == kernels.Path.GATHER
-    assert path_of(small[:, :15]) == kernels.Path.ROWS
-    assert path_of(channels_last) == kernels.Path.CHANNELS
-    assert path_of(channels_last[:, :, ::2, ::2]) == kernels.Path.CHANNELS
-    assert path_of(large[..., ::2]) == kernels.Path.GATHER
-    assert path_of(np.empty((2, 64, 1, 1), np.float32)) == kernels.Path.CHANNELS
-    assert path_of(small[..., 3:], "mean") == kernels.Path.ROWS
-    assert path_of(small[:, :15], "gem") == kernels.Path.ROWS
-    assert path_of(np.empty((2, 16, 7, 7), np.uint8), "gem") == kernels.Path.PLANES
+    assert path_of(large) == Path.ROWS
+    assert path_of(large[:, :, 3:, 5:]) == Path.ROWS
+    assert path_of(small) == Path.PLANES
+    assert path_of(small[..., :6]) == Path.ROWS
+    assert path_of(small[..., :3]) == Path.GATHER
+    assert path_of(small[:, :15]) == Path.ROWS
+    assert path_of(channels_last) == Path.CHANNELS
+    assert path_of(channels_last[:, :, ::2, ::2]) == Path.CHANNELS
+    assert path_of(large[..., ::2]) == Path.GATHER
+    assert path_of(np.empty((2, 64, 1, 1), np.float32)) == Path.CHANNELS
+    assert path_of(small[..., 3:], "mean") == Path.ROWS
+    assert path_of(small[:, :15], "gem") == Path.ROWS
+    assert path_of(np.empty((2, 16, 7, 7), np.uint8), "gem") == Path.PLANES
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(_dtypes.Kind, tables.Kind), (_options.Aggregate, tables.Aggregate)],
+    ids=["Kind", "Aggregate"],
+)
+def test_kernels_have_the_same_numbers(ours, theirs):
+    assert {member.name: int(member) for member in theirs} == {
+        member.name: int(member) for member in ours
+    }
+
+
+@pytest.mark.parametrize("kind", [0, 7, -1])
+def test_an_unknown_kind_is_an_error(kind):
+    with pytest.raises(ValueError, match=f"kind: expected a Kind, got {kind}"):
+        tables.KernelSpec(np.dtype("int8"), kind, sums=False, p=0, shift=0, itemsize=1)
+
+
+@pytest.mark.parametrize(("sums", "itemsize"), [(False, 4), (True, 2)], ids=["maxima", "sums"])
+def test_keys_of_another_size_are_an_error(sums, itemsize):
+    bits, kind = np.dtype("int16"), tables.Kind.FLOAT16
+    with pytest.raises(ValueError, match=f"itemsize: got {itemsize} for values of 2 bytes"):
+        tables.KernelSpec(bits, kind, sums=sums, p=0, shift=0, itemsize=itemsize)
+
+
+@pytest.mark.parametrize("aggregate", [4, -1])
+def test_an_unknown_aggregate_is_an_error(rng, aggregate):
+    """Before anything is written."""
+    options = AggregationOptions(True, aggregate, True, 0.0)
+    x = random_map(rng, (2, 8, 5, 5), DTYPES["float32"])
+    vectors, out = np.ones((2, 3, 8), np.float32), np.zeros((2, 8), np.float32)
+    boxes = rmac.region_grid(5, 5).boxes
+    message = f"aggregate: expected an Aggregate, got {aggregate}"
+    with pytest.raises(ValueError, match=message):
+        cpu.rmac([x], [boxes], out, _options.MAX_POOLING, options, workers=1)
+    with pytest.raises(ValueError, match=message):
+        cpu.describe(vectors, out, options)
+    assert (out == 0).all()
+    assert (vectors == 1).all()
+
+
+@pytest.mark.parametrize("path", [4, -1])
+def test_an_unknown_path_is_an_error(path):
+    empty = plan.region_plan(b"", 5, 5, overlapping=True)
+    with pytest.raises(ValueError, match=f"path: expected a Path, got {path}"):
+        tables.Route(empty, path, 16, keep_bands=True, prefetch=1)
 
 
 @pytest.mark.usefixtures("both_ways_to_share")
-@pytest.mark.parametrize("path", list(kernels.Path))
+@pytest.mark.parametrize("path", list(Path))
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
     """Each one that a map's memory allows, whatever would be chosen."""
@@ -119,11 +168,11 @@ def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
         boxes = rmac.region_grid(*shape[2:], levels=4).boxes
         expected = reference.region_pool(x, boxes)
         means, allowed = reference.region_mean(x, boxes, 3, np.float32)
-        if path == kernels.Path.PLANES and shape[1] * x.itemsize < routing._LINE:
+        if path == Path.PLANES and shape[1] * x.itemsize < LINE_BYTES:
             continue  # it takes whole lines of channels
-        if path == kernels.Path.ROWS and (shape[2] + 1) * shape[3] * x.itemsize < routing._LINE:
+        if path == Path.ROWS and (shape[2] + 1) * shape[3] * x.itemsize < LINE_BYTES:
             continue  # it reads whole lines, of two planes at most
-        if path == kernels.Path.CHANNELS:
+        if path == Path.CHANNELS:
             x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         monkeypatch.setattr(routing, "_path", lambda *_: path)
         routing.region_route.cache_clear()
@@ -163,7 +212,7 @@ def test_nothing_past_the_end_of_a_map_is_read():
 
 
 def test_no_copy_of_the_map(rng):
-    """Peak memory in every path, for a map that is much larger than any scratch."""
+    """Peak memory in every path, for a map that is much larger than any workspace."""
     x = random_map(rng, (64, 256, 16, 32), DTYPES["float32"])
     for view in (
         x,
@@ -220,15 +269,15 @@ def test_isas_agree(rng):
     assert len(outputs.pop()) > 0
 
 
-def test_many_boxes_need_no_more_scratch_than_regions(rng):
+def test_many_boxes_need_no_more_workspace_than_regions(rng):
     """Bands of all intervals would take hundreds of MB here; the result is the same."""
     corners = np.sort(rng.integers(0, 300, (600, 2, 2)), axis=1)
     boxes = corners.reshape(-1, 4)
     x = random_map(rng, (1, 16, 300, 300), DTYPES["float32"])
     expected = reference.region_pool(x, boxes)
     for stored in (x, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
-        assert scratch_of(stored, boxes) < 3 << 20
-        assert scratch_of(stored, boxes, "mean") < 4 << 20
+        assert workspace_of(stored, boxes) < 3 << 20
+        assert workspace_of(stored, boxes, "mean") < 4 << 20
         assert_same_values(rmac.region_pool(stored, boxes), expected)
 
 
@@ -236,7 +285,7 @@ def test_many_boxes_need_no_more_scratch_than_regions(rng):
 @pytest.mark.parametrize("dtype", ["int8", "float16", "float64"])
 @pytest.mark.parametrize("pool", ["max", "gem"])
 @pytest.mark.parametrize(("levels", "cache"), [(3, 768 << 10), (6, 768 << 10), (6, 192 << 10)])
-def test_scratch_memory_is_bounded_by_the_cache(shape, dtype, pool, levels, cache, monkeypatch):
+def test_workspace_memory_is_bounded_by_the_cache(shape, dtype, pool, levels, cache, monkeypatch):
     """It fits, but for long pixels and, with many levels, where one line of channels may not."""
     monkeypatch.setattr(routing, "_CACHE", cache)
     grid = rmac.region_grid(*shape[2:], levels=levels)
@@ -244,14 +293,8 @@ def test_scratch_memory_is_bounded_by_the_cache(shape, dtype, pool, levels, cach
         x = np.empty([shape[axis] for axis in order], dtype).transpose(np.argsort(order))
         route = route_of(x, grid.boxes, pool, threads=2)
         line = spec_of(x, pool).line
-        most = (
-            6
-            if route.path == kernels.Path.CHANNELS
-            else 1
-            if route.lanes > line or levels == 3
-            else 4
-        )
-        assert scratch_of(x, grid.boxes, pool, threads=2) <= most * cache
+        most = 6 if route.path == Path.CHANNELS else 1 if route.lanes > line or levels == 3 else 4
+        assert workspace_of(x, grid.boxes, pool, threads=2) <= most * cache
         assert route.lanes >= line
 
 
@@ -260,4 +303,4 @@ def test_many_boxes_are_still_reduced_along_rows(monkeypatch):
     x = np.empty((1, 512, 48, 64), np.float32)
     corners = np.random.default_rng(0).integers(0, (64, 48), (2, 1000, 2))
     boxes = np.concatenate([corners.min(0), corners.max(0)], axis=1)
-    assert route_of(x, boxes).path == kernels.Path.ROWS
+    assert route_of(x, boxes).path == Path.ROWS

@@ -7,7 +7,7 @@ import pytest
 from helpers import run_python
 
 import rmac
-from rmac.cpu import threads
+from rmac.cpu import route, threads
 from rmac.cpu.isa import kernels
 
 HAS_OPENMP = rmac.show_config("dicts")["OpenMP"] != "not in this build"
@@ -249,6 +249,6 @@ def test_a_child_forked_before_the_import_computes_on_one_thread():
 def test_workers_before_a_matrix_product(monkeypatch):
     """One, unless more were asked for or have much to do: they would disturb the product."""
     for cpus, size, expected in ((2, 1 << 20, 1), (2, 1 << 26, None), (65, 1 << 20, None)):
-        monkeypatch.setattr(threads, "default_workers", lambda cpus=cpus: cpus)
-        assert threads.workers_before_product(None, size) == expected
-        assert threads.workers_before_product(3, size) == 3
+        monkeypatch.setattr(route, "default_workers", lambda cpus=cpus: cpus)
+        assert route.workers_before_product(None, size) == expected
+        assert route.workers_before_product(3, size) == 3

@@ -47,7 +47,7 @@ static inline float power_of(float x, double p)
     }
 
 #define POWERS(name, any_power)                                                                    \
-    static inline void raise_##name(real *values, ptrdiff_t n, double p)                           \
+    static inline void apply_power_##name(real *values, ptrdiff_t n, double p)                           \
     {                                                                                              \
         switch (p <= MOST_FACTORS && p == (int)p ? (int)p : 0) {                                   \
         case 1: FOR_EACH(x) break;                                                                 \
@@ -59,7 +59,7 @@ static inline float power_of(float x, double p)
         default: FOR_EACH(any_power(x, p))                                                         \
         }                                                                                          \
     }                                                                                              \
-    static inline void take_root_##name(real *values, ptrdiff_t n, double p)                       \
+    static inline void apply_root_##name(real *values, ptrdiff_t n, double p)                       \
     {                                                                                              \
         for (ptrdiff_t i = 0; i < n && p != 1; i++)                                                \
             values[i] = any_power(values[i], 1 / p);                                               \

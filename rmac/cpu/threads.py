@@ -10,7 +10,6 @@ from pathlib import PurePosixPath
 from rmac.cpu.isa import kernels
 
 _MOST = 8 * (os.cpu_count() or 1)
-_BUSY = 1 << 26  # bytes of maps that are pooled in the time that OpenMP's threads wait busily
 
 
 def workers_for(workers: int | None) -> int:
@@ -23,17 +22,6 @@ def workers_for(workers: int | None) -> int:
     if _forked:
         return 1
     return default_workers() if workers is None else min(workers, _MOST)
-
-
-def workers_before_product(workers: int | None, size: int) -> int | None:
-    """Return the `workers` to pool so many bytes of maps with before a BLAS multiplies.
-
-    OpenMP's threads wait busily for milliseconds when they are done, on CPUs that the BLAS divides
-    its work over: unless asked for, several pool only where that gains more than it takes.
-    """
-    if workers is None and (default_workers() - 1) * size < _BUSY:
-        return 1
-    return workers
 
 
 @cache
