@@ -60,7 +60,7 @@ BAD_FILES = {
     "text": (lambda path: path.write_text("hello") and path, "not a .npy file"),
     "empty": (lambda path: path.write_bytes(b"") or path, "not a .npy file"),
     "missing": (lambda path: path, "No such file"),
-    "folder": (lambda path: path.mkdir() or path, "Is a directory"),
+    "folder": (lambda path: path.mkdir() or path, "expected a regular file, got a folder"),
     "3-d": (
         lambda path: write(path, np.ones((3, 5, 5))),
         "expected 4 axes (N, C, H, W), got shape (3, 5, 5)",
@@ -88,9 +88,9 @@ def test_describe_a_bad_file(tmp_path, case, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--levels", "0"], "levels: expected an integer of at least 1, got 0"),
-        (["--overlap", "2"], "overlap: expected a number with 0 <= overlap < 1, got 2.0"),
-        (["--workers", "0"], "workers: expected an integer of at least 1, got 0"),
+        (["--levels", "0"], "--levels: expected an integer of at least 1, got 0"),
+        (["--overlap", "2"], "--overlap: expected a number with 0 <= overlap < 1, got 2.0"),
+        (["--workers", "0"], "--workers: expected an integer of at least 1, got 0"),
     ],
 )
 def test_describe_with_a_bad_option(features, tmp_path, capsys, arguments, message):
