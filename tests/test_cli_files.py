@@ -60,7 +60,7 @@ BAD_FILES = {
     "text": (lambda path: path.write_text("hello") and path, "not a .npy file"),
     "empty": (lambda path: path.write_bytes(b"") or path, "not a .npy file"),
     "missing": (lambda path: path, "No such file"),
-    "folder": (lambda path: path.mkdir() or path, "expected a regular file, got a folder"),
+    "folder": (lambda path: path.mkdir() or path, "not a Zarr folder that can be read"),
     "3-d": (
         lambda path: write(path, np.ones((3, 5, 5))),
         "expected 4 axes (N, C, H, W), got shape (3, 5, 5)",
@@ -298,6 +298,6 @@ def test_a_corrupt_zarr_ends_in_one_line(tmp_path):
     command = [sys.executable, "-P", "-m", "rmac", "describe", path, "-o", tmp_path / "d.npy"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert result.stderr.startswith(f"rmac describe: error: {path}: not a .zarr folder that can be")
+    assert result.stderr.startswith(f"rmac describe: error: {path}: not a Zarr folder that can be")
     assert result.stderr.count("\n") == 1
     assert os.listdir(tmp_path) == ["x.zarr"]

@@ -231,15 +231,15 @@ def corrupt(path):
 
 BAD_ZARR = {
     "missing": (lambda _path: None, "No such file or directory"),
-    "a file": (lambda path: path.write_text("hello"), "can be read: it is a file"),
+    "a file": (lambda path: path.write_text("hello"), "rmac reads .npy, .safetensors and Zarr"),
     "a FIFO": (os.mkfifo, "expected a regular file, got a FIFO"),
-    "not zarr": (lambda path: path.mkdir(), "not a .zarr folder that can be read"),
+    "not zarr": (lambda path: path.mkdir(), "not a Zarr folder that can be read"),
     "no array": (lambda path: zarr.create_group(path), "expected an array, got none"),
     "a number": (
         lambda path: zarr.create_array(path, shape=(), dtype="float64"),
         "expected an array, got a single number",
     ),
-    "corrupt": (corrupt, "not a .zarr folder that can be read"),
+    "corrupt": (corrupt, "not a Zarr folder that can be read"),
 }
 
 

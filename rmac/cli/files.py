@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from rmac.cli.array_file import ArrayFile
 
 _BATCH = 1 << 26  # bytes of a batch
-_OPENERS = {".npy": open_npy, ".safetensors": open_safetensors, ".zarr": open_zarr}
 
 
 def open_array(path: str, key: str | None = None) -> ArrayFile:
-    """Open the array in a .npy, .zarr or .safetensors file; `key` is its name among several."""
-    suffix = os.path.splitext(path.rstrip(os.sep))[1].lower()
-    array = _OPENERS.get(suffix, open_npy)(path, key)
+    """Open the array in a .npy or .safetensors file or a Zarr folder; `key` is its name there."""
+    if os.path.isdir(path):
+        array = open_zarr(path, key)
+    elif path.lower().endswith(".safetensors"):
+        array = open_safetensors(path, key)
+    else:
+        array = open_npy(path, key)
     if not array.shape:
         raise ValueError(f"{array.name}: expected an array, got a single number")
     return array

@@ -27,11 +27,11 @@ _COLUMNS = 1 << 20  # bytes of columns to read at a time
 
 def open_npy(path: str, key: str | None) -> ArrayFile:
     """Open the array of a .npy file."""
-    require_no_key(path, key)
     file = InputFile(path)
     head = BytesIO(_start_of(file, 12 + _NPY_HEADER))
     with readable(path, ".npy file"):
         shape, fortran_order, dtype = _npy_header(head)
+    require_no_key(path, key)
     if dtype.hasobject:
         raise TypeError(f"{path}: expected numbers, got Python objects")
     if dtype.str == "|V2":
@@ -46,6 +46,8 @@ def open_npy(path: str, key: str | None) -> ArrayFile:
 
 
 def _npy_header(file: BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    if not file.getvalue().startswith(npy.MAGIC_PREFIX):
+        raise ValueError("it has other contents; rmac reads .npy, .safetensors and Zarr")
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its format has version {version}")
@@ -147,32 +149,31 @@ def _flat_array(
         size = (last - first) * row
         if len(buffer) < size:
             buffer = np.empty(size, np.uint8)
-        part = buffer[:size]
-        if not fortran:
-            file.read_into(part.data, offset + first * row)
-        elif size:
-            pieces = part.reshape(row // dtype.itemsize, -1)
-            _read_columns(file, pieces, offset, shape[0] * dtype.itemsize, first * dtype.itemsize)
+        values = buffer[:size].view(dtype)
+        if fortran and size:
+            _read_columns(file, values.reshape(last - first, -1), offset, shape[0], first)
+        else:
+            file.read_into(buffer[:size].data, offset + first * row)
         file.require_unchanged()
-        values = part.view(dtype)
         if dtype != native:
             values = values.byteswap(inplace=True).view(native)
-        return values.reshape((last - first, *shape[1:]), order="F" if fortran else "C")
+        if fortran:
+            return np.moveaxis(values.reshape(last - first, *shape[:0:-1]).T, -1, 0)
+        return values.reshape(last - first, *shape[1:])
 
     return ArrayFile(name, shape, native, read)
 
 
 def _read_columns(
-    file: InputFile, pieces: npt.NDArray[np.uint8], offset: int, column: int, first: int
+    file: InputFile, rows: npt.NDArray[Any], offset: int, height: int, first: int
 ) -> None:
-    """Read a piece of each column: the bytes of some rows, `first` being where they begin in it."""
-    if column > _SHORT_COLUMN:
-        for i, piece in enumerate(pieces):
-            file.read_into(piece.data, offset + i * column + first)
-        return
-    block = np.empty((_COLUMNS // column, column), np.uint8)
-    for i in range(0, len(pieces), len(block)):
-        some = pieces[i : i + len(block)]
-        whole = block[: len(some)]
-        file.read_into(whole.reshape(-1).data, offset + i * column)
-        some[...] = whole[:, first : first + some.shape[1]]
+    """Read the rows from `first` on of columns of a height, which lie one after the other."""
+    size, count = rows.dtype.itemsize, len(rows)
+    whole = height * size <= _SHORT_COLUMN
+    start, length = (0, height) if whole else (first, count)
+    block = np.empty((max(1, _COLUMNS // (length * size)), length), rows.dtype)
+    for i in range(0, rows.shape[1], len(block)):
+        some = block[: rows.shape[1] - i]
+        for j, part in enumerate([some.reshape(-1)] if whole else some):
+            file.read_into(part.view(np.uint8).data, offset + ((i + j) * height + start) * size)
+        rows[:, i : i + len(some)] = some[:, first - start : first - start + count].T

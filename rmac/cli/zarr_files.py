@@ -25,7 +25,7 @@ _OVERHEAD = (
 )  # a file may have this many times the bytes of its numbers, and so many more
 _CHECKSUM = 4  # bytes behind the index of a shard
 _NO_CHUNK = np.uint64(2**64 - 1)  # in the index of a shard
-_KIND = ".zarr folder"
+_KIND = "Zarr folder"
 
 
 def open_zarr(path: str, key: str | None) -> ArrayFile:
@@ -34,9 +34,6 @@ def open_zarr(path: str, key: str | None) -> ArrayFile:
         import zarr
     except ImportError:
         raise ImportError(f"{path}: needs zarr: pip install 'rmac[files]'") from None
-    if not os.path.isdir(path):
-        require_regular(path)  # raises for what is missing, or has no end
-        raise ValueError(f"{path}: not a {_KIND} that can be read: it is a file")
     with readable(path, _KIND):
         _require_bounded_metadata(path)
         node = zarr.open(zarr.storage.LocalStore(path, read_only=True), mode="r")
