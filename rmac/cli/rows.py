@@ -65,7 +65,8 @@ class BadRows:
 
     def __str__(self) -> str:
         kinds = []
-        for kind, count in self._counts.items():
+        for kind in sorted(self._counts):
+            count = self._counts[kind]
             more = ", ..." if count > _SHOWN else ""
             kinds.append(f"{count} {kind} ({', '.join(map(str, self._shown[kind]))}{more})")
         if "not written" in self._counts:

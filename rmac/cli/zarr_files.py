@@ -53,9 +53,8 @@ def _arrays_of(path: str, group: zarr.Group) -> dict[str, zarr.Array[Any]]:
     while groups:
         prefix, group = groups.pop()
         folder = os.path.join(path, prefix)
-        for entry in os.scandir(folder):
-            if entry.is_dir():
-                _require_bounded_metadata(entry.path)
+        for name in os.listdir(folder):
+            _require_bounded_metadata(os.path.join(folder, name))
         for name, member in group.members():
             count += 1
             if count > _MOST_MEMBERS:
