@@ -264,20 +264,23 @@ MEASURED = """if True:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "shape", "output"),
+    ("command", "shape", "output", "fortran"),
     [
-        (["describe"], (1024, 64, 16, 16), "d.npy"),
-        (["whiten", "--eps", "1"], (16384, 16, 64), "w.npz"),
+        (["describe"], (1024, 64, 16, 16), "d.npy", False),
+        (["describe"], (1024, 64, 16, 16), "d.npy", True),
+        (["describe"], (4096, 64, 8, 8), "d.npy", True),
+        (["whiten", "--eps", "1"], (16384, 16, 64), "w.npz", False),
     ],
 )
-def test_memory_does_not_grow_with_the_file(tmp_path, command, shape, output):
+def test_memory_does_not_grow_with_the_file(tmp_path, command, shape, output, fortran):
     """A file of 256 MB takes less than half of that, and no more than a file of 64 MB does."""
     # What Python and NumPy allocate. A limit of address space would also count what is only
     # reserved: in some runs 64 MB more, for the heap of the progress bar's thread.
     peaks = []
     for count in (shape[0], 4 * shape[0]):
         path = tmp_path / f"{count}.npy"
-        np.lib.format.open_memmap(path, "w+", "float32", (count, *shape[1:])).flush()
+        shape = (count, *shape[1:])
+        np.lib.format.open_memmap(path, "w+", "float32", shape, fortran_order=fortran).flush()
         arguments = [*command, str(path), "-o", str(tmp_path / output)]
         code = MEASURED.format(arguments)
         result = run_python(code, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
