@@ -112,7 +112,6 @@ OTHER_KIND = {
 
 
 @pytest.mark.usefixtures("learned")
-@pytest.mark.skipif(not hasattr(rmac.Whitening, "kind"), reason="needs the kind of whitenings")
 @pytest.mark.parametrize("command", OTHER_KIND)
 def test_a_whitening_of_the_other_kind_is_told(run, capsys, command):
     arguments, remedy = OTHER_KIND[command]
@@ -128,7 +127,6 @@ def test_a_whitening_of_the_other_kind_is_told(run, capsys, command):
 
 
 @pytest.mark.usefixtures("learned")
-@pytest.mark.skipif(not hasattr(rmac.Whitening, "kind"), reason="needs the kind of whitenings")
 @pytest.mark.parametrize("kind", ["regions", "descriptors"])
 def test_the_kind_is_kept_and_can_be_said(run, kind):
     assert rmac.Whitening.load(f"{kind}.npz").kind == kind

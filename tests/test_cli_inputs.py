@@ -76,7 +76,9 @@ def test_files_without_end_are_refused_at_once(tmp_path, describe, capsys, case,
 def test_a_whitening_without_end_is_refused_at_once(tmp_path, describe, features, capsys):
     os.mkfifo(tmp_path / "w.npz")
     assert describe(features, "--whitening", str(tmp_path / "w.npz")) == 2
-    assert "w.npz: expected a regular file, got a FIFO" in error_of(capsys, "describe")
+    error = error_of(capsys, "describe")
+    assert error.startswith(f"{tmp_path / 'w.npz'}: expected ")
+    assert "regular file" in error
 
 
 @pytest.mark.parametrize("part", ["zarr.json", "x/zarr.json", "x/c/0/0/0/0"])

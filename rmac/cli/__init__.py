@@ -14,7 +14,7 @@ from rmac import __version__
 from rmac._options import AGGREGATES, LAYOUTS, POOLS, PRESETS
 from rmac._terminal import explain, say
 from rmac.cli import apply, demo, describe, whiten
-from rmac.cli.whitenings import KINDS
+from rmac.whitening.state import VECTOR_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,7 +155,7 @@ def _add_whiten(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--kind",
-        choices=KINDS,
+        choices=VECTOR_KINDS,
         help="what the vectors are, kept in W.npz (default: regions for (N, R, C), descriptors "
         "for (M, C))",
     )

@@ -17,15 +17,16 @@ from rmac.whitening.archive import write_archive
 if TYPE_CHECKING:
     import argparse
 
+    from rmac.whitening.state import VectorKind
+
 
 def run(options: argparse.Namespace) -> None:
     """Learn from all vectors of a file, a batch at a time, and save what was learned."""
     require_suffix("--output", options.output, ".npz")
     vectors = open_array(options.source, options.key)
-    kind = options.kind or kind_of(vectors)
+    kind: VectorKind = options.kind or kind_of(vectors)
     with naming({"vectors": vectors.name, "dim": "--dim", "eps": "--eps"}):
-        known = {"kind": kind} if hasattr(rmac.Whitening, "kind") else {}
-        whitening = rmac.Whitening(options.dim, eps=options.eps, **known)
+        whitening = rmac.Whitening(options.dim, eps=options.eps, kind=kind)
         # A batch of no vectors checks options, dtype and shape before any file is written.
         whitening.partial_fit(np.empty((0, *vectors.shape[1:]), vectors.dtype))
         bad = BadRows(vectors, strict=options.strict)

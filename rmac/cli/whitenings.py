@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import rmac
 from rmac._checks import warn
-from rmac._io import require_regular
 
 if TYPE_CHECKING:
     from rmac.cli.array_file import ArrayFile
+    from rmac.whitening.state import VectorKind
 
-_USE = {
-    "regions": "regional vectors: give it to rmac describe --whitening",
+_USE: dict[VectorKind, str] = {
+    "regions": "regions: give it to rmac describe --whitening",
     "descriptors": "descriptors: give it to rmac apply, with descriptors",
 }
-KINDS = tuple(_USE)
 
 
-def kind_of(vectors: ArrayFile) -> str:
+def kind_of(vectors: ArrayFile) -> VectorKind:
     """Return what the vectors of a file are by their axes, or raise."""
     if vectors.ndim not in (2, 3):
         axes = "2 or 3 axes, (M, C) or (N, R, C)"
@@ -26,14 +26,13 @@ def kind_of(vectors: ArrayFile) -> str:
     return "regions" if vectors.ndim == 3 else "descriptors"
 
 
-def load_whitening(path: str, kind: str, *, strict: bool) -> rmac.Whitening:
+def load_whitening(path: str, kind: VectorKind, *, strict: bool) -> rmac.Whitening:
     """Read a whitening. If it was learned from another kind of vectors, warn; if strict, raise."""
-    require_regular(path)
     whitening = rmac.Whitening.load(path)
-    learned_from = getattr(whitening, "kind", None)
-    if learned_from not in (None, kind):
-        message = f"{path}: expected a whitening of {kind}, got one of {_USE[learned_from]}"
+    if whitening.kind not in (None, kind):
+        message = f"{path}: expected a whitening of {kind}, got one of {_USE[whitening.kind]}"
         if strict:
             raise ValueError(f"{message}; without --strict this is a warning")
         warn(f"{message}; --strict makes this an error")
+        warnings.filterwarnings("ignore", "whitening: ")  # rmac.rmac would say it once more
     return whitening
