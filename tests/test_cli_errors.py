@@ -123,8 +123,15 @@ def test_an_error_of_rmac_itself_is_one_line(monkeypatch, capsys, error):
 def test_an_output_that_cannot_be_printed_is_an_error():
     with open("/dev/full", "w") as full:
         command = [*PROGRAMS["python -m"], "demo"]
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
         result = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd="/"
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd="/",
+            env=environment,
         )
     assert result.returncode == 2
     assert result.stderr == "rmac demo: error: [Errno 28] No space left on device\n"
@@ -136,9 +143,12 @@ def test_messages_do_not_get_into_the_output(tmp_path):
     x[1] = 0  # which is told
     np.save(tmp_path / "x.npy", x)
     command = [*PROGRAMS["python -m"], "describe", tmp_path / "x.npy", "-o", tmp_path / "d.npy"]
-    shell = 'exec "$@" <&- >&- 2>&-'
-    assert run("bash", "-c", shell, "bash", *command).returncode == 0
+    closed = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash"]
+    assert run(*closed, *command).returncode == 0
     np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), rmac.rmac(x))
+    code = "import os, sys; from rmac.cli import _open_standard_streams as open_them; open_them(); "
+    code += "sys.exit(os.open(os.devnull, os.O_RDONLY))"
+    assert run(*closed, sys.executable, "-P", "-c", code).returncode > 2
 
 
 def modes_of(monkeypatch, folder):

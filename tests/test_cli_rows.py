@@ -158,13 +158,23 @@ def test_rows_never_written_to_a_zarr(run, maps, capsys, case):
 
 
 @pytest.mark.parametrize("place", ["start", "end"])
-@pytest.mark.parametrize("chunk", [(1, 4, 9, 12), (1, 2, 9, 12)])
+@pytest.mark.parametrize("chunk", [(1, 4, 9, 12), (1, 1, 9, 12)])
 def test_rows_never_written_to_a_shard(run, maps, capsys, place, chunk):
+    """Shards reach beyond the array: chunks there are never written, and are no rows."""
     shards = {"shape": (8, 4, 9, 12), "index_location": place}
-    array = write_zarr(maps, chunks=chunk, shards=shards)
-    array[:5], array[6:, :2], array[7:] = maps[:5], maps[6:, :2], maps[7:]
-    expected = "2 not written (5, 6); Zarr" if chunk[1] == 2 else "1 not written (5); Zarr"
+    array = write_zarr(maps[:10, :3], chunks=chunk, shards=shards)
+    array[:5], array[6:, :2], array[7:] = maps[:5, :3], maps[6:10, :2], maps[7:10, :3]
+    expected = "2 not written (5, 6); Zarr" if chunk[1] == 1 else "1 not written (5); Zarr"
     assert run("describe", None, name="x.zarr") == 0
+    assert expected in warning_of(capsys, "describe")
+
+
+def test_a_row_is_told_once(run, maps, capsys):
+    """Rows that were never written are zeros too."""
+    array = zarr.create_array("x.zarr", shape=maps.shape, dtype="float32", chunks=(5, 4, 9, 12))
+    array[:10] = maps[:10]
+    assert run("describe", None, name="x.zarr") == 0
+    expected = "first 20: 10 not written (10, 11, 12, 13, 14, ...); Zarr"
     assert expected in warning_of(capsys, "describe")
 
 
