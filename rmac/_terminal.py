@@ -21,7 +21,7 @@ def explain(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def end_command_line(error: ImportError) -> None:
+def end_command_line(error: Exception) -> None:
     """End the process in one line if it is the command line; else return.
 
     The command line imports rmac before its own code can catch anything. Python has "-m" as the

@@ -73,7 +73,11 @@ def test_apply_tells_bad_rows(run, capsys):
 
 
 CANNOT_APPLY = {
-    "channels": ((40, 7), "float32", "x.npy: expected 6 channels, got 7"),
+    "channels": (
+        (40, 7),
+        "float32",
+        "x.npy: expected 6 channels, as descriptors.npz was learned from, got 7",
+    ),
     "1-d": ((6,), "float32", "x.npy: expected 2 or 3 axes, (M, C) or (N, R, C), got shape (6,)"),
     "complex": ((40, 6), "complex64", "x.npy: expected float16, bfloat16"),
 }

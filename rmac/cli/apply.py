@@ -13,7 +13,7 @@ from rmac._backend import HOST
 from rmac._options import Aggregate, AggregationOptions
 from rmac.cli.files import batches, naming, open_array, require_suffix
 from rmac.cli.rows import write_rows
-from rmac.cli.whitenings import kind_of, load_whitening
+from rmac.cli.whitenings import kind_of, load_whitening, require_channels
 
 if TYPE_CHECKING:
     import argparse
@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> None:
     require_suffix("--output", options.output, ".npy")
     vectors = open_array(options.source, options.key)
     whitening = load_whitening(options.whitening, kind_of(vectors), strict=options.strict)
+    require_channels(whitening, options.whitening, vectors, axis=-1)
 
     def whitened(part: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         return _whitened(whitening, part, normalize=options.normalize)

@@ -13,7 +13,7 @@ import rmac
 from rmac._arrays import require_axes
 from rmac.cli.files import batches, naming, open_array, require_suffix
 from rmac.cli.rows import write_rows
-from rmac.cli.whitenings import load_whitening
+from rmac.cli.whitenings import load_whitening, require_channels
 
 if TYPE_CHECKING:
     import argparse
@@ -26,14 +26,15 @@ def run(options: argparse.Namespace) -> None:
     require_suffix("--output", options.output, ".npy")
     maps = open_array(options.source, options.key)
     settings = {name: value for name, value in vars(options).items() if name in _OPTIONS}
-    others = []
+    layout, others = settings.get("layout", "NCHW"), []
+    with naming({"x": maps.name}):
+        require_axes(maps, layout)
     if "whitening" in settings:
-        others.append(settings["whitening"])
-        settings["whitening"] = load_whitening(
-            settings["whitening"], "regions", strict=options.strict
-        )
+        path = settings["whitening"]
+        settings["whitening"] = load_whitening(path, "regions", strict=options.strict)
+        require_channels(settings["whitening"], path, maps, layout.index("C"))
+        others.append(path)
     with naming({name: f"--{name}" for name in settings} | {"x": maps.name}):
-        require_axes(maps, settings.get("layout", "NCHW"))
         # A batch of no maps checks options, dtype and shape before any file is written.
         none = rmac.rmac(np.empty((0, *maps.shape[1:]), maps.dtype), **settings)
     row_bytes = prod(none.shape[1:]) * none.itemsize

@@ -36,3 +36,13 @@ def load_whitening(path: str, kind: VectorKind, *, strict: bool) -> rmac.Whiteni
         warn(f"{message}; --strict makes this an error")
         warnings.filterwarnings("ignore", "whitening: ")  # rmac.rmac would say it once more
     return whitening
+
+
+def require_channels(whitening: rmac.Whitening, path: str, source: ArrayFile, axis: int) -> None:
+    """Raise unless a whitening is of as many channels as an array has along an axis."""
+    channels = source.shape[axis]
+    if whitening.channels != channels:
+        raise ValueError(
+            f"{source.name}: expected {whitening.channels} channels, as {path} was learned from, "
+            f"got {channels}"
+        )
