@@ -1,13 +1,19 @@
 """R-MAC: regional max pooling of feature maps, for NumPy and CuPy arrays."""
 
-from rmac import operators
-from rmac._config import __version__, show_config
-from rmac.branches import branch_pool
-from rmac.descriptors import rmac
-from rmac.pooling import region_pool, rmac_regions, roi_pool
-from rmac.regions import RegionGrid, region_grid, sequence_grid
-from rmac.scales import merge_scales
-from rmac.whitening import Whitening
+try:
+    from rmac import operators
+    from rmac._config import __version__, show_config
+    from rmac.branches import branch_pool
+    from rmac.descriptors import rmac
+    from rmac.pooling import region_pool, rmac_regions, roi_pool
+    from rmac.regions import RegionGrid, region_grid, sequence_grid
+    from rmac.scales import merge_scales
+    from rmac.whitening import Whitening
+except Exception as error:
+    from rmac._terminal import end_command_line
+
+    end_command_line(error)
+    raise
 
 __all__ = [
     "RegionGrid",

@@ -1,4 +1,4 @@
-"""Output files: complete, or not there at all."""
+"""Files of the user: outputs that are complete or not there at all, and inputs that hold still."""
 
 from __future__ import annotations
 
@@ -7,26 +7,37 @@ import stat
 from contextlib import contextmanager, suppress
 from secrets import token_hex
 from typing import IO, TYPE_CHECKING
+from weakref import finalize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @contextmanager
 def atomic_write(path: str, *sources: str) -> Iterator[IO[bytes]]:
     """Open a file for writing that appears under `path` when it is complete.
 
-    `path` must not be one of the input files `sources`, nor lie in one that is a folder.
+    `path` must not be one of the input files `sources`, nor lie in one that is a folder. The file
+    has the mode of the one that it replaces, from its first byte on.
     """
     target = _writable(path, sources)
     partial = os.path.join(os.path.dirname(target), f".rmac-{token_hex(8)}.part")
     try:
-        with open(partial, "xb") as file:
+        mode = _mode(target)
+        with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
+            with suppress(FileNotFoundError):  # os.open took the umask from the mode
+                os.fchmod(file.fileno(), stat.S_IMODE(os.stat(target).st_mode))
             os.fsync(file.fileno())
-        with suppress(FileNotFoundError):
-            os.chmod(partial, stat.S_IMODE(os.stat(target).st_mode))
         os.replace(partial, target)
     except BaseException as error:
         with suppress(FileNotFoundError):
@@ -34,6 +45,14 @@ def atomic_write(path: str, *sources: str) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError) and error.errno and error.filename in (None, partial):
             raise OSError(f"{path}: cannot be written: {error.strerror}") from None
         raise
+
+
+def _mode(target: str) -> int:
+    """Return the mode to create the output with, before the umask is taken from it."""
+    try:
+        return stat.S_IMODE(os.stat(target).st_mode)
+    except FileNotFoundError:
+        return 0o666
 
 
 def _writable(path: str, sources: Sequence[str]) -> str:
@@ -48,3 +67,54 @@ def _writable(path: str, sources: Sequence[str]) -> str:
         if os.path.commonpath([source, target]) == source:  # it is the input, or lies inside
             raise FileExistsError(f"{path}: the output would replace the input {source}")
     return target
+
+
+def require_regular(path: str, status: os.stat_result | None = None) -> None:
+    """Raise unless a path is that of a regular file, and not of one that may never end."""
+    kind = stat.S_IFMT((status or os.stat(path)).st_mode)
+    if kind != stat.S_IFREG:
+        got = _KINDS.get(kind, "something else")
+        raise OSError(f"{path}: expected a regular file, got {got}")
+
+
+class InputFile:
+    """A regular file that is read, and must not change meanwhile.
+
+    It is read into memory and not mapped: another process that shortens a mapped file ends this
+    one by a signal. It is closed when the object is no longer used.
+    """
+
+    def __init__(self, path: str) -> None:
+        require_regular(path)  # before it is opened: that may wait, or do something to a device
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        finalize(self, os.close, self._descriptor)
+        status = os.fstat(self._descriptor)
+        require_regular(path, status)
+        self.size = status.st_size
+        self._changed = status.st_mtime_ns
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer with the bytes from `offset` on, or raise."""
+        done = 0
+        try:
+            while done < len(buffer):
+                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+                if not count:
+                    raise OSError(f"{self._path}: was shortened while it was read")
+                done += count
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise OSError(f"{self._path}: cannot be read: {error.strerror}") from None
+
+    def require_unchanged(self) -> None:
+        """Raise if the file was written to since it was opened.
+
+        One that was replaced by another of its name is the same still, and is read to its end.
+        """
+        status = os.fstat(self._descriptor)
+        if (status.st_size, status.st_mtime_ns) != (self.size, self._changed):
+            raise OSError(
+                f"{self._path}: was changed while it was read; run again once it is whole"
+            )

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers import Tensor
 
+from rmac import Whitening
 from rmac.cpu import route
 
 BACKENDS = os.environ.get("RMAC_TEST_BACKENDS", "numpy").split(",")
@@ -73,14 +74,25 @@ def vectors(tmp_path, rng):
     return path
 
 
-@pytest.fixture(params=["describe", "whiten"])
+@pytest.fixture
+def whitening_file(tmp_path_factory, rng):
+    path = tmp_path_factory.mktemp("whitening") / "w.npz"
+    Whitening(dim=4).fit(rng.standard_normal((40, 8))).save(path)
+    return path
+
+
+@pytest.fixture(params=["describe", "whiten", "apply"])
 def command(request):
-    """A command, and a file that it reads."""
-    source = {"describe": "features", "whiten": "vectors"}[request.param]
-    return [request.param, str(request.getfixturevalue(source))]
+    """A command, and the files that it reads, the large one last."""
+    sources = {
+        "describe": ["features"],
+        "whiten": ["vectors"],
+        "apply": ["whitening_file", "vectors"],
+    }
+    return [request.param, *(str(request.getfixturevalue(one)) for one in sources[request.param])]
 
 
 @pytest.fixture
 def suffix(command):
     """How the names of its outputs end."""
-    return {"describe": ".npy", "whiten": ".npz"}[command[0]]
+    return ".npz" if command[0] == "whiten" else ".npy"

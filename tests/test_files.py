@@ -1,6 +1,7 @@
 """Arrays in files: every format, lazily and in batches, and what files that are not such raise."""
 
 import json
+import os
 import re
 import sys
 
@@ -99,7 +100,7 @@ def test_batches(tmp_path, rng, monkeypatch, kind):
     monkeypatch.setattr(files, "_BATCH", 4 * (5 * 6 * 4 + 40) + 1)
     x = rng.random((10, 5, 6), dtype="float32")
     array = files.open_array(str(SAVE[kind](tmp_path / "x", x)))
-    parts = list(files.batches(array, "row", row_bytes=40))
+    parts = [part.copy() for part in files.batches(array, "row", row_bytes=40)]
     # four rows fit; those of .zarr come by whole chunks of three
     assert [len(part) for part in parts] == ([3, 3, 3, 1] if kind == "zarr" else [4, 4, 2])
     np.testing.assert_array_equal(np.concatenate(parts), x)
@@ -114,7 +115,6 @@ def test_zarr_is_read_by_whole_chunks_that_memory_allows(tmp_path, monkeypatch, 
     monkeypatch.setattr(files, "_BATCH", 10 * 8)
     zarr.create_array(tmp_path / "x.zarr", shape=(40, 8), chunks=chunks, dtype="uint8")
     array = files.open_array(str(tmp_path / "x.zarr"))
-    assert array.step == step
     rows = max(step, 10 // step * step)
     assert {len(part) for part in files.batches(array, "row")} <= {rows, 40 % rows}
 
@@ -166,6 +166,16 @@ def test_an_array_without_name_has_no_key(tmp_path, kind):
         files.open_array(str(path), "a")
 
 
+def raw(*arguments, data=24, **options):
+    """A file of one tensor, and so many bytes of data."""
+    return {"x": tensor(*arguments, **options)}, bytes(data)
+
+
+def two(*offsets):
+    a, b = (tensor(data_offsets=pair) for pair in (offsets[:2], offsets[2:]))
+    return {"a": a, "b": b}, bytes(max(offsets))
+
+
 BAD_SAFETENSORS = {
     "empty": (b"", ValueError, "not a .safetensors file that can be read"),
     "text": (b"hello, world", ValueError, "its header has 8583909746840200552 bytes"),
@@ -174,13 +184,28 @@ BAD_SAFETENSORS = {
     "no array": ({"__metadata__": {"a": "b"}}, ValueError, "expected an array, got none"),
     "no entry": ({"x": 3}, ValueError, "not a .safetensors file that can be read"),
     "no shape": ({"x": {"dtype": "F32"}}, ValueError, "not a .safetensors file that can be read"),
-    "text for shape": ({"x": tensor(shape="ab")}, ValueError, "its shape is ('a', 'b')"),
-    "negative": ({"x": tensor(shape=(-2, -3))}, ValueError, "its shape is (-2, -3)"),
-    "before": ({"x": tensor(data_offsets=(-24, 0))}, ValueError, "its shape is (-24, 0)"),
+    "text for shape": (raw(shape="ab"), ValueError, "its shape is ('a', 'b')"),
+    "negative": (raw(shape=(-2, -3)), ValueError, "its shape is (-2, -3)"),
+    "before": ({"x": tensor(data_offsets=(-24, 0))}, ValueError, "data_offsets of x are -24 and 0"),
+    "backwards": ({"x": tensor(data_offsets=(24, 0))}, ValueError, "of x are 24 and 0"),
     "one offset": ({"x": tensor(data_offsets=(1,))}, ValueError, "not enough values to unpack"),
-    "too few": ({"x": tensor(data_offsets=(0, 8))}, ValueError, "bytes of F32 (2, 3), got 8"),
-    "truncated": ({"x": tensor()}, ValueError, "truncated: 24 bytes of data expected, 0 there"),
-    "int64": ({"x": tensor("I64")}, TypeError, "expected one of F16, BF16, F32, F64, U8, I8"),
+    "too few": (
+        raw(data_offsets=(0, 8), data=8),
+        ValueError,
+        "the bytes of F32 (2, 3), got 8",
+    ),
+    "truncated": (raw(data=20), ValueError, "truncated: 24 bytes of data expected, 20"),
+    "int64": (raw("I64"), TypeError, "expected one of F16, BF16, F32, F64, U8, I8"),
+    "more bytes": (raw(data=30), ValueError, "6 bytes at its end are in no tensor"),
+    "a gap": (two(0, 24, 26, 50), ValueError, "2 bytes before b are in no tensor"),
+    "a gap at the start": (two(4, 28, 28, 52), ValueError, "4 bytes before a are in no tensor"),
+    "an overlap": (two(0, 24, 20, 44), ValueError, "4 bytes before b are in two tensors"),
+    "the same twice": (two(0, 24, 0, 24), ValueError, "24 bytes before b are in two tensors"),
+    "a name twice": (
+        b'\x10\0\0\0\0\0\0\0{"x": 1, "x": 2}',
+        ValueError,
+        "a name is twice in its header",
+    ),
 }
 
 
@@ -191,9 +216,9 @@ def test_bad_safetensors(tmp_path, case):
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        raw_safetensors(path, content)
+        raw_safetensors(path, *(content if isinstance(content, tuple) else [content]))
     with pytest.raises(kind, match=re.escape(message)) as error:
-        files.open_array(str(path))
+        files.open_array(str(path), "b" if "b " in message else None)
     assert str(path) in str(error.value)
 
 
@@ -206,14 +231,15 @@ def corrupt(path):
 
 BAD_ZARR = {
     "missing": (lambda _path: None, "No such file or directory"),
-    "a file": (lambda path: path.write_text("hello"), "not a .zarr folder that can be read"),
-    "not zarr": (lambda path: path.mkdir(), "not a .zarr folder that can be read"),
+    "a file": (lambda path: path.write_text("hello"), "rmac reads .npy, .safetensors and Zarr"),
+    "a FIFO": (os.mkfifo, "expected a regular file, got a FIFO"),
+    "not zarr": (lambda path: path.mkdir(), "not a Zarr folder that can be read"),
     "no array": (lambda path: zarr.create_group(path), "expected an array, got none"),
     "a number": (
         lambda path: zarr.create_array(path, shape=(), dtype="float64"),
         "expected an array, got a single number",
     ),
-    "corrupt": (corrupt, "not a .zarr folder that can be read"),
+    "corrupt": (corrupt, "not a Zarr folder that can be read"),
 }
 
 

@@ -131,4 +131,4 @@ def test_commands_are_modules_of_the_command_line_alone():
     code = "import rmac.cli; print(*dir(rmac))"
     names = run_python("-P", "-c", code, cwd="/").stdout.split()
     assert "cli" in names
-    assert not {"demo", "describe", "files", "whiten"} & set(names)
+    assert not {"apply", "demo", "describe", "files", "whiten"} & set(names)

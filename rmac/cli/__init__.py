@@ -1,4 +1,4 @@
-"""The command line: ``rmac demo``, ``rmac describe`` and ``rmac whiten``."""
+"""The command line: ``rmac demo``, ``rmac describe``, ``rmac whiten`` and ``rmac apply``."""
 
 from __future__ import annotations
 
@@ -8,48 +8,62 @@ import signal
 import sys
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from rmac import __version__
 from rmac._options import AGGREGATES, LAYOUTS, POOLS, PRESETS
-from rmac.cli import demo, describe, whiten
+from rmac._terminal import explain, say
+from rmac.cli import apply, demo, describe, whiten
+from rmac.whitening.state import VECTOR_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_EXPECTED = (OSError, ValueError, TypeError, ImportError, MemoryError, Warning)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status, 2 after a one-line error."""
     options = _parser().parse_args(arguments)
-    say = partial(_say, f"rmac {options.command}")
+    tell = partial(say, f"rmac {options.command}")
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_args, **_options: say(f"warning: {message}")
+            warnings.showwarning = lambda message, *_args, **_options: tell(f"warning: {message}")
             options.run(options)
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
-        say(f"error: {str(error) or type(error).__name__}")
+    except _EXPECTED as error:
+        tell(f"error: {explain(error)}")
         return 2
     except KeyboardInterrupt as ending:
-        say("interrupted")
+        tell("interrupted")
         return 128 + int(ending.args[0] if ending.args else signal.SIGINT)
+    except Exception as error:
+        tell(f"error: unexpected {type(error).__name__}: {explain(error)}; please report it")
+        return 2
     return 0
 
 
 def program() -> None:
     """Run the command line as a process of its own."""
+    _open_standard_streams()
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) != signal.SIG_IGN:  # nohup has SIGHUP ignored
             signal.signal(ending, _interrupt)
     status = main()
     if status:
-        sys.stdout.flush()
         os._exit(status)  # an ordinary exit prints many lines about zarr's unfinished reads
 
 
-def _say(who: str, what: str) -> None:
-    print(f"{who}: {' '.join(what.split())}", file=sys.stderr)
+def _open_standard_streams() -> None:
+    """Open what the caller closed of descriptors 0 to 2: messages must not get into the output."""
+    while (lowest := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(lowest)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def _interrupt(number: int, _frame: object) -> None:
@@ -57,16 +71,23 @@ def _interrupt(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(number)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all errors here are."""
+
+    def error(self, message: str) -> NoReturn:
+        say(self.prog, f"error: {message}; see {self.prog} --help")
+        raise SystemExit(2)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="rmac", description="R-MAC descriptors of convolutional feature maps."
-    )
+    parser = _Parser(prog="rmac", description="R-MAC descriptors of convolutional feature maps.")
     parser.add_argument("--version", action="version", version=f"rmac {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     command = partial(commands.add_parser, allow_abbrev=False)
     _add_demo(command("demo", help="rank the photographs that rmac ships"))
     _add_describe(command("describe", help="describe the feature maps in a file"))
     _add_whiten(command("whiten", help="learn a PCA-whitening from vectors of regions"))
+    _add_apply(command("apply", help="whiten descriptors, or vectors of regions"))
     return parser
 
 
@@ -82,11 +103,7 @@ def _add_describe(command: argparse.ArgumentParser) -> None:
         ("features", "feature maps (N, C, H, W), or as --layout says"),
         ("DESCRIPTORS.npy", "descriptors (N, D)"),
     )
-    command.add_argument(
-        "--dtype",
-        choices=["float16", "float32", "float64"],
-        help="dtype of the descriptors (default: float32, or float64 for float64 maps)",
-    )
+    _add_dtype(command, "descriptors", "maps")
     # An option that is not given is not passed on: rmac.rmac has the defaults.
     add = command.add_argument_group("pipeline", argument_default=argparse.SUPPRESS).add_argument
     add("--layout", choices=LAYOUTS, help="order of the axes (default: NCHW)")
@@ -127,7 +144,7 @@ def _add_whiten(command: argparse.ArgumentParser) -> None:
     _add_files(
         command,
         ("vectors", "vectors (M, C), or (N, R, C) as rmac describe --aggregate none writes them"),
-        ("W.npz", "the whitening, for rmac describe --whitening"),
+        ("W.npz", "the whitening, for rmac describe --whitening or rmac apply"),
     )
     command.add_argument("--dim", type=int, help="components to keep (default: all)")
     command.add_argument(
@@ -136,7 +153,38 @@ def _add_whiten(command: argparse.ArgumentParser) -> None:
         default=0.0,
         help="least variance to divide by (default: 0)",
     )
+    command.add_argument(
+        "--kind",
+        choices=VECTOR_KINDS,
+        help="what the vectors are, kept in W.npz (default: regions for (N, R, C), descriptors "
+        "for (M, C))",
+    )
     command.set_defaults(run=whiten.run)
+
+
+def _add_apply(command: argparse.ArgumentParser) -> None:
+    command.add_argument("whitening", metavar="W.npz", help="written by rmac whiten")
+    _add_files(
+        command,
+        ("vectors", "descriptors (M, C), or vectors of regions (N, R, C)"),
+        ("WHITENED.npy", "the whitened vectors (M, D) or (N, R, D)"),
+    )
+    _add_dtype(command, "whitened vectors", "vectors")
+    command.add_argument(
+        "--no-normalize",
+        dest="normalize",
+        action="store_false",
+        help="do not L2-normalise the whitened vectors",
+    )
+    command.set_defaults(run=apply.run)
+
+
+def _add_dtype(command: argparse.ArgumentParser, results: str, inputs: str) -> None:
+    command.add_argument(
+        "--dtype",
+        choices=["float16", "float32", "float64"],
+        help=f"dtype of the {results} (default: float32, or float64 for float64 {inputs})",
+    )
 
 
 def _add_files(
@@ -145,8 +193,14 @@ def _add_files(
     """Add the arguments of a command for its input and its output, each as (name, help)."""
     name, text = source
     command.add_argument(
-        name, metavar=name.upper(), help=f"{text}: a .npy, .zarr or .safetensors file"
+        "source", metavar=name.upper(), help=f"{text}: a .npy, .zarr or .safetensors file"
     )
     command.add_argument("--key", help="name of the array, in a file that holds several")
+    command.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail where there is a warning otherwise: rows with numbers that are not finite, rows "
+        "of zeros, rows never written to a Zarr file, a whitening of another kind of vectors",
+    )
     name, text = target
     command.add_argument("-o", "--output", metavar=name, required=True, help=text)

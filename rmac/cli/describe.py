@@ -8,12 +8,12 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.lib import format as npy
 
 import rmac
 from rmac._arrays import require_axes
-from rmac._io import atomic_write
 from rmac.cli.files import batches, naming, open_array, require_suffix
+from rmac.cli.rows import write_rows
+from rmac.cli.whitenings import load_whitening, require_channels
 
 if TYPE_CHECKING:
     import argparse
@@ -24,25 +24,19 @@ _OPTIONS = inspect.signature(rmac.rmac).parameters
 def run(options: argparse.Namespace) -> None:
     """Read feature maps from a file a batch at a time, and write their descriptors to another."""
     require_suffix("--output", options.output, ".npy")
-    maps = open_array(options.features, options.key)
+    maps = open_array(options.source, options.key)
     settings = {name: value for name, value in vars(options).items() if name in _OPTIONS}
-    sources = [options.features]
+    layout, others = settings.get("layout", "NCHW"), []
+    with naming({"x": maps.name}):
+        require_axes(maps, layout)
     if "whitening" in settings:
-        sources.append(settings["whitening"])
-        settings["whitening"] = rmac.Whitening.load(settings["whitening"])
-    with naming(maps, "x"):
-        require_axes(maps, settings.get("layout", "NCHW"))
+        path = settings["whitening"]
+        settings["whitening"] = load_whitening(path, "regions", strict=options.strict)
+        require_channels(settings["whitening"], path, maps, layout.index("C"))
+        others.append(path)
+    with naming({name: f"--{name}" for name in settings} | {"x": maps.name}):
         # A batch of no maps checks options, dtype and shape before any file is written.
         none = rmac.rmac(np.empty((0, *maps.shape[1:]), maps.dtype), **settings)
-    dtype = np.dtype(options.dtype or none.dtype)
-    header = {
-        "descr": npy.dtype_to_descr(dtype),
-        "fortran_order": False,
-        "shape": (maps.shape[0], *none.shape[1:]),
-    }
     row_bytes = prod(none.shape[1:]) * none.itemsize
-    with atomic_write(options.output, *sources) as file:
-        npy.write_array_header_1_0(file, header)
-        with closing(batches(maps, "map", row_bytes)) as parts:
-            for part in parts:
-                file.write(rmac.rmac(part, **settings).astype(dtype, copy=False).data)
+    with closing(batches(maps, "map", row_bytes)) as parts:
+        write_rows(options, maps, others, none, (rmac.rmac(part, **settings) for part in parts))

@@ -10,26 +10,31 @@ import numpy as np
 import rmac
 from rmac._io import atomic_write
 from rmac.cli.files import batches, naming, open_array, require_suffix
+from rmac.cli.rows import BadRows
+from rmac.cli.whitenings import kind_of
 from rmac.whitening.archive import write_archive
 
 if TYPE_CHECKING:
     import argparse
 
+    from rmac.whitening.state import VectorKind
+
 
 def run(options: argparse.Namespace) -> None:
     """Learn from all vectors of a file, a batch at a time, and save what was learned."""
     require_suffix("--output", options.output, ".npz")
-    vectors = open_array(options.vectors, options.key)
-    if vectors.ndim not in (2, 3):
-        axes = "2 or 3 axes, (M, C) or (N, R, C)"
-        raise ValueError(f"{vectors.name}: expected {axes}, got shape {vectors.shape}")
-    whitening = rmac.Whitening(options.dim, eps=options.eps)
-    with naming(vectors, "vectors"):
+    vectors = open_array(options.source, options.key)
+    kind: VectorKind = options.kind or kind_of(vectors)
+    with naming({"vectors": vectors.name, "dim": "--dim", "eps": "--eps"}):
+        whitening = rmac.Whitening(options.dim, eps=options.eps, kind=kind)
         # A batch of no vectors checks options, dtype and shape before any file is written.
         whitening.partial_fit(np.empty((0, *vectors.shape[1:]), vectors.dtype))
-        with atomic_write(options.output, options.vectors) as file:
+        bad = BadRows(vectors, strict=options.strict)
+        with atomic_write(options.output, options.source) as file:
             with closing(batches(vectors, "row")) as parts:
                 for part in parts:
+                    bad.add(part, finite=True)
                     whitening.partial_fit(part)
+            bad.tell()
             whitening._ready()  # raises for too few vectors
             write_archive(file, whitening._contents())

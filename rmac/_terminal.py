@@ -1,0 +1,47 @@
+"""What the command line says: one line, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_LONGEST = 500  # characters of a message; a broken file can put all of its header into one
+
+
+def say(who: str, what: str) -> None:
+    """Print a message on one line to standard error."""
+    if sys.stderr is not None:
+        print(f"{who}: {_one_line(what)}", file=sys.stderr)
+
+
+def explain(error: BaseException) -> str:
+    """Return what an error says, without the number of an error of the system."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def end_command_line(error: Exception) -> None:
+    """End the process in one line if it is the command line; else return.
+
+    The command line imports rmac before its own code can catch anything. Python has "-m" as the
+    name of the program while it looks for the module that `python -m` runs.
+    """
+    program = getattr(sys, "argv", [""])[:1]
+    if program and os.path.basename(program[0]) in ("-m", "rmac"):
+        say("rmac", f"error: {explain(error)}")
+        raise SystemExit(2)
+
+
+def _one_line(text: str) -> str:
+    """Return a text without line breaks and control characters, and cut to a bearable length."""
+    line = _cut(" ".join(text.split()))
+    return _cut("".join(one if one.isprintable() else ascii(one)[1:-1] for one in line))
+
+
+def _cut(line: str) -> str:
+    """Cut out the middle of a long line: the file is named at its start, the remedy at its end."""
+    if len(line) <= _LONGEST:
+        return line
+    half = _LONGEST // 2 - 3
+    return f"{line[:half]} ... {line[-half:]}"

@@ -1,0 +1,82 @@
+"""What every kind of file offers to the commands: an array, read some rows at a time."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+_MOST_AXES = 32  # of any NumPy
+_MOST_BYTES = 1 << 62
+_MOST_EMPTY = 1 << 31  # numbers, of an array that would have no bytes in the file
+
+
+def _all_written(_first: int, _last: int) -> npt.NDArray[np.intp]:
+    return np.empty(0, np.intp)
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """An array in a file. Slices of its first axis can be read."""
+
+    name: str  # in error messages
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[int, int], npt.NDArray[Any]]  # rows first:last; the next call may replace them
+    chunk_rows: int = 1  # rows that lie together in the file
+    chunk_bytes: int = 0  # bytes that are read together, whatever is asked for
+    unwritten: Callable[[int, int], npt.NDArray[np.intp]] = _all_written  # which of rows first:last
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+
+@contextmanager
+def readable(path: str, kind: str) -> Iterator[None]:
+    """Turn every error into a ValueError that names the file."""
+    try:
+        yield
+    except Exception as error:  # broken headers and compressed data raise many types of errors
+        text = str(error) or type(error).__name__
+        raise ValueError(f"{path}: not a {kind} that can be read: {text}") from None
+
+
+def chosen_key(path: str, key: str | None, keys: Collection[str]) -> str:
+    """Return the key of an array in a file: `key` if it is given, else the only one."""
+    if not keys:
+        raise ValueError(f"{path}: expected an array, got none")
+    if key is None and len(keys) == 1:
+        return next(iter(keys))
+    known = f"{', '.join(sorted(keys))} in {path}"
+    if key is None:
+        raise ValueError(f"--key: expected one of {known}, got none")
+    if key not in keys:
+        raise ValueError(f"--key: expected one of {known}, got {key!r}")
+    return key
+
+
+def require_no_key(path: str, key: str | None) -> None:
+    """Raise if a key is given for a file that is one array."""
+    if key is not None:
+        raise ValueError(f"--key: expected none, since {path} is one array, got {key!r}")
+
+
+def checked_shape(sizes: Iterable[int], itemsize: int) -> tuple[int, ...]:
+    """Return the shape of an array of this many bytes a number, or raise if none can have it."""
+    shape = tuple(sizes)
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"its shape is {shape}")
+    # NumPy counts the bytes of an array without elements as if its empty axes had one.
+    size = prod(filter(None, shape)) * itemsize
+    if len(shape) > _MOST_AXES or size >= (_MOST_EMPTY if 0 in shape else _MOST_BYTES):
+        raise ValueError(f"its shape is {shape}")
+    return shape
