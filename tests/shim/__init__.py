@@ -101,7 +101,7 @@ def _on_device(function):
 
 for _name in ("add", "sub", "mul", "truediv", "matmul", "iadd", "isub", "lt", "ge", "abs"):
     setattr(ndarray, f"__{_name}__", _on_device(getattr(operator, f"__{_name}__")))
-for _name in ("argmax", "max", "mean", "sum", "trace"):
+for _name in ("argmax", "diagonal", "max", "mean", "sum", "trace"):
     setattr(ndarray, _name, _on_device(getattr(np.ndarray, _name)))
 
 ascontiguousarray = _on_device(np.ascontiguousarray)
@@ -110,8 +110,9 @@ maximum = _on_device(np.maximum)
 outer = _on_device(np.outer)
 sign = _on_device(np.sign)
 sqrt = _on_device(np.sqrt)
+take = _on_device(np.take)
 take_along_axis = _on_device(np.take_along_axis)
-linalg = SimpleNamespace(eigh=_on_device(np.linalg.eigh))
+linalg = SimpleNamespace(eigh=_on_device(np.linalg.eigh), qr=_on_device(np.linalg.qr))
 
 
 def empty(shape, dtype=float):
