@@ -257,8 +257,11 @@ def test_the_warning_names_the_line_that_asked(use, monkeypatch):
 def test_vectors_that_do_not_vary(xp):
     vectors = xp.asarray(np.full((5, 3), 0.1))
     w = Whitening().fit(vectors)
-    with pytest.raises(ValueError, match=r"vectors: expected vectors that differ .* got 5 that do"):
-        w.apply(vectors)
+    with pytest.warns(UserWarning, match="3 of 3 variances"):
+        assert (w.dim, w.projection.shape) == (0, (0, 3))
+    for use in (w.apply, lambda x: rmac.rmac(x.reshape(1, 3, 5, 1), whitening=w)):
+        with pytest.raises(ValueError, match=r"whitening: expected .* from vectors which differ"):
+            use(vectors)
     w = Whitening(eps=1e-9).fit(vectors)
     np.testing.assert_allclose(to_host(w.apply(vectors)), np.zeros((5, 3)), atol=1e-9)
 

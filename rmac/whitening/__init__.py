@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Any, overload
 
@@ -14,12 +13,7 @@ from rmac._checks import choice, positive_int, real
 from rmac._dlpack import from_foreign, to_foreign
 from rmac._io import atomic_write
 from rmac.whitening.archive import Contents, read_file, write_archive
-from rmac.whitening.components import (
-    Learned,
-    NothingToLearnError,
-    checked_learned,
-    require_enough,
-)
+from rmac.whitening.components import Learned, checked_learned, require_enough
 from rmac.whitening.interop import faiss_transform, projection_of_faiss, projection_of_pca
 from rmac.whitening.moments import Moments, blocks_of
 from rmac.whitening.state import VECTOR_KINDS, State, VectorKind, new_state
@@ -79,7 +73,8 @@ class Whitening:
       several dtypes, it is the largest.
 
     If fewer than `dim` directions are left, or fewer than C without a `dim`, the projection has
-    fewer rows, and a `UserWarning` says how many are cut.
+    fewer rows, and a `UserWarning` says how many are cut. A whitening without any direction can
+    learn more, but not be applied.
 
     **Memory.** For N of less than C the centred vectors are kept, and a problem of N by N is
     solved. For more vectors a scatter matrix of C by C is kept.
@@ -178,8 +173,9 @@ class Whitening:
         merge : Join two whitenings.
         """
         array, _ = feature_vectors(from_foreign(vectors, "vectors"))
-        self._require_takes(array, self._state)
-        moments = Moments.of(array)
+        state = self._state
+        self._require_takes(array, state)
+        moments = Moments.of(array, whole=state.has_scatter)
         with self._changing:
             self._require_takes(array, self._state)  # which another thread may have replaced
             self._state = self._state.with_moments(moments)
@@ -255,7 +251,7 @@ class Whitening:
         TypeError
             If `vectors` is not an array of these dtypes, or on another device.
         ValueError
-            If it does not have C channels, or nothing has been learned.
+            If it does not have C channels, nothing has been learned, or all directions are cut.
 
         See Also
         --------
@@ -275,7 +271,7 @@ class Whitening:
         """Return the state for one call: it fits `x`, and its projection is computed. Or raise."""
         state = self._state
         state.require_fits(x, channels, name)
-        state.learned()
+        state.require_directions()
         return state
 
     def to_cupy(self) -> Whitening:
@@ -339,8 +335,10 @@ class Whitening:
     def _contents(self) -> Contents:
         """Return what `save` writes."""
         state, learned = self._state, None
-        with suppress(NothingToLearnError):  # others may be merged with it
+        if state.moments is None or state.number > 1:
             learned = state.learned()
+            if not len(learned.projection):
+                learned = None  # more vectors may change that
         state = new_state(state.dim, state.eps, state.kind, state.moments, learned).moved("cpu")
         return Contents(state.dim, state.eps, state.kind, state.moments, state.learned.known())
 
@@ -491,13 +489,15 @@ class Whitening:
         ImportError
             If FAISS is not installed.
         ValueError
-            If nothing has been learned.
+            If nothing has been learned, or all directions are cut.
 
         See Also
         --------
         from_faiss : The opposite.
         """
-        mean, rows, _ = self._ready()
+        state = self._state
+        state.require_directions()
+        mean, rows, _ = state.learned()
         return faiss_transform(move(mean, "cpu"), move(rows, "cpu"))
 
     @property

@@ -21,10 +21,6 @@ _TIE = 1e-9  # magnitudes that differ by a smaller share may be equal but for ro
 _EPS = float(np.finfo(np.float64).eps)
 
 
-class NothingToLearnError(ValueError):
-    """There are too few vectors, or all are equal. More vectors may change that."""
-
-
 class Learned(NamedTuple):
     """The mean (C,), the projection (D, C), and the variances (D,) of its rows, None if unknown."""
 
@@ -49,9 +45,7 @@ def checked_learned(mean: Array, projection: Array, variances: Array | None = No
 def require_enough(number: int) -> None:
     """Raise if there are too few vectors for variances."""
     if number < 2:
-        raise NothingToLearnError(
-            f"vectors: expected at least 2 vectors to learn from, got {number}"
-        )
+        raise ValueError(f"vectors: expected at least 2 vectors to learn from, got {number}")
 
 
 def learn(moments: Moments, dim: int | None, eps: float) -> Learned:
@@ -67,11 +61,6 @@ def learn(moments: Moments, dim: int | None, eps: float) -> Learned:
         kept = np.flatnonzero(np.maximum(variances, eps) >= noise)[:asked]
         if len(kept) == asked or max(found.rest, eps) < found.noise:
             break
-    if not len(kept):
-        raise NothingToLearnError(
-            f"vectors: expected vectors that differ by more than rounding, got {moments.number} "
-            "that do not; add others with partial_fit, or raise eps"
-        )
     if len(kept) < asked:
         warn(
             f"{asked - len(kept)} of {asked} variances are zero to rounding, so their directions "
@@ -149,7 +138,7 @@ def _noise_of_values(rows: Array, squares: Array, moments: Moments) -> Array:
 def _scaled(mean: Array, found: _Directions, kept: Array, eps: float) -> Learned:
     """Return the kept directions, scaled to a variance of 1, with the sign that is documented."""
     variances, rows, xp = found.variances, found.rows, namespace_of(mean)
-    if kept[-1] < len(kept):  # the first ones
+    if not len(kept) or kept[-1] < len(kept):  # the first ones
         variances, rows = variances[: len(kept)], rows[: len(kept)]
     else:
         kept = xp.asarray(kept)

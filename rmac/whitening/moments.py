@@ -30,13 +30,16 @@ class Moments(NamedTuple):
     unit: float  # the largest relative rounding error of the values; 0 if they are exact
 
     @classmethod
-    def of(cls, vectors: Array) -> Moments:
-        """Return the moments of vectors (..., C), in float64."""
+    def of(cls, vectors: Array, *, whole: bool = False) -> Moments:
+        """Return the moments of vectors (..., C), in float64.
+
+        The scatter is whole if there are at least C vectors, or if `whole` asks for it.
+        """
         number, channels = math.prod(vectors.shape[:-1]), vectors.shape[-1]
         unit = dtype_info(vectors.dtype).unit
         with device_context(vectors):
             xp, blocks = namespace_of(vectors), blocks_of(vectors, np.dtype(np.float64))
-            if number < channels:
+            if number < channels and not whole:
                 rows = xp.zeros((number, channels))
                 done = 0
                 for block in blocks:

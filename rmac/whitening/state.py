@@ -73,6 +73,11 @@ class State(NamedTuple):
         """The number of vectors it was learned from."""
         return 0 if self.moments is None else self.moments.number
 
+    @property
+    def has_scatter(self) -> bool:
+        """Whether the moments of more vectors will be added to a whole scatter."""
+        return self.moments is not None and self.moments.rows is None
+
     def with_moments(self, moments: Moments) -> State:
         """Return a state that has learned from more vectors."""
         if self.moments is not None:
@@ -87,7 +92,10 @@ class State(NamedTuple):
             moments = Moments._make(_moved(part, device) for part in moments)
         if learned is not None:
             learned = Learned._make(_moved(part, device) for part in learned)
-        return new_state(self.dim, self.eps, self.kind, moments, learned)
+        state = new_state(self.dim, self.eps, self.kind, moments, learned)
+        if state.example is not None:
+            wait_for(state.example)
+        return state
 
     def require_open(self, method: str) -> None:
         """Raise if vectors cannot be added."""
@@ -95,6 +103,14 @@ class State(NamedTuple):
             raise ValueError(
                 f"{method}: expected a Whitening that was learned from vectors, "
                 "got one that was made from a projection, which cannot be updated"
+            )
+
+    def require_directions(self) -> None:
+        """Compute the projection, and raise if it has no rows."""
+        if not len(self.learned().projection):
+            raise ValueError(
+                "whitening: expected one that was learned from vectors which differ, got one whose "
+                "vectors differ by rounding at most; learn from others, or raise eps"
             )
 
     def require_fits(self, x: Array, channels: int, name: str) -> None:
@@ -138,14 +154,14 @@ def new_state(
             raise ValueError("whitening: expected a fitted one; call fit or partial_fit first")
         with device_context(moments.mean):
             result = learn(moments, dim, eps)
-            wait_for(result.projection)
+            wait_for(result.mean)
         return result
 
     def convert() -> tuple[Array, Array]:
         mean, projection, _ = known()
         with device_context(mean):
             result = mean.astype(np.float32), projection.astype(np.float32)
-            wait_for(result[1])
+            wait_for(result[0])
         return result
 
     known = Once(compute, learned)
@@ -153,8 +169,9 @@ def new_state(
 
 
 def wait_for(array: Array) -> None:
-    """Wait until the device has computed an array: another thread may use another stream."""
-    float(array.reshape(-1)[0])
+    """Wait until a device has done all that was begun: another thread may use another stream."""
+    with device_context(array):
+        float(array.reshape(-1)[0])
 
 
 def _moved(part: Any, device: str) -> Any:
