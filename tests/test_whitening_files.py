@@ -89,6 +89,9 @@ def test_bytes_that_are_in_no_member(saved, refused):
     refused(saved + saved)
     start = zipfile.ZipFile(io.BytesIO(saved)).start_dir
     refused(saved[:start] + bytes(64) + saved[start:])
+    between = bytearray(saved[:start] + bytes(64) + saved[start:])
+    between[-6:-2] = (start + 64).to_bytes(4, "little")  # where the directory starts
+    assert "got 64 bytes that are in no member" in refused(bytes(between))
 
 
 def test_every_bit_of_a_member_counts(saved, refused):

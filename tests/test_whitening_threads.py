@@ -4,6 +4,7 @@ import copy
 import pickle
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +16,7 @@ from rmac import Whitening, descriptors
 from rmac.whitening import Moments, state
 
 THREADS = 64
-PATIENCE = 60  # seconds until a thread that waits is taken for one that hangs
+PATIENCE = 20  # seconds until a thread that waits is taken for one that hangs
 
 
 @pytest.fixture(autouse=True)
@@ -63,10 +64,18 @@ def test_apply_from_many_threads(rng, solved, dtype):
 
 
 @pytest.mark.parametrize("size", [1, 5, 50])
-def test_partial_fit_from_many_threads(rng, size):
+def test_partial_fit_from_many_threads(rng, monkeypatch, size):
     """In both forms of the moments, and from one to the other."""
     chunks = rng.standard_normal((THREADS, size, 40)) + 3
     w = Whitening()
+    add = state.State.with_moments
+
+    def add_slowly(*args):
+        result = add(*args)
+        time.sleep(1e-3)  # so that others come in between, if they can
+        return result
+
+    monkeypatch.setattr(state.State, "with_moments", add_slowly)
     assert all(result is w for result in together(w.partial_fit, chunks))
     assert w.count == THREADS * size
     assert_same_whitening(w, Whitening().fit(chunks), 1e-9)
