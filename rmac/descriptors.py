@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from rmac._arrays import Output, feature_maps
-from rmac._checks import cached_check, optional_workers
+from rmac._checks import cached_check, optional_workers, warn
 from rmac._options import (
     MAP_LAYOUTS,
     Aggregate,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from rmac._backend import Array, Backend
     from rmac._typing import ArrayT, NumPyArray, RMACKeywords
+    from rmac.whitening.state import State
 
 __all__ = ["rmac"]
 
@@ -96,7 +97,7 @@ def rmac(
         Whether to L2-normalise the vector of each region, before and after it is whitened.
     whitening : Whitening, optional
         A whitening of the regional vectors, on the device of `x`. It is a matrix product, on the
-        threads of NumPy's BLAS.
+        threads of NumPy's BLAS. A whitening of `kind` "descriptors" gives a `UserWarning`.
     aggregate : {"sum", "mean", "concat", "none"}, default "sum"
         How the vectors of the R regions become a descriptor: their sum; their mean; all in one
         vector, one region after the other; or not at all, so that the result is (N, R, D).
@@ -156,10 +157,12 @@ def rmac(
         default_grid(maps.shape[2], maps.shape[3], grid, sequence=sequence)._boxes
         for maps in batches
     ]
-    shape = _result_shape(batches, boxes, whitening, aggregation.aggregate)
+    state = None if whitening is None else _state_of(whitening, batches[0])
+    dim = batches[0].shape[1] if state is None else len(state.learned().projection)
+    shape = _result_shape(batches, boxes, dim, aggregation.aggregate)
     result = Output(backend, out, batches, shape, info.descriptor)
-    if whitening is not None:
-        pipeline = _WhitenedPipeline(backend, pooling, whitening, aggregation, workers)
+    if state is not None:
+        pipeline = _WhitenedPipeline(backend, pooling, state, aggregation, workers)
         pipeline.run(batches, boxes, result.array)
     elif result.array.size:
         backend.rmac(batches, boxes, result.array, pooling, aggregation, workers=workers)
@@ -190,15 +193,11 @@ def _checked_options(
 def _result_shape(
     batches: Sequence[Array],
     boxes: Sequence[Any],
-    whitening: Whitening | None,
+    dim: int,
     aggregate: Aggregate,
 ) -> tuple[int, ...]:
-    """Return the shape of the result, or raise if there is none."""
-    images, dim = batches[0].shape[:2]
-    if len(batches) > 1:
-        images = len(batches)
-    if whitening is not None:
-        dim = _whitened_dim(whitening, batches[0])
+    """Return the shape of the result from vectors of `dim` elements, or raise if there is none."""
+    images = len(batches[0]) if len(batches) == 1 else len(batches)
     if aggregate is Aggregate.SUM or aggregate is Aggregate.MEAN:
         return images, dim
     regions = [len(one) for one in boxes]
@@ -212,12 +211,18 @@ def _result_shape(
     return (images, count * dim) if aggregate is Aggregate.CONCAT else (images, count, dim)
 
 
-def _whitened_dim(whitening: Whitening, maps: Array) -> int:
-    """Return how many elements the whitened vectors of regions have, or raise."""
+def _state_of(whitening: Whitening, maps: Array) -> State:
+    """Return what the whitening knows now, for all of this call; or raise."""
     if not isinstance(whitening, Whitening):
         raise TypeError(f"whitening: expected a Whitening, got {type(whitening).__name__}")
-    whitening._require_fits(maps, maps.shape[1], "x")
-    return len(whitening.projection)
+    state = whitening._state_for(maps, maps.shape[1], "x")
+    if state.kind == "descriptors":
+        warn(
+            "whitening: expected one of regions, got one that was learned from descriptors, which "
+            "whitens the vectors of regions here; call its apply on the descriptors instead, or "
+            'learn one from rmac.rmac(x, aggregate="none")'
+        )
+    return state
 
 
 @dataclass(frozen=True)
@@ -226,13 +231,13 @@ class _WhitenedPipeline:
 
     backend: Backend
     pooling: PoolingOptions
-    whitening: Whitening
+    whitening: State
     aggregation: AggregationOptions
     workers: int | None
 
     def run(self, batches: Sequence[Array], boxes: Sequence[Any], out: Array) -> None:
         """Write the descriptors of all images: (N, D), or (N, R, D) unaggregated."""
-        dim, channels = self.whitening.projection.shape
+        dim, channels = self.whitening.learned().projection.shape
         rows = max(1, _BLOCK // ((channels + dim) * out.itemsize))
         for block in _blocks(batches, boxes, rows):
             vectors = self._regional_vectors(block, channels, out.dtype)
@@ -267,7 +272,7 @@ class _WhitenedPipeline:
             whitened = self.backend.empty((images, regions, dim), vectors.dtype, vectors)
         else:
             whitened = descriptors.reshape(images, regions, dim)
-        self.whitening._apply_to(vectors.reshape(-1, channels), whitened.reshape(-1, dim))
+        self.whitening.apply_to(vectors.reshape(-1, channels), whitened.reshape(-1, dim))
         self.backend.describe(whitened, descriptors, self.aggregation)
         return descriptors
 

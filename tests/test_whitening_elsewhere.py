@@ -10,6 +10,7 @@ import pytest
 from helpers import VECTORS, assert_same_whitening, check_array, optional_module, to_host
 
 from rmac import Whitening
+from rmac.whitening.state import new_state
 
 
 def test_to_cupy_and_back(xp):
@@ -205,7 +206,7 @@ def test_scikit_learn(dtype, whiten, dim):
     vectors = VECTORS.astype(dtype)
     for kind in (decomposition.PCA, decomposition.IncrementalPCA):
         pca = kind(dim, whiten=whiten)
-        with pytest.raises(ValueError, match="pca: expected a fitted one"):
+        with pytest.raises(ValueError, match="pca: expected a fitted PCA"):
             Whitening.from_sklearn(pca)
         w = Whitening.from_sklearn(pca.fit(vectors))
         np.testing.assert_allclose(w.apply(vectors), pca.transform(vectors), atol=1e-5)
@@ -239,7 +240,7 @@ def test_faiss_there_and_back(tmp_path, dim, power, rotated):
     faiss = optional_module("faiss")
     vectors = VECTORS.astype(np.float32)
     pca = faiss.PCAMatrix(6, dim, power, rotated)
-    with pytest.raises(ValueError, match="transform: expected a trained one"):
+    with pytest.raises(ValueError, match="transform: expected a trained transform"):
         Whitening.from_faiss(pca)
     pca.train(vectors)
     path = str(tmp_path / "pca")
@@ -298,6 +299,6 @@ def test_too_few_vectors_are_kept_for_a_merge(xp, tmp_path, count):
 
 def test_more_vectors_than_32_bits_count(tmp_path):
     w = Whitening(3).fit(VECTORS)
-    w._moments = w._moments._replace(number=1 << 40)
+    w._state = new_state(3, 0.0, None, w._state.moments._replace(number=1 << 40))
     w.save(tmp_path / "w.npz")
     assert Whitening.load(tmp_path / "w.npz").merge(w).count == 1 << 41

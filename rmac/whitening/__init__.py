@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+from threading import Lock
 from typing import TYPE_CHECKING, Any, overload
 
 from rmac._arrays import feature_vectors
-from rmac._backend import (
-    HOST,
-    Array,
-    backend_of,
-    device_context,
-    move,
-    namespace_of,
-    require_same_device,
-)
-from rmac._checks import positive_int, real
+from rmac._backend import Array, backend_of, move
+from rmac._checks import choice, positive_int, real
 from rmac._dlpack import from_foreign, to_foreign
 from rmac._io import atomic_write
-from rmac.whitening.archive import Contents, read_archive, write_archive
+from rmac.whitening.archive import Contents, read_file, write_archive
+from rmac.whitening.components import Learned, checked_learned, require_enough
 from rmac.whitening.interop import faiss_transform, projection_of_faiss, projection_of_pca
-from rmac.whitening.moments import (
-    Learned,
-    Moments,
-    blocks_of,
-    checked_learned,
-    learn,
-    require_enough,
-)
+from rmac.whitening.moments import Moments, blocks_of
+from rmac.whitening.state import VECTOR_KINDS, State, VectorKind, new_state
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from rmac._typing import ArrayT, NumPyArray
 
 __all__ = ["Whitening"]
@@ -49,12 +35,21 @@ class Whitening:
     It can be learned in any number of chunks, in any order and on several machines, and merged: the
     result is the same to rounding.
 
+    Directions whose variance is rounding noise are cut, since whitening would amplify the noise.
+    See the notes.
+
     Parameters
     ----------
     dim : int, optional
-        The number of components to keep: those of the largest variances. The default is all.
+        The number of components to keep: those of the largest variances. The default is all whose
+        variance is above the noise.
     eps : float, default 0.0
-        The least variance to divide by. Smaller variances are taken as `eps`.
+        The least variance to divide by. Smaller variances are taken as `eps`. With an `eps` of at
+        least the noise, nothing is cut.
+    kind : {"regions", "descriptors"}, optional
+        What the vectors are: vectors of regions, which `rmac` whitens; or whole descriptors, to
+        which `apply` is applied. `rmac` warns if it gets a whitening of descriptors. The default is
+        not to say.
 
     See Also
     --------
@@ -62,9 +57,31 @@ class Whitening:
 
     Notes
     -----
-    The eigenvectors are computed when they are first needed. A `UserWarning` then tells if some
-    variances are zero to rounding. The sign of an eigenvector is chosen such that its element of
-    the largest magnitude is positive; on a tie, the first of these.
+    The eigenvectors are computed when they are first needed. The sign of an eigenvector is chosen
+    such that its element of the largest magnitude is positive; on a tie, the first of these.
+
+    **Rank.** N vectors of C channels have C variances, and some may be zero: those of channels that
+    are constant, of copies of channels, and all beyond N - 1. What is computed for them is the
+    noise of rounding. A direction is cut if both its variance and `eps` are below its noise, which
+    is the larger of
+
+    - ``2.2e-16 * sqrt(C * max(C, N))`` times the largest variance: the rounding of float64
+      arithmetic;
+    - ``(u * (1 + sqrt(C / N)))**2`` times the mean square of the vectors' values, which is weighted
+      by the squares of the direction's elements: the rounding of the values. u is 2**-8 for
+      bfloat16, 2**-11 for float16, 2**-24 for float32, and 2**-52 for other dtypes; for vectors of
+      several dtypes, it is the largest.
+
+    If fewer than `dim` directions are left, or fewer than C without a `dim`, the projection has
+    fewer rows, and a `UserWarning` says how many are cut. A whitening without any direction can
+    learn more, but not be applied.
+
+    **Memory.** For N of less than C the centred vectors are kept, and a problem of N by N is
+    solved. For more vectors a scatter matrix of C by C is kept.
+
+    **Threads.** Any number of threads can use one whitening. Each call sees it as it is at one
+    time, before or after the change that another thread makes. The properties are read one by one;
+    read them from a `copy.copy` if another thread may change the whitening in between.
 
     References
     ----------
@@ -85,12 +102,13 @@ class Whitening:
     (64, 20, 16)
     """
 
-    def __init__(self, dim: int | None = None, *, eps: float = 0.0) -> None:
-        self._dim = None if dim is None else positive_int("dim", dim)
-        self._eps = real("eps", eps, low=0)
-        self._moments: Moments | None = None
-        self._learned: Learned | None = None
-        self._float32: tuple[Array, Array] | None = None
+    def __init__(
+        self, dim: int | None = None, *, eps: float = 0.0, kind: VectorKind | None = None
+    ) -> None:
+        dim = None if dim is None else positive_int("dim", dim)
+        kind = None if kind is None else choice("kind", kind, VECTOR_KINDS)
+        self._state = new_state(dim, real("eps", eps, low=0), kind)
+        self._changing = Lock()  # held to replace the state, never to read it
 
     def fit(self, vectors: Array, dim: int | None = None, *, eps: float | None = None) -> Whitening:
         """Learn from vectors, after forgetting all that was learned before.
@@ -122,10 +140,12 @@ class Whitening:
         --------
         partial_fit : Learn from more vectors.
         """
-        dim = self._dim if dim is None else dim
-        fresh = Whitening(dim, eps=self._eps if eps is None else eps).partial_fit(vectors)
+        state = self._state
+        dim, eps = state.dim if dim is None else dim, state.eps if eps is None else eps
+        fresh = Whitening(dim, eps=eps, kind=state.kind).partial_fit(vectors)
         require_enough(fresh.count)
-        vars(self).update(vars(fresh))
+        with self._changing:
+            self._state = fresh._state
         return self
 
     def partial_fit(self, vectors: Array) -> Whitening:
@@ -153,10 +173,19 @@ class Whitening:
         merge : Join two whitenings.
         """
         array, _ = feature_vectors(from_foreign(vectors, "vectors"))
-        self._require_open("partial_fit")
-        self._require_fits(array, array.shape[-1], "vectors")
-        self._add(Moments.of(array))
+        state = self._state
+        self._require_takes(array, state)
+        moments = Moments.of(array, whole=state.has_scatter)
+        with self._changing:
+            self._require_takes(array, self._state)  # which another thread may have replaced
+            self._state = self._state.with_moments(moments)
         return self
+
+    @staticmethod
+    def _require_takes(array: Array, state: State) -> None:
+        """Raise unless vectors can be added to a state."""
+        state.require_open("partial_fit")
+        state.require_fits(array, array.shape[-1], "vectors")
 
     def merge(self, other: Whitening) -> Whitening:
         """Return a whitening that is learned from the vectors of both.
@@ -169,14 +198,15 @@ class Whitening:
         Returns
         -------
         Whitening
-            A new whitening, with the options of this one.
+            A new whitening, with the options of this one. Its kind is that of the other if this one
+            has none.
 
         Raises
         ------
         TypeError
             If `other` is not a Whitening, or on another device.
         ValueError
-            If the channels differ, or one of the two was made from a projection.
+            If the channels or kinds differ, or one of the two was made from a projection.
 
         See Also
         --------
@@ -184,13 +214,19 @@ class Whitening:
         """
         if not isinstance(other, Whitening):
             raise TypeError(f"other: expected a Whitening, got {type(other).__name__}")
-        self._require_open("merge")
-        other._require_open("merge")
-        result = Whitening(self._dim, eps=self._eps)
-        for moments in (self._moments, other._moments):
-            if moments is not None:
-                result._require_fits(moments.mean, len(moments.mean), "other")
-                result._add(moments)
+        states = self._state, other._state
+        kinds = {state.kind for state in states} - {None}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"other: expected a Whitening of {states[0].kind}, got one of {states[1].kind}"
+            )
+        result = Whitening(states[0].dim, eps=states[0].eps, kind=kinds.pop() if kinds else None)
+        for state in states:
+            state.require_open("merge")
+            if state.moments is not None:
+                mean = state.moments.mean
+                result._state.require_fits(mean, len(mean), "other")
+                result._state = result._state.with_moments(state.moments)
         return result
 
     @overload
@@ -215,31 +251,28 @@ class Whitening:
         TypeError
             If `vectors` is not an array of these dtypes, or on another device.
         ValueError
-            If it does not have C channels, or nothing has been learned.
+            If it does not have C channels, nothing has been learned, or all directions are cut.
 
         See Also
         --------
         to_cupy : The same whitening for vectors on a GPU.
         """
         array, info = feature_vectors(from_foreign(vectors, "vectors"))
-        self._require_fits(array, array.shape[-1], "vectors")
-        dim = len(self._ready().projection)
+        state = self._state_for(array, array.shape[-1], "vectors")
+        dim = len(state.learned().projection)
         done, number = 0, math.prod(array.shape[:-1])
         result = backend_of(array).empty((number, dim), info.descriptor, array)
         for block in blocks_of(array, info.descriptor):
-            self._apply_to(block, result[done : done + len(block)])
+            state.apply_to(block, result[done : done + len(block)])
             done += len(block)
         return to_foreign(result.reshape(*array.shape[:-1], dim), vectors)
 
-    def _apply_to(self, vectors: Array, out: Array) -> None:
-        """Whiten vectors (M, C) into `out` (M, D); `vectors` are overwritten.
-
-        Both are C-ordered and of one dtype, float32 or float64.
-        """
-        mean, projection = self._applied(vectors.dtype)
-        with device_context(vectors):
-            vectors -= mean
-            namespace_of(vectors).matmul(vectors, projection.T, out=out)
+    def _state_for(self, x: Array, channels: int, name: str) -> State:
+        """Return the state for one call: it fits `x`, and its projection is computed. Or raise."""
+        state = self._state
+        state.require_fits(x, channels, name)
+        state.require_directions()
+        return state
 
     def to_cupy(self) -> Whitening:
         """Return this whitening on the current CUDA device.
@@ -272,9 +305,12 @@ class Whitening:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write this whitening to an ``.npz`` file, which appears when it is complete.
 
-        The file holds the arrays ``mean``, ``projection`` and ``variances``; and ``scatter`` and
-        ``count``, so that learning can go on from it. Fewer than two vectors have no projection;
-        the file then holds the other arrays.
+        The file holds the arrays ``mean``, ``projection`` and ``variances``; the options ``dim``,
+        ``eps`` and ``kind``; and ``count``, ``unit``, and ``scatter``, so that learning can go on
+        from it. While there are fewer vectors than channels, it holds ``rows`` instead of
+        ``scatter``, with ``scatter = rows.T @ rows``: these are vectors that were learned from,
+        without their mean. If there are too few vectors for a projection, the file holds the other
+        arrays.
 
         Parameters
         ----------
@@ -298,10 +334,13 @@ class Whitening:
 
     def _contents(self) -> Contents:
         """Return what `save` writes."""
-        if self._moments is None or self.count > 1:
-            self._ready()
-        here = self.to_numpy()
-        return Contents(self._dim, self._eps, here._moments, here._learned)
+        state, learned = self._state, None
+        if state.moments is None or state.number > 1:
+            learned = state.learned()
+            if not len(learned.projection):
+                learned = None  # more vectors may change that
+        state = new_state(state.dim, state.eps, state.kind, state.moments, learned).moved("cpu")
+        return Contents(state.dim, state.eps, state.kind, state.moments, state.learned.known())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Whitening:
@@ -321,25 +360,17 @@ class Whitening:
         ------
         FileNotFoundError
             If there is no such file.
+        OSError
+            If the file cannot be read.
         ValueError
-            If `save` did not write the file.
+            If `save` did not write the file, or it was changed since.
 
         See Also
         --------
         save : The opposite.
         """
-        with open(os.fsdecode(path), "rb") as file:
-            try:
-                dim, eps, moments, learned = read_archive(file)
-                whitening = cls(dim, eps=eps)
-                for state in (moments, learned):
-                    if state is not None:
-                        whitening._require_fits(state.mean, len(state.mean), "mean")
-            except Exception as error:  # broken files raise many types of errors
-                raise ValueError(
-                    f"{os.fsdecode(path)}: expected a file that Whitening.save wrote: {error}"
-                ) from error
-        whitening._moments, whitening._learned = moments, learned
+        whitening = cls()
+        whitening._state = new_state(*read_file(os.fsdecode(path)))
         return whitening
 
     @classmethod
@@ -374,10 +405,15 @@ class Whitening:
         from_sklearn : From a fitted `sklearn.decomposition.PCA`.
         from_faiss : From a FAISS transform.
         """
-        whitening = cls()
-        whitening._learned = checked_learned(
-            from_foreign(mean, "mean"), from_foreign(projection, "projection")
+        return cls._of(
+            checked_learned(from_foreign(mean, "mean"), from_foreign(projection, "projection"))
         )
+
+    @classmethod
+    def _of(cls, learned: Learned) -> Whitening:
+        """Make a whitening from what was learned elsewhere."""
+        whitening = cls()
+        whitening._state = new_state(None, 0.0, None, None, learned)
         return whitening
 
     @classmethod
@@ -407,9 +443,7 @@ class Whitening:
         --------
         from_projection : From arrays.
         """
-        whitening = cls()
-        whitening._learned = checked_learned(*projection_of_pca(pca))
-        return whitening
+        return cls._of(checked_learned(*projection_of_pca(pca)))
 
     @classmethod
     def from_faiss(cls, transform: Any) -> Whitening:
@@ -455,15 +489,16 @@ class Whitening:
         ImportError
             If FAISS is not installed.
         ValueError
-            If nothing has been learned.
+            If nothing has been learned, or all directions are cut.
 
         See Also
         --------
         from_faiss : The opposite.
         """
-        self._ready()
-        mean, rows, _ = self.to_numpy()._ready()
-        return faiss_transform(mean, rows)
+        state = self._state
+        state.require_directions()
+        mean, rows, _ = state.learned()
+        return faiss_transform(move(mean, "cpu"), move(rows, "cpu"))
 
     @property
     def mean(self) -> Array:
@@ -486,95 +521,66 @@ class Whitening:
 
     @property
     def dim(self) -> int | None:
-        """The number of components that are kept, D; None if it is not known yet."""
-        if self._learned is not None:
-            return len(self._learned.projection)
-        return self._dim or self.channels
+        """The number of components that are kept, D.
+
+        It is computed with the projection, as some may be cut. Before two vectors are learned, it
+        is the number that was asked for, or C, or None if that is not known yet.
+        """
+        state = self._state
+        if state.learned.known() is None and state.number < 2:
+            return state.dim or state.channels
+        return len(state.learned().projection)
 
     @property
     def eps(self) -> float:
         """The least variance to divide by."""
-        return self._eps
+        return self._state.eps
+
+    @property
+    def kind(self) -> VectorKind | None:
+        """What the vectors are that it was learned from, see `Whitening`; None if it is unknown."""
+        return self._state.kind
 
     @property
     def channels(self) -> int | None:
         """The number of channels of the vectors, C; None if it is not known yet."""
-        state = self._moments or self._learned
-        return None if state is None else len(state.mean)
+        return self._state.channels
 
     @property
     def count(self) -> int:
         """The number of vectors it was learned from; 0 if it was made from a projection."""
-        return 0 if self._moments is None else self._moments.number
+        return self._state.number
 
     def __repr__(self) -> str:
-        if self.channels is None:
-            return f"<Whitening: dim={self._dim}, eps={self._eps:g}, not fitted>"
-        learned = "from a projection" if self._moments is None else f"of {self.count} vectors"
-        return f"<Whitening: {self.channels} to {self.dim} channels, eps={self._eps:g}, {learned}>"
+        state = self._state
+        if state.channels is None:
+            return f"<Whitening: dim={state.dim}, eps={state.eps:g}, not fitted>"
+        known = state.learned.known()
+        dim = (state.dim or state.channels) if known is None else len(known.projection)
+        learned = f"of {state.number} {state.kind or 'vectors'}"
+        if state.moments is None:
+            learned = "from a projection"
+        return f"<Whitening: {state.channels} to {dim} channels, eps={state.eps:g}, {learned}>"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_float32": None}
+    def __getstate__(self) -> tuple[Any, ...]:
+        state = self._state
+        return state.dim, state.eps, state.kind, state.moments, state.learned.known()
 
-    def _add(self, moments: Moments) -> None:
-        """Add the moments of more vectors, which are checked already."""
-        self._moments = moments if self._moments is None else self._moments.merged(moments)
-        self._learned = self._float32 = None
-
-    def _require_open(self, method: str) -> None:
-        """Raise if vectors cannot be added."""
-        if self._moments is None and self._learned is not None:
-            raise ValueError(
-                f"{method}: expected a Whitening that was learned from vectors, "
-                "got one that was made from a projection, which cannot be updated"
-            )
-
-    def _require_fits(self, x: Array, channels: int, name: str) -> None:
-        """Raise unless this whitening takes vectors of these channels on the device of `x`."""
-        state = self._moments or self._learned
-        if state is None:
-            if self._dim is not None and self._dim > channels:
-                raise ValueError(f"dim: expected at most the {channels} channels, got {self._dim}")
-            return
-        if channels != len(state.mean):
-            raise ValueError(f"{name}: expected {len(state.mean)} channels, got {channels}")
-        method = "to_cupy" if backend_of(state.mean) is HOST else "to_numpy"
-        advice = f"; call {method}() of the Whitening to move it"
-        require_same_device(x, name, state.mean, "the Whitening", advice)
+    def __setstate__(self, parts: tuple[Any, ...]) -> None:
+        self._state = new_state(*parts)
+        self._changing = Lock()
 
     def _ready(self) -> Learned:
         """Return the mean, projection and variances. Compute them if that is not done yet."""
-        if self._learned is None:
-            if self._moments is None:
-                raise ValueError("whitening: expected a fitted one; call fit or partial_fit first")
-            with device_context(self._moments.mean):
-                self._learned = learn(self._moments, self._dim, self._eps)
-        return self._learned
-
-    def _applied(self, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-        """Return the mean and the projection in a dtype. They are converted once."""
-        mean, projection, _ = self._ready()
-        if dtype == mean.dtype:
-            return mean, projection
-        converted = self._float32
-        if converted is None:
-            with device_context(mean):
-                converted = self._float32 = mean.astype(dtype), projection.astype(dtype)
-        return converted
+        return self._state.learned()
 
     def _moved(self, device: str) -> Whitening:
         """Return this whitening with its arrays on a kind of device."""
-        state = self._moments or self._learned
-        if state is None or move(state.mean, device) is state.mean:
+        state = self._state
+        if state.example is None or move(state.example, device) is state.example:
             return self
-        result = Whitening(self._dim, eps=self._eps)
-        if self._moments is not None:
-            number, mean, scatter = self._moments
-            result._moments = Moments(number, move(mean, device), move(scatter, device))
-        if self._learned is not None:
-            result._learned = Learned(
-                *(part if part is None else move(part, device) for part in self._learned)
-            )
+        result = Whitening()
+        result._state = state.moved(device)
         return result
 
 

@@ -104,13 +104,22 @@ for _name in ("abs", "add", "iadd", "isub", "matmul", "mul", "pow", "sub", "true
     setattr(ndarray, f"__{_name}__", _on_device(getattr(np.ndarray, f"__{_name}__")))
 for _name in ("eq", "ge", "gt", "lt", "radd", "rmul"):
     setattr(ndarray, f"__{_name}__", _on_device(getattr(np.ndarray, f"__{_name}__")))
-for _name in ("argmax", "max", "mean", "sum", "swapaxes", "trace"):
+for _name in ("argmax", "diagonal", "max", "mean", "sum", "swapaxes", "trace"):
     setattr(ndarray, _name, _on_device(getattr(np.ndarray, _name)))
-for _name in ("ascontiguousarray", "concatenate", "matmul", "maximum", "outer", "sign", "sqrt"):
+for _name in (
+    "ascontiguousarray",
+    "concatenate",
+    "matmul",
+    "maximum",
+    "outer",
+    "sign",
+    "sqrt",
+    "take",
+):
     globals()[_name] = _on_device(getattr(np, _name))
 take_along_axis = _on_device(np.take_along_axis)
 where = _on_device(np.where)
-linalg = SimpleNamespace(eigh=_on_device(np.linalg.eigh))
+linalg = SimpleNamespace(eigh=_on_device(np.linalg.eigh), qr=_on_device(np.linalg.qr))
 nan = np.nan
 
 

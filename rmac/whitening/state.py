@@ -1,0 +1,179 @@
+"""The state of a whitening: all that it knows at one time, for any number of threads."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, get_args
+
+import numpy as np
+
+from rmac._backend import (
+    HOST,
+    Array,
+    backend_of,
+    device_context,
+    move,
+    namespace_of,
+    require_same_device,
+)
+from rmac.whitening.components import Learned, learn
+from rmac.whitening.moments import Moments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VectorKind = Literal["regions", "descriptors"]
+VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
+
+Result = TypeVar("Result")
+
+
+class Once(Generic[Result]):
+    """A value that the first thread that needs it computes, while others that need it wait."""
+
+    def __init__(self, compute: Callable[[], Result], value: Result | None = None) -> None:
+        self._compute, self._value, self._lock = compute, value, Lock()
+
+    def __call__(self) -> Result:
+        """Return the value. If its computation raises, the next call computes it again."""
+        if self._value is None:
+            with self._lock:
+                if self._value is None:
+                    self._value = self._compute()
+        return self._value
+
+    def known(self) -> Result | None:
+        """Return the value if it is computed already."""
+        return self._value
+
+
+class State(NamedTuple):
+    """All that a whitening knows. It never changes, so that every projection is of its moments."""
+
+    dim: int | None
+    eps: float
+    kind: VectorKind | None
+    moments: Moments | None
+    learned: Once[Learned]
+    in_float32: Once[tuple[Array, Array]]  # the mean and the projection
+
+    @property
+    def example(self) -> Array | None:
+        """An array of the length and on the device of the vectors; None if nothing is known."""
+        known = self.moments or self.learned.known()
+        return None if known is None else known.mean
+
+    @property
+    def channels(self) -> int | None:
+        """The number of channels of the vectors; None if it is not known yet."""
+        return None if self.example is None else len(self.example)
+
+    @property
+    def number(self) -> int:
+        """The number of vectors it was learned from."""
+        return 0 if self.moments is None else self.moments.number
+
+    @property
+    def has_scatter(self) -> bool:
+        """Whether the moments of more vectors will be added to a whole scatter."""
+        return self.moments is not None and self.moments.rows is None
+
+    def with_moments(self, moments: Moments) -> State:
+        """Return a state that has learned from more vectors."""
+        if self.moments is not None:
+            moments = self.moments.merged(moments)
+        wait_for(moments.mean)
+        return new_state(self.dim, self.eps, self.kind, moments)
+
+    def moved(self, device: str) -> State:
+        """Return the state with its arrays on a kind of device."""
+        moments, learned = self.moments, self.learned.known()
+        if moments is not None:
+            moments = Moments._make(_moved(part, device) for part in moments)
+        if learned is not None:
+            learned = Learned._make(_moved(part, device) for part in learned)
+        state = new_state(self.dim, self.eps, self.kind, moments, learned)
+        if state.example is not None:
+            wait_for(state.example)
+        return state
+
+    def require_open(self, method: str) -> None:
+        """Raise if vectors cannot be added."""
+        if self.moments is None and self.learned.known() is not None:
+            raise ValueError(
+                f"{method}: expected a Whitening that was learned from vectors, "
+                "got one that was made from a projection, which cannot be updated"
+            )
+
+    def require_directions(self) -> None:
+        """Compute the projection, and raise if it has no rows."""
+        if not len(self.learned().projection):
+            raise ValueError(
+                "whitening: expected one that was learned from vectors which differ, got one whose "
+                "vectors differ by rounding at most; learn from others, or raise eps"
+            )
+
+    def require_fits(self, x: Array, channels: int, name: str) -> None:
+        """Raise unless the state takes vectors of these channels on the device of `x`."""
+        known = self.example
+        if known is None:
+            if self.dim is not None and self.dim > channels:
+                raise ValueError(f"dim: expected at most the {channels} channels, got {self.dim}")
+            return
+        if channels != len(known):
+            raise ValueError(f"{name}: expected {len(known)} channels, got {channels}")
+        method = "to_cupy" if backend_of(known) is HOST else "to_numpy"
+        advice = f"; call {method}() of the Whitening to move it"
+        require_same_device(x, name, known, "the Whitening", advice)
+
+    def apply_to(self, vectors: Array, out: Array) -> None:
+        """Whiten vectors (M, C) into `out` (M, D); `vectors` are overwritten.
+
+        Both are C-ordered and of one dtype, float32 or float64.
+        """
+        if vectors.dtype == np.float64:
+            mean, projection, _ = self.learned()
+        else:
+            mean, projection = self.in_float32()
+        with device_context(vectors):
+            vectors -= mean
+            namespace_of(vectors).matmul(vectors, projection.T, out=out)
+
+
+def new_state(
+    dim: int | None,
+    eps: float,
+    kind: VectorKind | None,
+    moments: Moments | None = None,
+    learned: Learned | None = None,
+) -> State:
+    """Return a state of moments, of a projection that is known already, or of both."""
+
+    def compute() -> Learned:
+        if moments is None:
+            raise ValueError("whitening: expected a fitted one; call fit or partial_fit first")
+        with device_context(moments.mean):
+            result = learn(moments, dim, eps)
+            wait_for(result.mean)
+        return result
+
+    def convert() -> tuple[Array, Array]:
+        mean, projection, _ = known()
+        with device_context(mean):
+            result = mean.astype(np.float32), projection.astype(np.float32)
+            wait_for(result[0])
+        return result
+
+    known = Once(compute, learned)
+    return State(dim, eps, kind, moments, known, Once(convert))
+
+
+def wait_for(array: Array) -> None:
+    """Wait until a device has done all that was begun: another thread may use another stream."""
+    with device_context(array):
+        float(array.reshape(-1)[0])
+
+
+def _moved(part: Any, device: str) -> Any:
+    """Return an array on a kind of device; numbers and None stay as they are."""
+    return part if part is None or isinstance(part, (int, float)) else move(part, device)
