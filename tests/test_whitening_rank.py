@@ -105,7 +105,7 @@ def test_a_spark_in_a_dead_channel_is_not_blown_up(rng):
 def test_dim_counts_directions_above_the_noise(rng):
     """A constant channel whose computed variance is large takes no place from the others."""
     vectors = spread(rng) * np.geomspace(1, 1e-9, CHANNELS)
-    vectors[:, 0] = rng.choice([1e9, np.nextafter(1e9, 2e9)], COUNT)  # only its rounding varies
+    vectors[:, 0] = rng.choice([1e16, np.nextafter(1e16, 2e16)], COUNT)  # only its rounding varies
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         w = Whitening(3).fit(vectors)
