@@ -37,12 +37,12 @@ _SHORTEST_ROW = 1 / 4
 _ALMOST_A_LINE = 3 / 4
 
 # Workspace of one line of lanes, in caches, up to which PLANES and ROWS are possible.
-_MOST_OF_PLANES = 1
-_MOST_OF_ROWS = 4
+_MOST_OF_PLANES = 1.0
+_MOST_OF_ROWS = 4.0
 
 # Lanes of a task: as many lines as fit so much workspace, in caches or in bytes; of ROWS and
 # PLANES never more than `_MOST_LINES`.
-_BLOCK_OF_CHANNELS = 6
+_BLOCK_OF_CHANNELS = 6.0
 _BLOCK_OF_ROWS = 1 / 4
 _BLOCK_OF_PLANES = 48 << 10
 _MOST_LINES = 4
@@ -174,7 +174,7 @@ def _lanes(plan: Plan, shape: tuple[int, ...], spec: KernelSpec, path: Path, thr
     workspace = _workspace_of_line(plan, path, spec)
     match path:
         case Path.CHANNELS:
-            lines = _BLOCK_OF_CHANNELS * _CACHE // workspace
+            lines = int(_BLOCK_OF_CHANNELS * _CACHE) // workspace
         case Path.ROWS:
             lines = min(int(_BLOCK_OF_ROWS * _CACHE) // workspace, _MOST_LINES)
         case Path.PLANES:
