@@ -44,8 +44,8 @@ CASES = {
         case((8, 512, 24, 32), columns=2),
         case((8, 512, 24, 32), columns=8),
     ],
-    "_ALMOST_A_LINE": [case((64, 8, 24, 32), "NHWC"), case((64, 14, 24, 32), "NHWC")],
-    "_MOST_OF_PLANES": [case((2, 512, 1000, 6)), case((1, 256, 4000, 6))],
+    "_ALMOST_A_LINE": [case((64, 8, 24, 32), "NHWC"), case((64, 56, 24, 32), "NHWC", "uint8")],
+    "_MOST_OF_PLANES": [case((2, 512, 1000, 6), regions=40), case((1, 256, 4000, 6), regions=40)],
     "_MOST_OF_ROWS": [
         case((1, 512, 48, 64), regions=300),
         case((1, 512, 48, 64), regions=2000),
