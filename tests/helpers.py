@@ -2,6 +2,9 @@
 
 import importlib
 import os
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -36,6 +39,30 @@ def readme_parts():
     text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     parts = [part.partition("\n") for part in text.split("\n## ")]
     return {heading: content for heading, _, content in parts}
+
+
+def run_python(code, **environment):
+    """Run code in a process of its own; a variable of the environment that is None is removed."""
+    environment = {**os.environ, **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={name: value for name, value in environment.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
+        check=False,
+    )
+
+
+def peak_memory(function):
+    """Return the most bytes that Python and NumPy held at once for a call."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def to_host(array):

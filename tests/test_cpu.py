@@ -1,23 +1,30 @@
-"""What is particular to the CPU backend: plans, paths through the kernels, threads."""
+"""What is particular to the CPU backend: plans, paths through the kernels, instruction sets."""
 
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import reference
-from helpers import DTYPES, assert_same_values, assert_within, random_map
+from helpers import (
+    DTYPES,
+    assert_same_values,
+    assert_within,
+    peak_memory,
+    random_map,
+    run_python,
+)
 from hypothesis import given
 
 import rmac
-from rmac import cpu
-from rmac._options import Pool, PoolingOptions
-from rmac.cpu import isa, plan, threads
+from rmac import _dtypes, _options, cpu
+from rmac._options import AggregationOptions, Pool, PoolingOptions
+from rmac.cpu import isa, plan, tables
 from rmac.cpu import route as routing
 from rmac.cpu.isa import kernels
+from rmac.cpu.tables import LINE_BYTES, Path
 
 
 @given(
@@ -75,10 +82,10 @@ def route_of(x, boxes, pool="max", threads=1):
     return routing.region_route.__wrapped__(boxes.tobytes(), x.shape, x.strides, spec, threads)
 
 
-def scratch_of(x, boxes, pool="max", threads=1):
+def workspace_of(x, boxes, pool="max", threads=1):
     """Bytes that a thread needs."""
     route, spec = route_of(x, boxes, pool, threads), spec_of(x, pool)
-    return kernels.scratch_bytes(route.plan, route.path, route.lanes, spec.itemsize, spec.sums)
+    return kernels.workspace_bytes(route, spec)
 
 
 def path_of(x, pool="max"):
@@ -89,22 +96,70 @@ def test_paths_are_chosen_by_shape_and_strides():
     large = np.empty((2, 64, 24, 32), np.float32)
     small = np.empty((2, 64, 7, 7), np.float32)
     channels_last = np.empty((2, 24, 32, 64), np.float32).transpose(0, 3, 1, 2)
-    assert path_of(large) == kernels.Path.ROWS
-    assert path_of(large[:, :, 3:, 5:]) == kernels.Path.ROWS
-    assert path_of(small) == kernels.Path.PLANES
-    assert path_of(small[..., :6]) == kernels.Path.ROWS
-    assert path_of(small[..., :3]) == kernels.Path.GATHER
-    assert path_of(small[:, :15]) == kernels.Path.ROWS
-    assert path_of(channels_last) == kernels.Path.CHANNELS
-    assert path_of(channels_last[:, :, ::2, ::2]) == kernels.Path.CHANNELS
-    assert path_of(large[..., ::2]) == kernels.Path.GATHER
-    assert path_of(np.empty((2, 64, 1, 1), np.float32)) == kernels.Path.CHANNELS
-    assert path_of(small[..., 3:], "mean") == kernels.Path.ROWS
-    assert path_of(small[:, :15], "gem") == kernels.Path.ROWS
-    assert path_of(np.empty((2, 16, 7, 7), np.uint8), "gem") == kernels.Path.PLANES
+    assert path_of(large) == Path.ROWS
+    assert path_of(large[:, :, 3:, 5:]) == Path.ROWS
+    assert path_of(small) == Path.PLANES
+    assert path_of(small[..., :6]) == Path.ROWS
+    assert path_of(small[..., :3]) == Path.GATHER
+    assert path_of(small[:, :15]) == Path.ROWS
+    assert path_of(channels_last) == Path.CHANNELS
+    assert path_of(channels_last[:, :, ::2, ::2]) == Path.CHANNELS
+    assert path_of(large[..., ::2]) == Path.GATHER
+    assert path_of(np.empty((2, 64, 1, 1), np.float32)) == Path.CHANNELS
+    assert path_of(small[..., 3:], "mean") == Path.ROWS
+    assert path_of(small[:, :15], "gem") == Path.ROWS
+    assert path_of(np.empty((2, 16, 7, 7), np.uint8), "gem") == Path.PLANES
 
 
-@pytest.mark.parametrize("path", list(kernels.Path))
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(_dtypes.Kind, tables.Kind), (_options.Aggregate, tables.Aggregate)],
+    ids=["Kind", "Aggregate"],
+)
+def test_kernels_have_the_same_numbers(ours, theirs):
+    assert {member.name: int(member) for member in theirs} == {
+        member.name: int(member) for member in ours
+    }
+
+
+@pytest.mark.parametrize("kind", [0, 7, -1])
+def test_an_unknown_kind_is_an_error(kind):
+    with pytest.raises(ValueError, match=f"kind: expected a Kind, got {kind}"):
+        tables.KernelSpec(np.dtype("int8"), kind, sums=False, p=0, shift=0, itemsize=1)
+
+
+@pytest.mark.parametrize(("sums", "itemsize"), [(False, 4), (True, 2)], ids=["maxima", "sums"])
+def test_keys_of_another_size_are_an_error(sums, itemsize):
+    bits, kind = np.dtype("int16"), tables.Kind.FLOAT16
+    with pytest.raises(ValueError, match=f"itemsize: got {itemsize} for values of 2 bytes"):
+        tables.KernelSpec(bits, kind, sums=sums, p=0, shift=0, itemsize=itemsize)
+
+
+@pytest.mark.parametrize("aggregate", [4, -1])
+def test_an_unknown_aggregate_is_an_error(rng, aggregate):
+    """Before anything is written."""
+    options = AggregationOptions(True, aggregate, True, 0.0)
+    x = random_map(rng, (2, 8, 5, 5), DTYPES["float32"])
+    vectors, out = np.ones((2, 3, 8), np.float32), np.zeros((2, 8), np.float32)
+    boxes = rmac.region_grid(5, 5).boxes
+    message = f"aggregate: expected an Aggregate, got {aggregate}"
+    with pytest.raises(ValueError, match=message):
+        cpu.rmac([x], [boxes], out, _options.MAX_POOLING, options, workers=1)
+    with pytest.raises(ValueError, match=message):
+        cpu.describe(vectors, out, options)
+    assert (out == 0).all()
+    assert (vectors == 1).all()
+
+
+@pytest.mark.parametrize("path", [4, -1])
+def test_an_unknown_path_is_an_error(path):
+    empty = plan.region_plan(b"", 5, 5, overlapping=True)
+    with pytest.raises(ValueError, match=f"path: expected a Path, got {path}"):
+        tables.Route(empty, path, 16, keep_bands=True, prefetch=1)
+
+
+@pytest.mark.usefixtures("both_ways_to_share")
+@pytest.mark.parametrize("path", list(Path))
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
     """Each one that a map's memory allows, whatever would be chosen."""
@@ -113,11 +168,11 @@ def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
         boxes = rmac.region_grid(*shape[2:], levels=4).boxes
         expected = reference.region_pool(x, boxes)
         means, allowed = reference.region_mean(x, boxes, 3, np.float32)
-        if path == kernels.Path.PLANES and shape[1] * x.itemsize < routing._LINE:
+        if path == Path.PLANES and shape[1] * x.itemsize < LINE_BYTES:
             continue  # it takes whole lines of channels
-        if path == kernels.Path.ROWS and (shape[2] + 1) * shape[3] * x.itemsize < routing._LINE:
+        if path == Path.ROWS and (shape[2] + 1) * shape[3] * x.itemsize < LINE_BYTES:
             continue  # it reads whole lines, of two planes at most
-        if path == kernels.Path.CHANNELS:
+        if path == Path.CHANNELS:
             x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         monkeypatch.setattr(routing, "_path", lambda *_: path)
         routing.region_route.cache_clear()
@@ -126,6 +181,7 @@ def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
     routing.region_route.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
 def test_nothing_past_the_end_of_a_map_is_read():
     """Maps that end where memory ends, of rows short and long: a read past them is a crash."""
@@ -156,9 +212,7 @@ def test_nothing_past_the_end_of_a_map_is_read():
 
 
 def test_no_copy_of_the_map(rng):
-    """Peak memory in every path, for a map that is much larger than any scratch."""
-    import tracemalloc
-
+    """Peak memory in every path, for a map that is much larger than any workspace."""
     x = random_map(rng, (64, 256, 16, 32), DTYPES["float32"])
     for view in (
         x,
@@ -167,96 +221,7 @@ def test_no_copy_of_the_map(rng):
         x.reshape(64, 16, 32, 256).transpose(0, 3, 1, 2),
     ):
         rmac.rmac(view)
-        tracemalloc.start()
-        rmac.rmac(view)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < x.nbytes / 4
-
-
-def run_python(code, **environment):
-    environment = {**os.environ, **environment}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd="/",
-        check=False,
-    )
-
-
-@pytest.mark.parametrize(("value", "expected"), [("3", "3"), ("2,4", "2"), (" 5 ", "5")])
-def test_default_workers_are_those_of_the_environment(value, expected):
-    code = "from rmac.cpu import threads; print(threads.workers_for(None))"
-    if not kernels.build_info()["openmp"]:
-        expected = "1"
-    assert run_python(code, OMP_NUM_THREADS=value).stdout.strip() == expected
-
-
-def test_default_workers_fit_the_machine():
-    code = "from rmac.cpu import threads; print(threads.workers_for(None))"
-    for value in ("", "0", "many"):
-        count = int(run_python(code, OMP_NUM_THREADS=value).stdout)
-        assert 1 <= count <= len(os.sched_getaffinity(0))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_child_computes_on_one_thread():
-    """It would hang with more: the OpenMP threads stay in the parent."""
-    code = (
-        "import os, numpy as np, rmac\n"
-        "from rmac.cpu import threads\n"
-        "x = np.random.default_rng(0).random((8, 64, 24, 32), dtype='f4')\n"
-        "expected = rmac.rmac(x, workers=4)\n"
-        "if pid := os.fork():\n"
-        "    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
-        "same = rmac.rmac(x, workers=4).tobytes() == expected.tobytes()\n"
-        "os._exit(0 if same and threads.workers_for(4) == threads.workers_for(None) == 1 else 3)\n"
-    )
-    result = run_python(code)
-    assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"cgroup": "0::/\n", "cpu.max": "150000 100000\n"}, 1.5),
-        ({"cgroup": "0::/\n", "cpu.max": "max 100000\n"}, None),
-        (
-            {"cgroup": "0::/a/b\n", "a/b/cpu.max": "max 100000\n", "a/cpu.max": "200000 100000\n"},
-            2.0,
-        ),
-        (
-            {
-                "cgroup": "4:memory:/x\n3:cpu,cpuacct:/x\n",
-                "cpu/x/cpu.cfs_quota_us": "50000\n",
-                "cpu/x/cpu.cfs_period_us": "100000\n",
-            },
-            0.5,
-        ),
-        (
-            {
-                "cgroup": "3:cpu,cpuacct:/x\n",
-                "cpu/cpu.cfs_quota_us": "-1\n",
-                "cpu/cpu.cfs_period_us": "100000\n",
-            },
-            None,
-        ),
-        ({"cgroup": ""}, None),
-    ],
-)
-def test_cgroup_quota(tmp_path, files, expected):
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert threads.cgroup_quota(str(tmp_path / "cgroup"), str(tmp_path)) == expected
-
-
-def test_cgroup_files_may_be_missing(tmp_path):
-    assert threads.cgroup_quota(str(tmp_path / "none"), str(tmp_path)) is None
+        assert peak_memory(lambda view=view: rmac.rmac(view)) < x.nbytes / 4
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -276,6 +241,7 @@ def test_an_isa_that_is_not_there_is_an_error():
     assert "ImportError: RMAC_ISA: expected one of baseline" in result.stderr
 
 
+@pytest.mark.slow
 def test_isas_agree(rng):
     """Maxima bit for bit; descriptors too, as sums have one order, unless values are subnormal."""
     x = random_map(rng, (2, 100, 24, 33), DTYPES["float32"], 0.001)
@@ -303,57 +269,15 @@ def test_isas_agree(rng):
     assert len(outputs.pop()) > 0
 
 
-def test_threads_are_used():
-    """As many as are asked for, where there is work for them."""
-    assert routing.threads_for(3, 1 << 30) == 3
-    used = []
-    x = np.zeros((8, 64, 24, 32), np.float32)
-    route = route_of(x, rmac.region_grid(24, 32).boxes, threads=3)
-    spec = replace(spec_of(x, "max"), pool=lambda *args: used.append(args[-1]))
-    cpu._pool(x, spec, route, np.empty((8, 20, 64), np.float32), 3)
-    assert used == [3]
-
-
-def test_more_workers_than_the_system_can_start():
-    assert threads.workers_for(10**9) <= 8 * os.cpu_count()
-    result = run_python(
-        "from rmac.cpu import threads as t; print(t.workers_for(None))", OMP_NUM_THREADS="10" * 9
-    )
-    assert int(result.stdout) <= 8 * os.cpu_count()
-
-
-def test_default_workers_heed_the_quota(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(threads, "_affinity", lambda: 64)
-    monkeypatch.setattr(kernels, "max_threads", lambda: 64, raising=False)
-    threads.default_workers.cache_clear()
-    monkeypatch.setattr(threads, "cgroup_quota", lambda: 1.5)
-    assert threads.default_workers() == 2
-    threads.default_workers.cache_clear()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="tells a fork by Linux's process flags")
-def test_a_child_forked_before_the_import_computes_on_one_thread():
-    code = (
-        "import os\n"
-        "if pid := os.fork():\n"
-        "    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
-        "from rmac.cpu import threads\n"
-        "os._exit(0 if threads.workers_for(4) == 1 else 3)\n"
-    )
-    assert run_python(code).returncode == 0
-    assert threads.workers_for(2) == 2
-
-
-def test_many_boxes_need_no_more_scratch_than_regions(rng):
+def test_many_boxes_need_no_more_workspace_than_regions(rng):
     """Bands of all intervals would take hundreds of MB here; the result is the same."""
     corners = np.sort(rng.integers(0, 300, (600, 2, 2)), axis=1)
     boxes = corners.reshape(-1, 4)
     x = random_map(rng, (1, 16, 300, 300), DTYPES["float32"])
     expected = reference.region_pool(x, boxes)
     for stored in (x, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
-        assert scratch_of(stored, boxes) < 3 << 20
-        assert scratch_of(stored, boxes, "mean") < 4 << 20
+        assert workspace_of(stored, boxes) < 3 << 20
+        assert workspace_of(stored, boxes, "mean") < 4 << 20
         assert_same_values(rmac.region_pool(stored, boxes), expected)
 
 
@@ -361,7 +285,7 @@ def test_many_boxes_need_no_more_scratch_than_regions(rng):
 @pytest.mark.parametrize("dtype", ["int8", "float16", "float64"])
 @pytest.mark.parametrize("pool", ["max", "gem"])
 @pytest.mark.parametrize(("levels", "cache"), [(3, 768 << 10), (6, 768 << 10), (6, 192 << 10)])
-def test_scratch_memory_is_bounded_by_the_cache(shape, dtype, pool, levels, cache, monkeypatch):
+def test_workspace_memory_is_bounded_by_the_cache(shape, dtype, pool, levels, cache, monkeypatch):
     """It fits, but for long pixels and, with many levels, where one line of channels may not."""
     monkeypatch.setattr(routing, "_CACHE", cache)
     grid = rmac.region_grid(*shape[2:], levels=levels)
@@ -369,14 +293,8 @@ def test_scratch_memory_is_bounded_by_the_cache(shape, dtype, pool, levels, cach
         x = np.empty([shape[axis] for axis in order], dtype).transpose(np.argsort(order))
         route = route_of(x, grid.boxes, pool, threads=2)
         line = spec_of(x, pool).line
-        most = (
-            6
-            if route.path == kernels.Path.CHANNELS
-            else 1
-            if route.lanes > line or levels == 3
-            else 4
-        )
-        assert scratch_of(x, grid.boxes, pool, threads=2) <= most * cache
+        most = 6 if route.path == Path.CHANNELS else 1 if route.lanes > line or levels == 3 else 4
+        assert workspace_of(x, grid.boxes, pool, threads=2) <= most * cache
         assert route.lanes >= line
 
 
@@ -385,12 +303,4 @@ def test_many_boxes_are_still_reduced_along_rows(monkeypatch):
     x = np.empty((1, 512, 48, 64), np.float32)
     corners = np.random.default_rng(0).integers(0, (64, 48), (2, 1000, 2))
     boxes = np.concatenate([corners.min(0), corners.max(0)], axis=1)
-    assert route_of(x, boxes).path == kernels.Path.ROWS
-
-
-def test_workers_before_a_matrix_product(monkeypatch):
-    """One, unless more were asked for or have much to do: they would disturb the product."""
-    for cpus, size, expected in ((2, 1 << 20, 1), (2, 1 << 26, None), (65, 1 << 20, None)):
-        monkeypatch.setattr(threads, "default_workers", lambda cpus=cpus: cpus)
-        assert threads.workers_before_product(None, size) == expected
-        assert threads.workers_before_product(3, size) == 3
+    assert route_of(x, boxes).path == Path.ROWS

@@ -27,6 +27,8 @@ from hypothesis import given, settings
 import rmac
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(2500))
 @given(
     images=st.integers(1, 3),
@@ -55,6 +57,8 @@ def test_region_pool_equals_the_oracle(
     assert_same_values(result, expected)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(1000))
 @given(
     images=st.integers(1, 2),
@@ -125,6 +129,8 @@ def test_region_pool_takes_any_boxes(xp, size, count, memory, dtype, seed):
     assert_same_values(check_array(result, xp, expected.shape, x.dtype), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(400))
 @given(
     channels=CHANNELS,
@@ -134,10 +140,11 @@ def test_region_pool_takes_any_boxes(xp, size, count, memory, dtype, seed):
     count=st.integers(0, 12),
     layout=st.sampled_from(sorted(LAYOUTS)),
     dtype=st.sampled_from(sorted(DTYPES)),
+    workers=st.integers(1, 4),
     seed=st.integers(0, 2**32),
 )
 def test_roi_pool_equals_the_oracle(
-    xp, channels, size, output_size, scale, count, layout, dtype, seed
+    xp, channels, size, output_size, scale, count, layout, dtype, workers, seed
 ):
     rng = np.random.default_rng(seed)
     x = random_map(rng, (3, channels, *size), DTYPES[dtype], 0.02)
@@ -147,12 +154,14 @@ def test_roi_pool_equals_the_oracle(
         corners = np.round(2 * corners) / 2
     rois = np.column_stack([rng.integers(0, 3, count), corners]).astype("float32")
     expected = reference.roi_pool(x, rois, output_size, scale)
+    threads = {"workers": workers} if xp is np else {}
     result = rmac.roi_pool(
         xp.asarray(np.ascontiguousarray(x.transpose(LAYOUTS[layout]))),
         xp.asarray(rois),
         output_size=output_size,
         spatial_scale=scale,
         layout=layout,
+        **threads,
     )
     assert_same_values(check_array(result, xp, expected.shape, DTYPES[dtype]), expected)
 
@@ -194,6 +203,7 @@ def test_nan_of_either_sign_propagates_to_every_region_that_holds_it(xp, sign):
     np.testing.assert_array_equal(np.isnan(result[0, :, 0]), holds)
 
 
+@pytest.mark.usefixtures("both_ways_to_share")
 @pytest.mark.parametrize("shape", [(1, 3, 8, 9), (5, 33, 24, 32), (2, 100, 7, 7), (1, 1, 1, 300)])
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_workers_do_not_change_a_bit(rng, shape, layout):

@@ -85,6 +85,8 @@ SEQUENCES = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(500))
 @given(special=st.sampled_from([0.0, 0.05]), **SEQUENCES)
 def test_region_pool_equals_the_oracle(
@@ -100,6 +102,8 @@ def test_region_pool_equals_the_oracle(
     assert_same_values(check_array(result, xp, expected.shape, DTYPES[dtype]), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(300))
 @given(aggregate=st.sampled_from(["sum", "mean", "concat", "none"]), **SEQUENCES)
 def test_rmac_equals_the_oracle(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rmac._options import MAX_POOLING, Aggregate, AggregationOptions, PoolingOptions
+from rmac._options import MAX_POOLING, AggregationOptions, PoolingOptions
 from rmac.cpu.arrays import (
     ARRAY,
     DEVICE,
@@ -33,11 +33,18 @@ from rmac.cpu.arrays import (
 from rmac.cpu.isa import kernels
 from rmac.cpu.plan import make_plan
 from rmac.cpu.rois import check_rois, roi_bins
-from rmac.cpu.route import KernelSpec, kernel_spec, region_route, route_of, threads_for
-from rmac.cpu.threads import workers_before_product
+from rmac.cpu.route import (
+    kernel_spec,
+    region_route,
+    route_of,
+    threads_for,
+    workers_before_product,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rmac.cpu.tables import KernelSpec, Route
 
 __all__ = [
     "ARRAY",
@@ -83,7 +90,7 @@ def region_pool(
     *,
     workers: int | None,
 ) -> None:
-    """Write what each region is pooled to: (N, R, C)."""
+    """Write the pooled value of each region and channel: (N, R, C)."""
     spec = kernel_spec(x.dtype, pooling)
     threads = threads_for(workers, x.nbytes)
     route = region_route(boxes.tobytes(), x.shape, x.strides, spec, threads)
@@ -131,16 +138,14 @@ def rmac(
     """
     spec = kernel_spec(batches[0].dtype, pooling)
     threads = threads_for(workers, sum([x.nbytes for x in batches]))
-    spec.rmac(
+    kernels.rmac(
         [x.view(spec.bits) for x in batches],
         [
             region_route(boxes[i].tobytes(), x.shape, x.strides, spec, threads)
             for i, x in enumerate(batches)
         ],
-        spec.kind,
-        spec.p,
-        spec.shift,
-        *_flags(aggregation),
+        spec,
+        aggregation,
         _largest_first(batches) if len(batches) > 1 else None,
         out if out.ndim == 2 else out.reshape(len(out), -1),
         threads,
@@ -148,35 +153,17 @@ def rmac(
 
 
 def describe(vectors: Array, out: Array, aggregation: AggregationOptions) -> None:
-    """Write descriptors of regional vectors (N, R, D), which are overwritten: (N, D).
+    """Write descriptors (N, D) of regional vectors (N, R, D), which are overwritten.
 
-    Where they are not aggregated, they are `out`.
+    For the aggregates NONE and CONCAT, `vectors` and `out` are the same memory.
     """
-    kernels.describe["double" if vectors.dtype == np.float64 else "float"](
-        vectors, *_flags(aggregation), out.reshape(len(out), -1)
-    )
-
-
-def _flags(aggregation: AggregationOptions) -> tuple[bool, int, bool, float]:
-    """Return the options as the kernels take them."""
-    normalize_regions, aggregate, normalize, eps = aggregation
-    in_place = aggregate in (Aggregate.NONE, Aggregate.CONCAT)
-    return normalize_regions, Aggregate.CONCAT if in_place else aggregate, normalize, eps
+    kernels.describe(vectors, aggregation, out.reshape(len(out), -1))
 
 
 def _largest_first(batches: Sequence[Array]) -> npt.NDArray[np.intp]:
-    """Return the order in which threads take images, so that none is left with a large one."""
+    """Return the order in which threads take images: a large one at the end would keep one busy."""
     return np.argsort([-x.size for x in batches], kind="stable")
 
 
-def _pool(x: Array, spec: KernelSpec, route: kernels.Route, out: Array, threads: int) -> None:
-    spec.pool(
-        x.view(spec.bits),
-        route,
-        spec.kind,
-        spec.p,
-        spec.shift,
-        out.itemsize,
-        out.reshape(-1).view(np.uint8),
-        threads,
-    )
+def _pool(x: Array, spec: KernelSpec, route: Route, out: Array, threads: int) -> None:
+    kernels.pool(x.view(spec.bits), route, spec, out.reshape(-1).view(np.uint8), threads)

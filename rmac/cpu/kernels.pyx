@@ -1,192 +1,104 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 # cython: initializedcheck=False, freethreading_compatible=True
-"""One-pass regional maxima and means, and descriptors from them.
+"""Regional maxima and means in one pass over a batch of maps, and descriptors from them.
 
-Keys
-    Maxima are taken over integer keys that order as the values do, so that one integer instruction
-    is a maximum, whatever the dtype. For the bits b of a value, its key is
-    ``(b ^ (b >> top & most)) - shift``, wrapping, with `most` the largest key: that puts negative
-    floats in order, and `shift` turns the scale so that -inf is the least key and NaNs of either
-    sign are above +inf. Integers of 8 bits are only shifted. A key is undone exactly: the result is
-    one of the inputs, bit for bit.
-    What is summed, values or their powers, is its own key, in float32 or float64; so that the same
-    code combines maxima and sums.
+Accumulation
+    Maxima do not round. Means are summed in float32 or float64, norms in float64, regional vectors
+    in the dtype of the descriptor. The order of all sums depends on shape and strides alone.
 NaN
     A region that holds a NaN gives a NaN. +0 is greater than -0.
-Accumulation
-    Maxima do not round. Means are summed in the type of their keys, norms in float64, regional
-    vectors in the dtype of the result, all in an order that depends on shape and strides alone.
 Memory
-    `x` is read where it lies, once, in any strides, by tasks of one image and one block of
-    channels. What a task makes of it stays in scratch memory of its thread, so little that most is
-    in the cache when it is read again; `Path` tells how it gets at vectors of channels. What is
-    summed is copied there first, widened and raised.
+    `x` is read once, in place, in any strides. A task takes one image and one channel block. Its
+    intermediate vectors are in the workspace of its thread, most of it small enough for the cache.
+    Values that are summed are copied there first, widened and raised to the power.
 Threads
-    A task runs on one thread. None reads what another writes; where the blocks of two overlap,
-    both write the same.
+    A task runs on one thread. No thread reads what another writes. Where two channel blocks
+    overlap, both write the same values.
+
+The inner loops are in the files that are named below. Functions that are declared inline are
+inlined always; the others, here, are each compiled on their own.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.math cimport INFINITY, fabs, fma, fmaf, sqrt
-from libc.stdint cimport (
-    int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uintptr_t
-)
-from libc.string cimport memcpy
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uintptr_t
 
-cdef extern from *:
-    """
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define RMAC_OPENMP _OPENMP
-    #else
-    #define RMAC_OPENMP 0
-    #define omp_get_max_threads() 1
-    #endif
-    #if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 18 : __GNUC__ >= 12)
-    static int rmac_vector_level(void) {
-        __builtin_cpu_init();
-        return __builtin_cpu_supports("x86-64-v4") ? 2 : !!__builtin_cpu_supports("x86-64-v3");
-    }
-    #else
-    #define rmac_vector_level() 0
-    #endif
-    #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-    #define RMAC_FMA 1
-    #else
-    #define RMAC_FMA 0
-    #endif
-    #if defined(__clang__)
-    #define RMAC_COMPILER "clang " __clang_version__
-    #elif defined(__GNUC__)
-    #define RMAC_COMPILER "gcc " __VERSION__
-    #else
-    #define RMAC_COMPILER "unknown"
-    #endif
-    """
+from rmac.cpu.describe cimport Aggregation, normalize, normalize_each, sum_regions
+from rmac.cpu.keys cimport LINE, bits_t, key_t
+from rmac.cpu.paths cimport (
+    Batch, Block, Target, pool_bands, pool_planes, pool_rows, slot_keys, store_region,
+    workspace_keys,
+)
+from rmac.cpu.tables cimport Aggregate, KernelSpec, Kind, Path, Route
+from rmac.cpu.values cimport Map
+
+cdef extern from "build.h":
     const long RMAC_OPENMP
-    const bint RMAC_FMA
     const char* RMAC_COMPILER
     const char* RMAC_VERSION  # this one and the next are defined by the build
     const char* RMAC_ISA
     int rmac_vector_level()
     int omp_get_max_threads() nogil
 
-cdef extern from "lines.h" nogil:
-    enum: LINE  # bytes of a line, and of a cache line
-    ctypedef struct Line:
-        pass
-    Line load_line(const void* keys)
-    void store_line(void* keys, Line line)
-    void prefetch_line(const void* data)
-    # Keys and bits are of the type of the last argument.
-    int64_t encode(int64_t bits, int64_t shift)
-    Line encode_line(Line bits, int64_t shift)
-    Line decode_line(Line keys, int64_t shift)
-    Line larger(Line a, Line b, int64_t like)
-    Line add_lines(Line a, Line b, double like)
-
-cdef extern from "transpose.h" nogil:
-    # Keys are of the type of the last argument.
-    void transpose(
-        const void* rows, void* out, Py_ssize_t columns, Py_ssize_t stride, double like
-    )
-
-cdef extern from "powers.h" nogil:
-    void raise_float(float* values, Py_ssize_t n, double p)
-    void raise_double(double* values, Py_ssize_t n, double p)
-    void take_root_float(float* values, Py_ssize_t n, double p)
-    void take_root_double(double* values, Py_ssize_t n, double p)
-
-cpdef enum Path:
-    """How a block of channels becomes pixels that are contiguous vectors of channels."""
-    CHANNELS = 0  # it is stored so
-    ROWS = 1      # rows are contiguous: reduce them to segments, transpose those
-    PLANES = 2    # planes are contiguous and small: transpose them whole
-    GATHER = 3    # any strides: collect one row of pixels after the other
-
-cpdef enum Aggregate:
-    """What becomes of an image's regional vectors."""
-    NONE = 0
-    SUM = 1
-    MEAN = 2
-    CONCAT = 3
-
-cpdef enum Kind:
-    """What numbers are, in memory."""
-    BITS = 0  # no matter which
-    UINT8 = 1
-    INT8 = 2
-    FLOAT16 = 3
-    BFLOAT16 = 4
-    FLOAT32 = 5
-    FLOAT64 = 6
-
-ctypedef fused bits_t:
-    int8_t
-    int16_t
-    int32_t
-    int64_t
-
-ctypedef fused key_t:
-    int8_t
-    int16_t
-    int32_t
-    int64_t
-    float
-    double
-
-include "tables.pxi"
-include "keys.pxi"
-include "values.pxi"
-include "stores.pxi"
-include "paths.pxi"
-include "describe.pxi"
+cdef struct Call:
+    # What all tasks of a call share.
+    Batch* batches
+    Py_ssize_t n_batches  # if there are several, each is one image
+    Py_ssize_t images
+    const Py_ssize_t* order  # of the batches, if there are several
+    int workers
+    Aggregation aggregation
+    Py_ssize_t length  # of a descriptor
 
 
-cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
-    return (size + LINE - 1) // LINE * LINE
+# Preparation, with the GIL.
+
+cpdef Py_ssize_t workspace_bytes(Route route, KernelSpec spec) except -1:
+    """Return the bytes of workspace that a thread needs to pool a channel block."""
+    return spec.itemsize * workspace_keys(&route.table, spec.line, spec.sums)
 
 
-def scratch_bytes(Plan plan, int path, Py_ssize_t lanes, Py_ssize_t itemsize, bint sums):
-    """Return the bytes that a thread needs to pool a block of channels, keys of `itemsize`."""
-    return scratch_keys(&plan.tables, path, lanes, LINE // itemsize, sums) * itemsize
-
-
-cdef Map map_of(const bits_t[:, :, :, :] x, int kind, double p) except *:
+cdef Map map_of(const bits_t[:, :, :, :] x, KernelSpec spec) except *:
     cdef Map out
     out.data = <const char*>&x[0, 0, 0, 0]
     out.images, out.channels, out.height, out.width = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
     out.image_stride, out.channel_stride = x.strides[0], x.strides[1]
     out.row_stride, out.pixel_stride = x.strides[2], x.strides[3]
     out.itemsize = sizeof(bits_t)
-    out.kind = kind
-    out.p = p
+    out.kind, out.p = spec.kind, spec.p
     return out
 
 
-cdef Job job_of(x, Route route, int kind, double p) except *:
-    cdef Job job
-    if kind <= Kind.INT8:
-        job.x = map_of[int8_t](x, kind, p)
-    elif kind <= Kind.BFLOAT16:
-        job.x = map_of[int16_t](x, kind, p)
-    elif kind == Kind.FLOAT32:
-        job.x = map_of[int32_t](x, kind, p)
+cdef Batch batch_of(x, Route route, KernelSpec spec) except *:
+    cdef Batch batch
+    if spec.kind <= Kind.INT8:
+        batch.x = map_of[int8_t](x, spec)
+    elif spec.kind <= Kind.BFLOAT16:
+        batch.x = map_of[int16_t](x, spec)
+    elif spec.kind == Kind.FLOAT32:
+        batch.x = map_of[int32_t](x, spec)
     else:
-        job.x = map_of[int64_t](x, kind, p)
-    job.plan = &route.plan.tables
-    job.path, job.lanes = route.path, route.lanes
-    job.blocks = (job.x.channels + job.lanes - 1) // job.lanes
-    return job
+        batch.x = map_of[int64_t](x, spec)
+    batch.route = route.table
+    batch.blocks = (batch.x.channels + batch.route.lanes - 1) // batch.route.lanes
+    batch.pooling_size = whole_lines(workspace_bytes(route, spec))
+    return batch
 
 
-cdef inline Py_ssize_t pooling_bytes(const Job* job, key_t like) noexcept nogil:
-    """Bytes that a thread needs to pool a block of channels: whole lines."""
-    return whole_lines(sizeof(key_t) * scratch_keys(
-        job.plan, job.path, job.lanes, lanes_of(like), key_t in floating
-    ))
+cdef Aggregation aggregation_of(options) except *:
+    """Return `rmac._options.AggregationOptions` as a struct."""
+    cdef Aggregation out
+    out.aggregate = options.aggregate
+    if out.aggregate not in (Aggregate.NONE, Aggregate.SUM, Aggregate.MEAN, Aggregate.CONCAT):
+        raise ValueError(f"aggregate: expected an Aggregate, got {options.aggregate}")
+    out.normalize_regions, out.normalize = options.normalize_regions, options.normalize
+    out.eps = options.eps
+    return out
+
+
+cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
+    return (size + LINE - 1) // LINE * LINE
 
 
 cdef bytes uninitialised(Py_ssize_t size):
@@ -194,104 +106,230 @@ cdef bytes uninitialised(Py_ssize_t size):
     return PyBytes_FromStringAndSize(NULL, size)
 
 
-cdef void share_scratch(Job* jobs, Py_ssize_t n, bytes memory, Py_ssize_t size) noexcept:
-    """Tell jobs of the memory that holds `size` bytes, whole lines, for each worker, and a line."""
+cdef void share_workspace(
+    Batch* batches, Py_ssize_t n, bytes memory, Py_ssize_t size
+) noexcept:
+    """Give the batches memory that holds `size` bytes, whole lines, for each worker, and a line."""
     cdef Py_ssize_t i
     for i in range(n):
-        jobs[i].scratch = <uintptr_t>whole_lines(<uintptr_t>PyBytes_AS_STRING(memory))
-        jobs[i].scratch_size = size
+        batches[i].workspace = <char*>whole_lines(<uintptr_t>PyBytes_AS_STRING(memory))
+        batches[i].workspace_size = size
+
+
+cdef Py_ssize_t tasks_of(const Call* call) noexcept:
+    cdef Py_ssize_t i, tasks = 0
+    for i in range(call.n_batches):
+        tasks += call.batches[i].x.images * call.batches[i].blocks
+    return tasks
+
+
+cdef Py_ssize_t thread_bytes(const Call* call, Py_ssize_t itemsize) noexcept:
+    """Return the bytes that a thread needs for a block and for the regional vectors of an image."""
+    cdef Py_ssize_t i, vectors, size = 0
+    cdef const Batch* batch
+    for i in range(call.n_batches):
+        batch = &call.batches[i]
+        vectors = batch.route.plan.n_regions * batch.x.channels * itemsize
+        size = max(size, batch.pooling_size + whole_lines(vectors))
+    return size
+
+
+# Tasks, without the GIL.
+
+cdef void pool_block(
+    const Batch* batch, const Block* block, key_t shift, key_t* workspace, const Target* target
+) noexcept nogil:
+    """Write what the channels of a block have in every region."""
+    cdef key_t* rest = workspace + slot_keys(&batch.route)
+    cdef Py_ssize_t region
+    # Called by address, so that compilers keep each a function of its own, with all registers.
+    cdef void (*pool_path)(
+        const Batch*, const Block*, key_t, key_t*, key_t*
+    ) noexcept nogil
+    if batch.route.path == Path.ROWS:
+        pool_path = pool_rows
+    elif batch.route.path == Path.PLANES:
+        pool_path = pool_planes
+    else:  # CHANNELS or GATHER: `Route` has refused all other numbers
+        pool_path = pool_bands
+    pool_path(batch, block, shift, workspace, rest)
+    for region in range(batch.route.plan.n_regions):
+        store_region(batch, block, region, shift, workspace, target)
 
 
 cdef inline void pool_task(
-    const Job* job, Py_ssize_t image, Py_ssize_t block, int thread, key_t shift,
+    const Batch* batch, Py_ssize_t image, Py_ssize_t index, int thread, key_t shift,
     const Target* target,
 ) noexcept nogil:
-    """Write the regional vectors of one image and one block of channels."""
-    cdef Py_ssize_t lanes = min(job.lanes, job.x.channels)
-    # The last block is a whole one too: it begins where it must, over channels of the one before,
-    # for which both write the same.
-    cdef Py_ssize_t first = min(block * lanes, job.x.channels - lanes)
+    """Write the regional vectors of one image and the channel block of that index."""
+    cdef const Map* x = &batch.x
+    cdef Block block
+    # The last block is as large as the others: it begins in the block before it, and both write the
+    # same for the channels that they share.
+    block.lanes = min(batch.route.lanes, x.channels)
+    block.first = min(index * block.lanes, x.channels - block.lanes)
+    block.is_last = block.first + block.lanes == x.channels
+    block.data = x.data + image * x.image_stride + block.first * x.channel_stride
     pool_block(
-        job, image, first, lanes, shift, <key_t*>(job.scratch + thread * job.scratch_size), target
+        batch, &block, shift, <key_t*>(batch.workspace + thread * batch.workspace_size), target
     )
 
 
-cdef inline void pool_image_block(
-    const Job* job, Py_ssize_t task, int thread, key_t shift, Py_ssize_t itemsize, char* out
+cdef inline void pool_to_out(
+    const Batch* batch, Py_ssize_t task, int thread, key_t shift, char* out
 ) noexcept nogil:
-    cdef Py_ssize_t image = task // job.blocks
+    cdef Py_ssize_t image = task // batch.blocks
     cdef Target target
-    target.itemsize, target.channels, target.kind = itemsize, job.x.channels, Kind.BITS
-    target.data = out + image * job.plan.n_regions * job.x.channels * itemsize
-    pool_task(job, image, task % job.blocks, thread, shift, &target)
+    target.itemsize = sizeof(key_t)
+    if key_t in floating:
+        target.itemsize = sizeof(double) if batch.x.kind == Kind.FLOAT64 else sizeof(float)
+    target.to_float32 = False
+    target.data = out + image * batch.route.plan.n_regions * batch.x.channels * target.itemsize
+    pool_task(batch, image, task % batch.blocks, thread, shift, &target)
 
+
+cdef void pool_batch(const Batch* batch, key_t shift, char* out, int workers) noexcept nogil:
+    cdef Py_ssize_t task, tasks = batch.x.images * batch.blocks
+    if workers == 1:
+        for task in range(tasks):
+            pool_to_out(batch, task, 0, shift, out)
+    else:
+        for task in prange(tasks, schedule="static", num_threads=workers):
+            pool_to_out(batch, task, threadid(), shift, out)
+
+
+cdef inline bint in_place(const Call* call) noexcept nogil:
+    """Return whether the regional vectors of an image are already its row of the output."""
+    cdef int aggregate = call.aggregation.aggregate
+    return aggregate == Aggregate.NONE or aggregate == Aggregate.CONCAT
+
+
+cdef inline const Batch* batch_of_image(const Call* call, Py_ssize_t image) noexcept nogil:
+    return &call.batches[image if call.n_batches > 1 else 0]
+
+
+cdef inline Target target_of(
+    const Call* call, Py_ssize_t image, int thread, floating* out
+) noexcept nogil:
+    """Return where regional vectors go: to the output if in place, else to the workspace."""
+    cdef const Batch* batch = batch_of_image(call, image)
+    cdef Target target
+    target.itemsize = sizeof(floating)
+    target.to_float32 = batch.x.kind < Kind.FLOAT32
+    if in_place(call):
+        target.data = <char*>out
+    else:
+        target.data = batch.workspace + thread * batch.workspace_size + batch.pooling_size
+    return target
+
+
+cdef void describe_image(
+    floating* vectors, Py_ssize_t regions, Py_ssize_t channels, const Aggregation* options,
+    floating* out,
+) noexcept nogil:
+    """Turn the regional vectors (R, C) of an image into its descriptor; `out` may be the same."""
+    cdef Py_ssize_t i, length = channels
+    if options.aggregate == Aggregate.NONE or options.aggregate == Aggregate.CONCAT:
+        length = regions * channels
+        if options.normalize_regions:
+            normalize_each(vectors, regions, channels, options.eps)
+    else:
+        sum_regions(vectors, regions, channels, options, out)
+        if options.aggregate == Aggregate.MEAN:
+            for i in range(channels):
+                out[i] /= regions
+    if options.normalize:
+        normalize(out, length, options.eps)
+
+
+cdef inline void describe_target(
+    const Call* call, Py_ssize_t image, const Target* target, floating* out
+) noexcept nogil:
+    cdef const Batch* batch = batch_of_image(call, image)
+    describe_image(
+        <floating*>target.data, batch.route.plan.n_regions, batch.x.channels, &call.aggregation, out
+    )
+
+
+cdef void rmac_image(
+    const Call* call, Py_ssize_t image, int thread, key_t shift, floating* outs
+) noexcept nogil:
+    """Write the descriptor of one image, on one thread."""
+    cdef const Batch* batch = batch_of_image(call, image)
+    cdef floating* out = outs + image * call.length
+    cdef Target target = target_of(call, image, thread, out)
+    cdef Py_ssize_t block
+    for block in range(batch.blocks):
+        pool_task(batch, 0 if call.n_batches > 1 else image, block, thread, shift, &target)
+    describe_target(call, image, &target, out)
+
+
+cdef void rmac_shared_image(
+    const Call* call, Py_ssize_t image, key_t shift, floating* outs
+) noexcept nogil:
+    """Write the descriptor of one image, which all threads pool together."""
+    cdef const Batch* batch = batch_of_image(call, image)
+    cdef floating* out = outs + image * call.length
+    cdef Target target = target_of(call, image, 0, out)
+    cdef Py_ssize_t block
+    for block in prange(batch.blocks, schedule="static", num_threads=call.workers):
+        pool_task(batch, 0 if call.n_batches > 1 else image, block, threadid(), shift, &target)
+    describe_target(call, image, &target, out)
+
+
+cdef void rmac_images(const Call* call, key_t shift, floating* outs) noexcept nogil:
+    cdef Py_ssize_t i, image
+    if call.workers == 1:
+        for image in range(call.images):
+            rmac_image(call, image, 0, shift, outs)
+    elif call.images >= call.workers:
+        for i in prange(call.images, schedule="dynamic", num_threads=call.workers):
+            image = call.order[i] if call.n_batches > 1 else i
+            rmac_image(call, image, threadid(), shift, outs)
+    else:
+        for image in range(call.images):
+            rmac_shared_image(call, image, shift, outs)
+
+
+# What Python calls.
 
 def pool(
-    x, Route route, int kind, double p, key_t shift, Py_ssize_t itemsize, unsigned char[::1] out,
-    int workers,
+    x, Route route not None, KernelSpec spec not None, unsigned char[::1] out not None, int workers
 ):
     """Write what every region, channel and image of x (N, C, H, W) is pooled to.
 
     Parameters
     ----------
     x : IN, bits of the values
-    route : IN, how to go through it
-    kind : IN, what the values are
-    p : IN, the power of generalised means, 0 for plain ones and for maxima
-    shift : IN, the dtype's key; or, by its type, the one that is summed in
-    itemsize : IN, bytes of a result
-    out : OUT, bits of the results, (N, R, C) unless the plan has bins
+    route : IN, how the maps are read
+    spec : IN, what the values are, and how they are pooled
+    out : OUT, bytes of the results, (N, R, C) unless the plan has bins; they have the dtype of x if
+        they are maxima, else float32, or float64 for float64
     workers : IN, threads at most
     """
-    cdef Job job = job_of(x, route, kind, p)
-    cdef Py_ssize_t task, tasks = job.x.images * job.blocks, size = pooling_bytes(&job, shift)
-    cdef char* target = <char*>&out[0]
-    workers = min(workers, tasks)
-    cdef bytes scratch = uninitialised(workers * size + LINE)
-    share_scratch(&job, 1, scratch, size)
-    if workers == 1:
-        with nogil:
-            for task in range(tasks):
-                pool_image_block(&job, task, 0, shift, itemsize, target)
-    else:
-        for task in prange(tasks, nogil=True, schedule="static", num_threads=workers):
-            pool_image_block(&job, task, threadid(), shift, itemsize, target)
-
-
-cdef inline Py_ssize_t regional_bytes(const Job* job, Py_ssize_t itemsize) noexcept nogil:
-    """Bytes of an image's regional vectors: whole lines."""
-    return whole_lines(job.plan.n_regions * job.x.channels * itemsize)
-
-
-cdef inline Target target_of(
-    const Job* job, int thread, key_t like, const Recipe* recipe, floating* out
-) noexcept nogil:
-    """Where an image's regional vectors go: its row of the output, or a thread's scratch memory."""
-    cdef Target target
-    target.itemsize, target.channels = sizeof(floating), job.x.channels
-    target.kind = job.x.kind if job.x.kind < Kind.FLOAT32 else Kind.BITS
-    target.data = <char*>out
-    if recipe.aggregate != Aggregate.CONCAT:
-        target.data = <char*>(
-            job.scratch + thread * job.scratch_size + pooling_bytes(job, like)
-        )
-    return target
-
-
-cdef void rmac_image(
-    const Job* job, Py_ssize_t image, int thread, key_t shift, const Recipe* recipe, floating* out
-) noexcept nogil:
-    cdef Py_ssize_t block
-    cdef Target target = target_of(job, thread, shift, recipe, out)
-    for block in range(job.blocks):
-        pool_task(job, image, block, thread, shift, &target)
-    describe_image(<floating*>target.data, recipe, job.plan.n_regions, job.x.channels, out)
+    cdef Batch batch = batch_of(x, route, spec)
+    workers = min(workers, batch.x.images * batch.blocks)
+    cdef bytes workspace = uninitialised(workers * batch.pooling_size + LINE)
+    share_workspace(&batch, 1, workspace, batch.pooling_size)
+    with nogil:
+        if spec.sums:
+            if spec.itemsize == sizeof(float):
+                pool_batch(&batch, <float>0, <char*>&out[0], workers)
+            else:
+                pool_batch(&batch, <double>0, <char*>&out[0], workers)
+        elif spec.itemsize == 1:
+            pool_batch(&batch, <int8_t>spec.shift, <char*>&out[0], workers)
+        elif spec.itemsize == 2:
+            pool_batch(&batch, <int16_t>spec.shift, <char*>&out[0], workers)
+        elif spec.itemsize == 4:
+            pool_batch(&batch, <int32_t>spec.shift, <char*>&out[0], workers)
+        else:
+            pool_batch(&batch, <int64_t>spec.shift, <char*>&out[0], workers)
 
 
 def rmac(
-    list maps, list routes, int kind, double p, key_t shift, bint normalize_regions,
-    int aggregate, bint normalize, double eps,
-    const Py_ssize_t[::1] order, floating[:, ::1] out, int workers,
+    list maps, list routes, KernelSpec spec not None, aggregation, const Py_ssize_t[::1] order, out,
+    int workers,
 ):
     """Write the descriptor of every image, of one batch or of several batches of one image each.
 
@@ -301,79 +339,79 @@ def rmac(
     Parameters
     ----------
     maps, routes : IN, of each batch, as `x` and `route` in `pool`
-    kind, p, shift : as in `pool`
-    normalize_regions, aggregate, normalize, eps : IN, see `Aggregate` and `rmac.rmac`
-    order : IN, (N,) the batches in the order to take them in, None for one batch
-    out : OUT, (N, D)
+    spec : IN, as in `pool`
+    aggregation : IN, `rmac._options.AggregationOptions`
+    order : IN, the batches in the order in which to take them; None for one batch
+    out : OUT, (N, D) float32, or float64 for float64
     workers : IN, threads at most
     """
-    cdef Recipe recipe
-    cdef Target target
-    cdef Py_ssize_t i, image, block, images = out.shape[0], tasks = 0, size = 0
-    cdef bint ragged = len(maps) > 1
-    cdef bytes scratch, memory = uninitialised(len(maps) * sizeof(Job))
-    cdef Job* jobs = <Job*>PyBytes_AS_STRING(memory)
-    cdef Job* job
-    for i in range(len(maps)):
-        job = &jobs[i]
-        job[0] = job_of(maps[i], routes[i], kind, p)
-        tasks += job.x.images * job.blocks
-        size = max(size, pooling_bytes(job, shift) + regional_bytes(job, sizeof(floating)))
-    workers = min(workers, tasks)
-    scratch = uninitialised(workers * size + LINE)
-    share_scratch(jobs, len(maps), scratch, size)
-    recipe.aggregate, recipe.eps = aggregate, eps
-    recipe.normalize_regions, recipe.normalize = normalize_regions, normalize
-    if workers == 1:
+    cdef Call call
+    cdef float[:, ::1] out32
+    cdef double[:, ::1] out64
+    cdef Py_ssize_t i, size
+    call.aggregation = aggregation_of(aggregation)
+    call.images, call.length = out.shape
+    call.order = &order[0] if order is not None else NULL
+    call.n_batches = len(maps)
+    cdef bytes batches = uninitialised(call.n_batches * sizeof(Batch))
+    call.batches = <Batch*>PyBytes_AS_STRING(batches)
+    for i in range(call.n_batches):
+        call.batches[i] = batch_of(maps[i], routes[i], spec)
+    call.workers = min(workers, tasks_of(&call))
+    size = thread_bytes(&call, out.itemsize)
+    cdef bytes workspace = uninitialised(call.workers * size + LINE)
+    share_workspace(call.batches, call.n_batches, workspace, size)
+    if spec.kind == Kind.FLOAT64:
+        out64 = out
         with nogil:
-            for image in range(images):
-                rmac_image(
-                    &jobs[image if ragged else 0], 0 if ragged else image, 0, shift, &recipe,
-                    &out[image, 0],
-                )
-    elif images >= workers:
-        for i in prange(images, nogil=True, schedule="dynamic", num_threads=workers):
-            image = order[i] if ragged else i
-            rmac_image(
-                &jobs[image if ragged else 0], 0 if ragged else image, threadid(), shift, &recipe,
-                &out[image, 0],
-            )
+            if spec.sums:
+                rmac_images(&call, <double>0, &out64[0, 0])
+            else:
+                rmac_images(&call, <int64_t>spec.shift, &out64[0, 0])
     else:
-        for image in range(images):
-            job = &jobs[image if ragged else 0]
-            target = target_of(job, 0, shift, &recipe, &out[image, 0])
-            for block in prange(job.blocks, nogil=True, schedule="static", num_threads=workers):
-                pool_task(job, 0 if ragged else image, block, threadid(), shift, &target)
-            describe_image(
-                <floating*>target.data, &recipe, job.plan.n_regions, job.x.channels,
-                &out[image, 0],
-            )
+        out32 = out
+        with nogil:
+            if spec.sums:
+                if spec.itemsize == sizeof(float):
+                    rmac_images(&call, <float>0, &out32[0, 0])
+                else:
+                    rmac_images(&call, <double>0, &out32[0, 0])
+            elif spec.itemsize == 1:
+                rmac_images(&call, <int8_t>spec.shift, &out32[0, 0])
+            elif spec.itemsize == 2:
+                rmac_images(&call, <int16_t>spec.shift, &out32[0, 0])
+            else:
+                rmac_images(&call, <int32_t>spec.shift, &out32[0, 0])
 
 
-def describe(
-    floating[:, :, ::1] vectors, bint normalize_regions, int aggregate, bint normalize, double eps,
-    floating[:, ::1] out,
-):
+def describe(vectors, aggregation, out):
     """Turn regional vectors into descriptors, on one thread.
 
-    They come from a matrix product, beside which this is little, and whose threads wait busily for
-    another one for longer than this takes.
+    The vectors come from a matrix product, which takes far longer than this. Its threads still wait
+    busily for the next product while this runs, so more threads would only disturb each other.
 
     Parameters
     ----------
-    vectors : TEMP, (N, R, D), overwritten; where they are neither summed nor averaged, the memory
-        of `out`
-    normalize_regions, aggregate, normalize, eps : IN, see `Aggregate` and `rmac.rmac`
-    out : OUT, (N, D)
+    vectors : TEMP, (N, R, D) of the dtype of `out`, overwritten; the memory of `out` if vectors are
+        neither summed nor averaged
+    aggregation : IN, `rmac._options.AggregationOptions`
+    out : OUT, (N, D) float32 or float64
     """
-    cdef Recipe recipe
+    cdef Aggregation options = aggregation_of(aggregation)
+    if out.itemsize == sizeof(double):
+        describe_images[double](vectors, &options, out)
+    else:
+        describe_images[float](vectors, &options, out)
+
+
+cdef void describe_images(
+    floating[:, :, ::1] vectors, const Aggregation* options, floating[:, ::1] out
+):
     cdef Py_ssize_t image
-    recipe.aggregate, recipe.eps = aggregate, eps
-    recipe.normalize_regions, recipe.normalize = normalize_regions, normalize
     with nogil:
         for image in range(out.shape[0]):
             describe_image(
-                &vectors[image, 0, 0], &recipe, vectors.shape[1], vectors.shape[2], &out[image, 0]
+                &vectors[image, 0, 0], vectors.shape[1], vectors.shape[2], options, &out[image, 0]
             )
 
 
@@ -396,13 +434,9 @@ def read(const int64_t[::1] words, int workers):
 
 
 def build_info():
-    """Return what the compiler made of this module."""
-    return {
-        "version": RMAC_VERSION.decode(),
-        "compiler": RMAC_COMPILER.decode(),
-        "isa": RMAC_ISA.decode(),
-        "openmp": RMAC_OPENMP,
-    }
+    """Return how this module was built."""
+    names = {"version": RMAC_VERSION, "compiler": RMAC_COMPILER, "isa": RMAC_ISA}
+    return {name: text.decode() for name, text in names.items()} | {"openmp": RMAC_OPENMP}
 
 
 def vector_level():

@@ -1,59 +1,29 @@
-from enum import IntEnum
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
-class Path(IntEnum):
-    CHANNELS = 0
-    ROWS = 1
-    PLANES = 2
-    GATHER = 3
+import numpy as np
+import numpy.typing as npt
 
-class Aggregate(IntEnum):
-    NONE = 0
-    SUM = 1
-    MEAN = 2
-    CONCAT = 3
+from rmac._options import AggregationOptions
+from rmac.cpu.tables import KernelSpec, Route
 
-class Kind(IntEnum):
-    BITS = 0
-    UINT8 = 1
-    INT8 = 2
-    FLOAT16 = 3
-    BFLOAT16 = 4
-    FLOAT32 = 5
-    FLOAT64 = 6
+_Array: TypeAlias = npt.NDArray[Any]
 
-class Plan:
-    n_regions: int
-    def __init__(
-        self,
-        height: int,
-        width: int,
-        rows: Any,
-        columns: Any,
-        keep_bands: bool,
-        of_rows: Any,
-        of_bands: Any,
-        row: Any,
-        bin_: Any,
-        bins: int,
-        cells: Any,
-    ) -> None: ...
-
-class Route:
-    plan: Plan
-    path: int
-    lanes: int
-    def __init__(self, plan: Plan, path: int, lanes: int) -> None: ...
-
-class _Fused:
-    def __getitem__(self, types: str | tuple[str, ...]) -> Any: ...
-
-pool: _Fused
-rmac: _Fused
-describe: _Fused
-
-def scratch_bytes(plan: Plan, path: int, lanes: int, itemsize: int, sums: bool) -> int: ...
-def read(words: Any, workers: int) -> int: ...
+def pool(
+    x: _Array, route: Route, spec: KernelSpec, out: npt.NDArray[np.uint8], workers: int
+) -> None: ...
+def rmac(
+    maps: Sequence[_Array],
+    routes: Sequence[Route],
+    spec: KernelSpec,
+    aggregation: AggregationOptions,
+    order: npt.NDArray[np.intp] | None,
+    out: _Array,
+    workers: int,
+) -> None: ...
+def describe(vectors: _Array, aggregation: AggregationOptions, out: _Array) -> None: ...
+def workspace_bytes(route: Route, spec: KernelSpec) -> int: ...
+def read(words: npt.NDArray[np.int64], workers: int) -> int: ...
 def build_info() -> dict[str, Any]: ...
 def vector_level() -> int: ...
 def max_threads() -> int: ...

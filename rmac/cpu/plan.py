@@ -1,10 +1,21 @@
 """How the CPU kernels reach every region in one pass over the map.
 
-Region edges cut each axis into elementary segments; those of rows are bands. The kernels read the
-map once, into running maxima or sums, in one of two ways: each band over all intervals of columns,
-or each column over all intervals of rows. A region is then made of a few of these. A `Program` says
-in which order segments are combined, so that wide intervals are built from narrower ones that are
-needed anyway.
+edge
+    A place on an axis where a region starts or stops.
+segment
+    The cells between neighbouring edges of one axis. A segment of rows is called a band.
+interval
+    The columns, or the rows, of a region: one or more neighbouring segments.
+slot
+    Room in the workspace for one running maximum or sum, a vector: of a segment, or of several.
+program
+    The steps that combine the segments of one axis to all intervals. Each step combines two slots.
+    A wide interval is combined from narrower ones, which other regions need anyway.
+
+The kernels read the map once, into the slots of segments. They do so in one of two ways: for each
+band, they combine columns to intervals; or for each column, they combine rows to intervals. A
+region is then combined from a few vectors: one for each band, or one for each column, of the
+region.
 """
 
 from __future__ import annotations
@@ -15,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rmac.cpu.isa import kernels
+from rmac.cpu.tables import Plan
 from rmac.regions import elementary_segments
 
 if TYPE_CHECKING:
@@ -23,23 +34,33 @@ if TYPE_CHECKING:
 
 Index = npt.NDArray[np.intp]
 
-_MOST_KEPT = 4096  # lines of all bands; user's boxes may need many more
-
 
 class Program(NamedTuple):
-    """Intervals of one axis, combined from its segments.
-
-    A slot holds one running maximum or sum; the first `intervals` slots are those of the intervals.
-    """
+    """How the segments of one axis are combined to its intervals."""
 
     segments: Index  # (S, 3) start, stop and slot of each segment that lies in some interval
-    steps: Index  # (K, 3) slot written, and the two slots that are combined there
-    intervals: int
+    steps: Index  # (K, 3) the slot written, and the two slots that are combined
+    intervals: int  # their number; at the end they are in the first slots, in order
     slots: int
 
 
+class PlanTables(NamedTuple):
+    """What a `Plan` is made from: tables for maps of one size."""
+
+    height: int
+    width: int
+    rows: Program
+    columns: Program
+    row_spans: Index  # (R, 3) first, step and count, of vectors (interval of rows, column)
+    band_spans: Index  # (R, 3) first, step and count, of vectors (band, interval of columns)
+    out_rows: Index  # (R,) the row of the output that each region is written to
+    out_bins: Index  # (R,) its element there, of `bins` elements for each channel
+    bins: int
+    cells: Index  # (R,)
+
+
 @lru_cache(maxsize=256)
-def region_plan(boxes: bytes, height: int, width: int, *, overlapping: bool) -> kernels.Plan:
+def region_plan(boxes: bytes, height: int, width: int, *, overlapping: bool) -> Plan:
     """Return the plan for the regions of (R, 4) int64 `boxes`, one output row each."""
     table = np.frombuffer(boxes, dtype=np.int64).reshape(-1, 4)
     targets = np.arange(len(table), dtype=np.intp)
@@ -54,12 +75,11 @@ def make_plan(
     bins: int,
     *,
     overlapping: bool = True,
-) -> kernels.Plan:
+) -> Plan:
     """Return the plan for inclusive (R, 4) `boxes`.
 
-    What channel c has in box i goes to element ``target[i] % bins`` of the run of `bins` elements
-    that belongs to row ``target[i] // bins`` and channel c of the output. Maxima may be combined
-    from parts that overlap, sums may not.
+    The result of box i and channel c goes to row ``target[i] // bins`` of the output, channel c,
+    bin ``target[i] % bins``. Maxima may be combined from parts that overlap, sums may not.
     """
     starts, stops = boxes[:, :2], boxes[:, 2:] + 1
     columns, column_of = _unique_intervals(starts[:, 0], stops[:, 0])
@@ -67,41 +87,39 @@ def make_plan(
     across, down = _program(columns, overlapping), _program(rows, overlapping)
     first_band = np.searchsorted(down.segments[:, 0], starts[:, 1])
     last_band = np.searchsorted(down.segments[:, 1], stops[:, 1])  # the one that stops there
-    return kernels.Plan(
-        height,
-        width,
-        down,
-        across,
-        len(down.segments) * across.intervals <= _MOST_KEPT,
-        _reach(row_of * width + starts[:, 0], 1, stops[:, 0] - starts[:, 0]),
-        _reach(
-            first_band * across.intervals + column_of,
-            across.intervals,
-            last_band - first_band + 1,
-        ),
-        target // bins,
-        target % bins,
-        bins,
-        np.prod(stops - starts, axis=1).astype(np.intp),
+    first = first_band * across.intervals + column_of
+    tables = PlanTables(
+        height=height,
+        width=width,
+        rows=down,
+        columns=across,
+        row_spans=_spans(row_of * width + starts[:, 0], 1, stops[:, 0] - starts[:, 0]),
+        band_spans=_spans(first, across.intervals, last_band - first_band + 1),
+        out_rows=target // bins,
+        out_bins=target % bins,
+        bins=bins,
+        cells=np.prod(stops - starts, axis=1).astype(np.intp),
     )
+    return Plan(tables)
 
 
-def _reach(first: Index, step: int, count: Index) -> Index:
-    """Return the lines (R, 3) that each region is made of: first, step and number."""
+def _spans(first: Index, step: int, count: Index) -> Index:
+    """Return which vectors each region is combined from: (R, 3) first, step and count."""
     return np.stack([first, np.full_like(first, step), count], axis=1).astype(np.intp)
 
 
 def _unique_intervals(starts: Index, stops: Index) -> tuple[Index, Index]:
-    """Return the different intervals (I, 2), by start and stop, and which each one is."""
+    """Return the different intervals (I, 2), by start and stop, and which of them each one is."""
     # As complex numbers, which are exact here and ordered by real part, then by imaginary part.
     pairs, which = np.unique(starts + 1j * stops, return_inverse=True)
     return np.stack([pairs.real, pairs.imag], axis=1).astype(np.intp), which
 
 
 def _program(intervals: Index, overlapping: bool) -> Program:
-    """Return a short program for half-open `intervals`: the last first, of those the narrowest.
+    """Return a short program for half-open `intervals`.
 
-    An interval is extended from its start, so that what it is extended by is there already.
+    Intervals are built from the last start to the first, the narrowest first. An interval is
+    extended from its start, so that the piece which it lacks exists already.
     """
     segments = elementary_segments(intervals)
     builder = _ProgramBuilder(segments, overlapping)
@@ -111,38 +129,38 @@ def _program(intervals: Index, overlapping: bool) -> Program:
         values[start, stop] = builder.build(start, stop)
     found = [values[start, stop] for start, stop in pairs]
 
-    steps, place = _share_slots(len(segments), builder.steps, set(found))
+    steps, slot_of = _assign_slots(len(segments), builder.steps, set(found))
     slots = int(steps.max(initial=len(segments) - 1)) + 1
-    kept = place[np.array(found, dtype=np.intp)]
+    kept = slot_of[np.array(found, dtype=np.intp)]
     renumbered = np.argsort(np.concatenate([kept, np.delete(np.arange(slots), kept)]))
     with_slots = np.column_stack([segments, renumbered[: len(segments)]])
     return Program(with_slots, renumbered[steps], len(intervals), slots)
 
 
-def _share_slots(
+def _assign_slots(
     segments: int, steps: Sequence[tuple[int, int, int]], kept: set[int]
 ) -> tuple[Index, Index]:
-    """Let values that are not used at the same time share a slot, so that all fit the cache.
+    """Assign slots to values, so that values that are not used at the same time share one.
 
-    Segments come first among values, each with a slot of its own; `kept` are used to the end.
-    Returns the steps by slots, and the slot of each value.
+    The first values are those of the segments, each with a slot of its own. The values in `kept`
+    are used to the end. Returns the steps in terms of slots, and the slot of each value.
     """
     last_use = {value: i for i, step in enumerate(steps) for value in step[1:]}
-    place = list(range(segments))
+    slot_of = list(range(segments))
     free: list[int] = []
     used = segments
     for i, (_, *parts) in enumerate(steps):  # a step may write where it reads
-        free += [place[value] for value in set(parts) - kept if last_use[value] == i]
+        free += [slot_of[value] for value in set(parts) - kept if last_use[value] == i]
         if not free:
             free.append(used)
             used += 1
-        place.append(free.pop())
-    slot_of = np.array(place, dtype=np.intp)
-    return slot_of[np.array(steps, dtype=np.intp).reshape(-1, 3)], slot_of
+        slot_of.append(free.pop())
+    slots = np.array(slot_of, dtype=np.intp)
+    return slots[np.array(steps, dtype=np.intp).reshape(-1, 3)], slots
 
 
 class _ProgramBuilder:
-    """Composes intervals from those already there, with few steps; numbers each as a value."""
+    """Builds intervals from those that exist already, in few steps; numbers each as a value."""
 
     def __init__(self, segments: Index, overlapping: bool) -> None:
         self.steps: list[tuple[int, int, int]] = []
@@ -155,18 +173,18 @@ class _ProgramBuilder:
             self._add(start, stop)
 
     def build(self, start: int, stop: int) -> int:
-        """Return the value of an interval, extending its longest known head until it is whole."""
+        """Return the value of an interval: extend its longest existing head until it is whole."""
         head = self._longest_head(start, stop)
         while head < stop:
             tail = min(begin for begin in self._starts[stop] if begin >= start)
             if tail == head or (tail < head and self._overlapping):
-                piece, reach = (tail, stop), stop
+                piece, end = (tail, stop), stop
             else:
-                reach = self._longest_head(head, stop)
-                piece = (head, reach)
+                end = self._longest_head(head, stop)
+                piece = (head, end)
             left, right = self._value_of[start, head], self._value_of[piece]
-            self.steps.append((self._add(start, reach), left, right))
-            head = reach
+            self.steps.append((self._add(start, end), left, right))
+            head = end
         return self._value_of[start, stop]
 
     def _longest_head(self, start: int, stop: int) -> int:

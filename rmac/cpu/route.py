@@ -1,13 +1,9 @@
-"""Which way a batch takes through the kernels: the choice of path, lanes and threads.
-
-The constants that decide it stand here.
-"""
+"""How a batch goes through the kernels: the choice of path, channel blocks and threads."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
 
@@ -15,78 +11,117 @@ from rmac._dtypes import DTYPES, Kind
 from rmac._options import Pool, PoolingOptions
 from rmac.cpu.isa import kernels, second_level_cache
 from rmac.cpu.plan import region_plan
-from rmac.cpu.threads import workers_for
+from rmac.cpu.tables import LINE_BYTES, KernelSpec, Path, Route
+from rmac.cpu.threads import default_workers, workers_for
 
-_LINE = 64  # bytes that the kernels work on at once; a cache line
-_SMALL_PLANE = 128  # cells of a plane that is better transposed than reduced along its rows
-_CACHE = second_level_cache() * 3 // 4  # bytes of scratch that stay in it, with room to spare
-_SMALL_SCRATCH = 48 << 10  # bytes of it that are as good as in the first-level cache
-_SMALL_TASK = 1 << 16  # bytes of input that are not worth a thread of their own
+if TYPE_CHECKING:
+    from rmac.cpu.tables import Plan
 
-Path = kernels.Path
+# The constants that decide a path. `python bench/constants.py --only NAME` repeats a measurement.
+# The numbers are ratios of times at a quarter and at four times the value, of one thread on Zen 5
+# with AVX-512, to about 0.05; float32 and NCHW unless told otherwise. tests/test_route.py fails
+# if any constant changes by that much.
 
+# Bytes of workspace that stay in the second-level cache: not all of it, as maps pass through it
+# too.
+# 1x512x48x64 NHWC with 40 random boxes: 1.09, 1.00.
+_CACHE = second_level_cache() * 3 // 4
 
-@dataclass(frozen=True, eq=False)
-class KernelSpec:
-    """How the kernels go about the values of a dtype."""
+# PLANES or ROWS: cells of a plane up to which it is transposed whole.
+# A quarter takes ROWS for 16x2048x8x14: 1.18. Four times takes PLANES for 16x2048x14x14: 1.65.
+_SMALL_PLANE = 128
+# The same where rows fill less than `_WIDE_ROW` of a line.
+# A quarter takes ROWS for 16x2048x13x13: 1.01. Four times takes PLANES for 16x1024x60x12: 1.32.
+_SMALL_PLANE_OF_NARROW_ROWS = 512
+# A quarter is the first of these cases. Four times takes PLANES for 16x2048x14x14: 1.72.
+_WIDE_ROW = 7 / 8
+# Rows that fill less of a line than this are transposed whole, in planes of any size.
+# A quarter takes ROWS for 8x1024x80x7: 1.12. Four times takes PLANES for 16x1024x24x28: 1.70.
+_NARROW_ROW = 1 / 2
 
-    bits: np.dtype[Any]  # that they see
-    kind: int
-    p: float  # the power that they sum, 0 for the values themselves
-    sums: bool  # or maxima
-    shift: float  # explained there
-    itemsize: int  # of a key, or of a number that they sum
-    line: int  # of those that they work on at once
-    pool: Any
-    rmac: Any
+# ROWS or GATHER: rows that fill at least this part of a line are read as whole lines.
+# Views of 8x512x24x32. A quarter takes ROWS for 2 columns: 1.80. Four times takes GATHER for 8:
+# 1.62.
+_SHORTEST_ROW = 1 / 4
+
+# CHANNELS or GATHER: pixels that fill more than this part of one line are copied to a whole line.
+# A quarter takes GATHER for 64x8x24x32 NHWC: 1.61. Four times takes CHANNELS for 64x56x24x32 NHWC
+# of uint8: 1.72.
+_ALMOST_A_LINE = 3 / 4
+
+# Workspace for one line of lanes, in caches, up to which PLANES is possible.
+# 40 random boxes. A quarter takes ROWS for 2x512x1000x6: 0.80, so less might do. Four times takes
+# PLANES for 1x256x4000x6: 1.86.
+_MOST_OF_PLANES = 1.0
+# The same of ROWS. It may be more, as most of it is written once and read once.
+# 1x512x48x64. A quarter takes GATHER for 300 random boxes: 3.17. Four times takes ROWS for 2000:
+# 0.19, so more might do.
+_MOST_OF_ROWS = 4.0
+
+# Lanes of a task of CHANNELS, ROWS and PLANES: as many lines as fit so much workspace, the first
+# two in caches, the last in bytes.
+# CHANNELS: 1x512x48x64 NHWC with 40 random boxes: 1.08, 1.01.
+_BLOCK_OF_CHANNELS = 6.0
+# 4x512x48x64: 1.04, 1.03. It bounds the workspace of a thread.
+_BLOCK_OF_ROWS = 1 / 4
+# 16x2048x20x12: 0.64, 1.01. 64x2048x7x7: 1.17, 0.99.
+_BLOCK_OF_PLANES = 48 << 10
+# Lines of a task of ROWS or PLANES, at most.
+# 64x2048x7x7: 1.54, 1.36. 16x2048x14x14: 1.07, 1.05.
+_MOST_LINES = 4
+
+# Tasks for each thread at least, so that no thread is left without work. With two threads a quarter
+# leaves all of 1x2048x24x32 NHWC to one.
+_TASKS_PER_THREAD = 2
+
+# Intervals of all bands, in vectors, that CHANNELS and GATHER keep to the end.
+# 1x512x48x64 NHWC. A quarter with 40 random boxes: 1.00. Four times with 200: 1.12.
+_MOST_BANDS = 4096
+
+# Bytes between what is read and what is prefetched: some rows or planes ahead, little of the cache.
+# 8x2048x24x32: 0.95, 0.98; NHWC: 1.04, 0.99.
+_PREFETCH = 1 << 16
+
+# Bytes of maps that are worth a thread. The benchmark of this one needs an idle machine.
+_SMALL_TASK = 1 << 16
+
+# Bytes of maps that one thread pools in the time that OpenMP's threads wait busily for more work.
+# Whitening on a machine with other work. A quarter takes two threads for 4x2048x24x32: 1.4. Four
+# times takes one thread for 16x2048x24x32: 0.8. Not measured on an idle machine.
+_BUSY_WAIT = 1 << 26
 
 
 @lru_cache(maxsize=1024)
 def kernel_spec(dtype: np.dtype[Any], pooling: PoolingOptions) -> KernelSpec:
     """Return how the kernels pool values of a dtype."""
     info = DTYPES[dtype.name]
-    real = "double" if info.kind is Kind.FLOAT64 else "float"
     bits = np.dtype(f"int{8 * info.itemsize}")
     match pooling.pool:
         case Pool.MAX:
-            sums, key, shift, itemsize = False, f"{bits.name}_t", info.key_shift, info.itemsize
+            sums, shift, itemsize = False, info.key_shift, info.itemsize
         case Pool.MEAN | Pool.GEM:
-            sums, key = True, real if pooling.sums_in_float32 else "double"
-            shift, itemsize = 0, 4 if key == "float" else 8
+            in_float32 = pooling.sums_in_float32 and info.kind is not Kind.FLOAT64
+            sums, shift, itemsize = True, 0, 4 if in_float32 else 8
         case unknown:
             assert_never(unknown)
-    return KernelSpec(
-        bits,
-        info.kind,
-        pooling.p,
-        sums,
-        shift,
-        itemsize,
-        _LINE // itemsize,
-        kernels.pool[key],
-        kernels.rmac[key, real],
-    )
+    return KernelSpec(bits, info.kind, sums=sums, p=pooling.p, shift=shift, itemsize=itemsize)
 
 
 @lru_cache(maxsize=1024)
 def region_route(
     boxes: bytes, shape: tuple[int, ...], strides: tuple[int, ...], spec: KernelSpec, threads: int
-) -> kernels.Route:
-    """Return the way through maps of these sizes and strides to the regions `boxes`."""
+) -> Route:
+    """Return how maps of these sizes and strides are read, to pool the regions `boxes`."""
     plan = region_plan(boxes, *shape[2:], overlapping=not spec.sums)
     return route_of(plan, shape, strides, spec, threads)
 
 
 def route_of(
-    plan: kernels.Plan,
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-    spec: KernelSpec,
-    threads: int,
-) -> kernels.Route:
-    """Return the way through maps of these sizes and strides to the regions of a plan."""
+    plan: Plan, shape: tuple[int, ...], strides: tuple[int, ...], spec: KernelSpec, threads: int
+) -> Route:
+    """Return how maps of these sizes and strides are read, to pool the regions of a plan."""
     path = _path(plan, shape, strides, spec)
-    return kernels.Route(plan, path, _lanes(plan, shape, spec, path, threads))
+    return _route(plan, path, _lanes(plan, shape, spec, path, threads))
 
 
 def threads_for(workers: int | None, size: int) -> int:
@@ -95,74 +130,104 @@ def threads_for(workers: int | None, size: int) -> int:
     return min(workers_for(workers), most) if most > 1 else 1
 
 
-def _path(
-    plan: kernels.Plan, shape: tuple[int, ...], strides: tuple[int, ...], spec: KernelSpec
-) -> int:
-    """Choose how the kernels get at pixels; the one place where that is decided.
+def workers_before_product(workers: int | None, size: int) -> int | None:
+    """Return the `workers` to pool so many bytes of maps with before a BLAS multiplies.
 
-    Vectors of channels in memory are what they want. Where rows are contiguous instead, reducing
-    them first leaves little to transpose, unless there is little to reduce: small planes, and those
-    with rows that fill little of a line, are transposed whole. Both need an image's intervals of
-    rows in memory at hand, of which boxes of the user's may have very many. What remains is
-    collected row by row, at any strides, slowly; so are rows too short to be worth a vector each.
+    OpenMP's threads wait busily for milliseconds when they are done, on CPUs that the BLAS needs.
+    So unless workers are asked for, there is one, or all if they save more time than that.
+    """
+    if workers is None and (default_workers() - 1) * size < _BUSY_WAIT:
+        return 1
+    return workers
+
+
+def _path(plan: Plan, shape: tuple[int, ...], strides: tuple[int, ...], spec: KernelSpec) -> Path:
+    """Choose the path; no other place chooses it.
+
+    CHANNELS is best, if the channels of a pixel are contiguous. If rows are contiguous instead,
+    ROWS combines them before it transposes, so that little is transposed. PLANES transposes first,
+    which is better for small planes and narrow rows: there is little to combine. Both need
+    workspace for all intervals of rows, which may be very many for a user's boxes. GATHER takes
+    all else: any strides, and rows too short for vectors. It is slow.
     """
     _, channels, height, width = shape
     _, channel_stride, row_stride, pixel_stride = strides
     itemsize, line = spec.bits.itemsize, spec.line
     if channel_stride == itemsize and channels > 1:
-        # Most of a line is better copied to a whole one than taken value by value.
-        return Path.GATHER if 3 * line < 4 * channels < 4 * line else Path.CHANNELS
+        almost_a_line = _ALMOST_A_LINE * line < channels < line
+        return Path.GATHER if almost_a_line else Path.CHANNELS
     if pixel_stride == itemsize:
-        packed = row_stride == width * itemsize and channel_stride == height * row_stride
-        # A row shorter than a line is read as one, unless it is copied to be summed: it must not
-        # reach past the plane that follows.
-        nested = row_stride >= width * itemsize and channel_stride >= height * row_stride
-        nested = (nested and channel_stride + width * itemsize >= _LINE) or spec.sums
-        small = height * width <= (_SMALL_PLANE if 8 * width >= 7 * line else 4 * _SMALL_PLANE)
-        planes = packed and (small or 2 * width < line) and channels >= line
-        rows = width >= line or (nested and 4 * width >= line)
-        for path, possible, most in (
-            (Path.PLANES, planes, _CACHE),
-            (Path.ROWS, rows, 4 * _CACHE),  # much of it is written and read once
+        if _planes_are_better(shape, strides, spec) and _fits(
+            plan, Path.PLANES, spec, _MOST_OF_PLANES
         ):
-            if possible and _scratch_of_line(plan, path, spec) <= most:
-                return path
+            return Path.PLANES
+        # A row shorter than a line is read as a whole line, which must end inside the next plane.
+        # Rows that are summed are copied first.
+        nested = row_stride >= width * itemsize and channel_stride >= height * row_stride
+        readable = (nested and channel_stride + width * itemsize >= LINE_BYTES) or spec.sums
+        rows = width >= line or (readable and width >= _SHORTEST_ROW * line)
+        if rows and _fits(plan, Path.ROWS, spec, _MOST_OF_ROWS):
+            return Path.ROWS
     return Path.GATHER
 
 
-def _lanes(
-    plan: kernels.Plan, shape: tuple[int, ...], spec: KernelSpec, path: int, threads: int
-) -> int:
+def _planes_are_better(shape: tuple[int, ...], strides: tuple[int, ...], spec: KernelSpec) -> bool:
+    """Return whether contiguous rows are better transposed before they are combined, if at all."""
+    _, channels, height, width = shape
+    _, channel_stride, row_stride, _ = strides
+    itemsize, line = spec.bits.itemsize, spec.line
+    if row_stride != width * itemsize or channel_stride != height * row_stride or channels < line:
+        return False  # transposition needs whole planes, a line's worth of them
+    most = _SMALL_PLANE if width >= _WIDE_ROW * line else _SMALL_PLANE_OF_NARROW_ROWS
+    return height * width <= most or width < _NARROW_ROW * line
+
+
+def _fits(plan: Plan, path: Path, spec: KernelSpec, caches: float) -> bool:
+    """Return whether the workspace of one line of lanes is at most so many caches."""
+    return _workspace_of_line(plan, path, spec) <= caches * _CACHE
+
+
+def _lanes(plan: Plan, shape: tuple[int, ...], spec: KernelSpec, path: Path, threads: int) -> int:
     """Choose how many channels a task takes, in whole lines.
 
-    Parts of pixels are read the faster the longer they are, so that scratch may even exceed the
-    cache by far: what a band is reduced to is written, and read once at the end. Of planes and rows
-    a few lines make little enough of what a task costs besides, if scratch stays small: of planes,
-    all of which goes through it, yet smaller. Channels that are gathered are best not too many at
-    once.
+    The longer a contiguous part of a pixel, the faster it is read. So blocks of CHANNELS are long:
+    their workspace may exceed the cache, since most of it is written once and read once. Blocks of
+    ROWS and PLANES are a few lines, which divides the fixed cost of a task among more channels.
+    The blocks of PLANES have the least workspace, since all values go through it.
     """
     line = spec.line
     images, channels = shape[:2]
     if path == Path.GATHER:
         return line
-    scratch = _scratch_of_line(plan, path, spec)
-    if path == Path.CHANNELS:
-        lines = max(6 * _CACHE // scratch, 1)
-    else:
-        most = _CACHE // 4 if path == Path.ROWS else _SMALL_SCRATCH
-        lines = min(max(most // scratch, 1), 4)
-    blocks = max(-(-channels // (lines * line)), -(-2 * threads // images))
+    workspace = _workspace_of_line(plan, path, spec)
+    match path:
+        case Path.CHANNELS:
+            lines = int(_BLOCK_OF_CHANNELS * _CACHE) // workspace
+        case Path.ROWS:
+            lines = min(int(_BLOCK_OF_ROWS * _CACHE) // workspace, _MOST_LINES)
+        case Path.PLANES:
+            lines = min(_BLOCK_OF_PLANES // workspace, _MOST_LINES)
+        case unknown:
+            assert_never(unknown)
+    lines = max(lines, 1)
+    blocks = max(-(-channels // (lines * line)), -(-_TASKS_PER_THREAD * threads // images))
     lanes = _even_lanes(channels, blocks, line)
-    if path == Path.PLANES and lanes > channels:  # those that are not there cannot be transposed
+    if path == Path.PLANES and lanes > channels:  # there are no further channels to transpose
         lanes = _even_lanes(channels, blocks + 1, line)
     return lanes
 
 
 def _even_lanes(channels: int, blocks: int, line: int) -> int:
-    """Return the whole lines that each of so many blocks of channels takes."""
+    """Return the whole lines that each of so many channel blocks takes."""
     lanes = -(-channels // blocks)
     return lanes + -lanes % line
 
 
-def _scratch_of_line(plan: kernels.Plan, path: int, spec: KernelSpec) -> int:
-    return kernels.scratch_bytes(plan, path, spec.line, spec.itemsize, spec.sums)
+def _route(plan: Plan, path: Path, lanes: int) -> Route:
+    keep_bands = plan.n_band_vectors <= _MOST_BANDS
+    return Route(plan, path, lanes, keep_bands=keep_bands, prefetch=_PREFETCH)
+
+
+def _workspace_of_line(plan: Plan, path: Path, spec: KernelSpec) -> int:
+    """Return the bytes of workspace for one line of lanes."""
+    return kernels.workspace_bytes(_route(plan, path, spec.line), spec)

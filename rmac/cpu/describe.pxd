@@ -1,0 +1,131 @@
+"""From the regional vectors of an image to its descriptor.
+
+Accumulation: norms in double, in an order that no instruction set changes; sums of vectors in the
+    dtype of the descriptor.
+NaN: a vector with a NaN has the norm NaN, and its descriptor is NaN.
+Memory: regional vectors (R, C), C-ordered, overwritten.
+Threads: each image is described on one thread.
+"""
+
+from cython cimport floating
+from libc.math cimport INFINITY, fabs, sqrt
+
+cdef extern from "norms.h" nogil:
+    double sum_of_squares_float(const float* values, Py_ssize_t n)
+    double sum_of_squares_double(const double* values, Py_ssize_t n)
+    float quotient_float(float value, float norm, float inverse)
+    double quotient_double(double value, double norm, double inverse)
+
+cdef struct Aggregation:
+    # As `rmac._options.AggregationOptions`.
+    bint normalize_regions
+    int aggregate
+    bint normalize
+    double eps
+
+
+cdef inline double sum_of_squares(const floating* values, Py_ssize_t n) noexcept nogil:
+    if floating is float:
+        return sum_of_squares_float(values, n)
+    else:
+        return sum_of_squares_double(values, n)
+
+
+cdef inline floating quotient(floating value, floating norm, floating inverse) noexcept nogil:
+    """Divide a value by a norm, given the inverse of the norm."""
+    if floating is float:
+        return quotient_float(value, norm, inverse)
+    else:
+        return quotient_double(value, norm, inverse)
+
+
+cdef inline bint is_in_range(double squares, double eps) noexcept nogil:
+    """Return whether norm plus eps, its square and its inverse neither overflow nor underflow."""
+    return 1e-60 < squares < 1e60 and eps < 1e30
+
+
+cdef inline void divide_out_of_range(
+    floating* values, Py_ssize_t n, double eps
+) noexcept nogil:
+    """Divide a vector by its norm plus eps, whatever its values; scale by the largest first."""
+    cdef double peak = 0, squares = 0, norm
+    cdef Py_ssize_t i
+    for i in range(n):
+        peak = max(peak, fabs(<double>values[i]))
+    if peak == 0 or peak == INFINITY:
+        peak = 1
+    for i in range(n):
+        norm = values[i] / peak
+        squares += norm * norm
+    norm = sqrt(squares) + eps / peak
+    if norm == 0:
+        norm = 1
+    for i in range(n):
+        values[i] = <floating>(values[i] / peak / norm)
+
+
+cdef inline void divide(floating* values, Py_ssize_t n, floating norm) noexcept nogil:
+    cdef floating inverse = 1 / norm
+    cdef Py_ssize_t i
+    if norm == 1:  # a division would make +0 of -0
+        return
+    for i in range(n):
+        values[i] = quotient(values[i], norm, inverse)
+
+
+cdef inline void normalize(floating* values, Py_ssize_t n, double eps) noexcept nogil:
+    """Divide a vector by its norm plus eps; with eps 0 a zero vector stays zero."""
+    cdef double squares = sum_of_squares(values, n)
+    if is_in_range(squares, eps):
+        divide(values, n, <floating>(sqrt(squares) + eps))
+    else:
+        divide_out_of_range(values, n, eps)
+
+
+cdef inline void add(floating* out, const floating* values, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = out[i] + values[i]
+
+
+cdef inline void add_quotients(
+    floating* out, const floating* values, Py_ssize_t n, floating norm
+) noexcept nogil:
+    cdef floating inverse = 1 / norm
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = out[i] + quotient(values[i], norm, inverse)
+
+
+cdef inline void add_normalized(
+    floating* out, floating* values, Py_ssize_t n, double eps
+) noexcept nogil:
+    """Add a vector, divided by its norm plus eps; the vector itself may be overwritten."""
+    cdef double squares = sum_of_squares(values, n)
+    if is_in_range(squares, eps):
+        add_quotients(out, values, n, <floating>(sqrt(squares) + eps))
+    else:
+        divide_out_of_range(values, n, eps)
+        add(out, values, n)
+
+
+cdef inline void normalize_each(
+    floating* vectors, Py_ssize_t regions, Py_ssize_t n, double eps
+) noexcept nogil:
+    cdef Py_ssize_t region
+    for region in range(regions):
+        normalize(vectors + region * n, n, eps)
+
+
+cdef inline void sum_regions(
+    floating* vectors, Py_ssize_t regions, Py_ssize_t n, const Aggregation* options, floating* out
+) noexcept nogil:
+    """Write the sum of the regional vectors, each normalised first if that is asked for."""
+    cdef Py_ssize_t region, i
+    for i in range(n):
+        out[i] = 0
+    for region in range(regions):
+        if options.normalize_regions:
+            add_normalized(out, vectors + region * n, n, options.eps)
+        else:
+            add(out, vectors + region * n, n)

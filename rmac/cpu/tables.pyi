@@ -1,0 +1,69 @@
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from rmac.cpu.plan import PlanTables
+
+LINE_BYTES: int
+
+class Path(IntEnum):
+    CHANNELS = 0
+    ROWS = 1
+    PLANES = 2
+    GATHER = 3
+
+class Aggregate(IntEnum):
+    NONE = 0
+    SUM = 1
+    MEAN = 2
+    CONCAT = 3
+
+class Kind(IntEnum):
+    UINT8 = 1
+    INT8 = 2
+    FLOAT16 = 3
+    BFLOAT16 = 4
+    FLOAT32 = 5
+    FLOAT64 = 6
+
+class Plan:
+    @property
+    def n_regions(self) -> int: ...
+    @property
+    def n_band_vectors(self) -> int: ...
+    def __init__(self, plan: PlanTables) -> None: ...
+
+class Route:
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def path(self) -> int: ...
+    @property
+    def lanes(self) -> int: ...
+    @property
+    def keep_bands(self) -> bool: ...
+    @property
+    def prefetch(self) -> int: ...
+    def __init__(
+        self, plan: Plan, path: int, lanes: int, *, keep_bands: bool, prefetch: int
+    ) -> None: ...
+
+class KernelSpec:
+    @property
+    def bits(self) -> np.dtype[Any]: ...
+    @property
+    def kind(self) -> int: ...
+    @property
+    def sums(self) -> bool: ...
+    @property
+    def p(self) -> float: ...
+    @property
+    def shift(self) -> int: ...
+    @property
+    def itemsize(self) -> int: ...
+    @property
+    def line(self) -> int: ...
+    def __init__(
+        self, bits: np.dtype[Any], kind: int, *, sums: bool, p: float, shift: int, itemsize: int
+    ) -> None: ...

@@ -1,0 +1,116 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+# cython: freethreading_compatible=True
+"""The objects that Python prepares for the kernels. They are checked here, before any work."""
+
+cdef extern from "lines.h":
+    enum: LINE
+
+LINE_BYTES = LINE
+
+
+cdef class Plan:
+    """How the regions of maps of one size are reached, from `rmac.cpu.plan.PlanTables`."""
+
+    def __init__(self, plan):
+        cdef PlanTables* tables = &self.tables
+        self._arrays = []
+        tables.height, tables.width = plan.height, plan.width
+        tables.n_regions, tables.bins = len(plan.out_rows), plan.bins
+        tables.rows = self._program(plan.rows)
+        tables.columns = self._program(plan.columns)
+        tables.row_spans = <const RegionSpan*>self._table(plan.row_spans)
+        tables.band_spans = <const RegionSpan*>self._table(plan.band_spans)
+        tables.out_rows = self._table(plan.out_rows)
+        tables.out_bins = self._table(plan.out_bins)
+        tables.cells = self._table(plan.cells)
+
+    @property
+    def n_regions(self):
+        return self.tables.n_regions
+
+    @property
+    def n_band_vectors(self):
+        """The number of (band, interval of columns)."""
+        return self.tables.rows.n_segments * self.tables.columns.n_intervals
+
+    cdef const Py_ssize_t* _table(self, table) except? NULL:
+        cdef const Py_ssize_t[::1] flat = table.ravel()
+        self._arrays.append(flat)
+        return &flat[0] if flat.shape[0] else NULL
+
+    cdef Program _program(self, program) except *:
+        cdef Program out
+        out.n_segments = len(program.segments)
+        out.n_steps = len(program.steps)
+        out.n_intervals = program.intervals
+        out.n_slots = program.slots
+        out.segments = <const Segment*>self._table(program.segments)
+        out.steps = self._table(program.steps)
+        return out
+
+
+cdef class Route:
+    """How the maps of a batch are read.
+
+    Attributes
+    ----------
+    plan : how their regions are reached
+    path : a `Path`
+    lanes : channels of a task, a multiple of the keys in a line
+    keep_bands : whether the paths CHANNELS and GATHER keep the intervals of all bands, and combine
+        regions at the end; else each band is combined into the regions at once
+    prefetch : bytes between what is read and what is prefetched
+    """
+
+    def __init__(
+        self, Plan plan not None, int path, Py_ssize_t lanes, *, bint keep_bands,
+        Py_ssize_t prefetch,
+    ):
+        if path not in (Path.CHANNELS, Path.ROWS, Path.PLANES, Path.GATHER):
+            raise ValueError(f"path: expected a Path, got {path}")
+        self.plan = plan
+        self.table.plan, self.table.path, self.table.lanes = &plan.tables, path, lanes
+        self.table.keep_bands, self.table.prefetch = keep_bands, prefetch
+
+    @property
+    def path(self):
+        return self.table.path
+
+    @property
+    def lanes(self):
+        return self.table.lanes
+
+    @property
+    def keep_bands(self):
+        return self.table.keep_bands
+
+    @property
+    def prefetch(self):
+        return self.table.prefetch
+
+
+cdef class KernelSpec:
+    """How the kernels pool the values of a dtype.
+
+    Attributes
+    ----------
+    bits : the dtype of integers that are as large as the values; the kernels are given views of it
+    kind : the `Kind` of the values
+    sums : whether values are summed; else their maxima are taken
+    p : the power of the values that is summed, 0 for the values themselves
+    shift : subtracted from keys, see keys.pxd
+    itemsize : bytes of a key, or of a number that is summed
+    line : keys in a line
+    """
+
+    def __init__(
+        self, bits, int kind, *, bint sums, double p, int64_t shift, Py_ssize_t itemsize
+    ):
+        if kind not in (
+            Kind.UINT8, Kind.INT8, Kind.FLOAT16, Kind.BFLOAT16, Kind.FLOAT32, Kind.FLOAT64
+        ):
+            raise ValueError(f"kind: expected a Kind, got {kind}")
+        if itemsize not in ((4, 8) if sums else (bits.itemsize,)):
+            raise ValueError(f"itemsize: got {itemsize} for values of {bits.itemsize} bytes")
+        self.bits, self.kind, self.sums, self.p = bits, kind, sums, p
+        self.shift, self.itemsize, self.line = shift, itemsize, LINE // itemsize
