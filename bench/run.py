@@ -159,32 +159,33 @@ def naive(x, levels):
     return total / np.linalg.norm(total, axis=1, keepdims=True)
 
 
-def measure(candidates, repeats):
+def measure(candidates, repeats, clock=time.perf_counter):
     """Time the candidates in turn, `repeats` times; slow candidates fewer times."""
     samples = {name: [] for name in candidates}
     rest = REST if len(candidates) > 1 else 0
     calls = {
-        name: max(1, round(SAMPLE / seconds(run, 1, rest))) for name, run in candidates.items()
+        name: max(1, round(SAMPLE / seconds(run, 1, rest, clock)))
+        for name, run in candidates.items()
     }
     for _ in range(repeats):
         for name, run in candidates.items():
             spent = sum(samples[name]) * calls[name]
             if len(samples[name]) < 3 or spent < PATIENCE:
-                samples[name].append(seconds(run, calls[name], rest))
+                samples[name].append(seconds(run, calls[name], rest, clock))
     return samples
 
 
-def seconds(run, calls, rest):
+def seconds(run, calls, rest, clock=time.perf_counter):
     """Return the seconds of a call, after a rest and some calls to warm up."""
     time.sleep(rest)
     resumed = time.perf_counter()
     run()
     while time.perf_counter() < resumed + WARM:
         run()
-    started = time.perf_counter()
+    started = clock()
     for _ in range(calls):
         run()
-    return (time.perf_counter() - started) / calls
+    return (clock() - started) / calls
 
 
 def summary(name, samples):

@@ -197,7 +197,7 @@ def _result_shape(
     aggregate: Aggregate,
 ) -> tuple[int, ...]:
     """Return the shape of the result from vectors of `dim` elements, or raise if there is none."""
-    images = len(batches[0]) if len(batches) == 1 else len(batches)
+    images = batches[0].shape[0] if len(batches) == 1 else len(batches)
     if aggregate is Aggregate.SUM or aggregate is Aggregate.MEAN:
         return images, dim
     regions = [len(one) for one in boxes]

@@ -90,7 +90,7 @@ def region_pool(
     *,
     workers: int | None,
 ) -> None:
-    """Write what each region is pooled to: (N, R, C)."""
+    """Write the pooled value of each region and channel: (N, R, C)."""
     spec = kernel_spec(x.dtype, pooling)
     threads = threads_for(workers, x.nbytes)
     route = region_route(boxes.tobytes(), x.shape, x.strides, spec, threads)
@@ -153,15 +153,15 @@ def rmac(
 
 
 def describe(vectors: Array, out: Array, aggregation: AggregationOptions) -> None:
-    """Write descriptors of regional vectors (N, R, D), which are overwritten: (N, D).
+    """Write descriptors (N, D) of regional vectors (N, R, D), which are overwritten.
 
-    Where they are not aggregated, they are `out`.
+    For the aggregates NONE and CONCAT, `vectors` and `out` are the same memory.
     """
     kernels.describe(vectors, aggregation, out.reshape(len(out), -1))
 
 
 def _largest_first(batches: Sequence[Array]) -> npt.NDArray[np.intp]:
-    """Return the order in which threads take images, so that none is left with a large one."""
+    """Return the order in which threads take images: a large one at the end would keep one busy."""
     return np.argsort([-x.size for x in batches], kind="stable")
 
 

@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 DEVICE = "cpu"
 ARRAY = "numpy.ndarray"
-DLPACK_DEVICES: tuple[int, ...] = (1, 3)  # host memory, and host memory that CUDA has pinned
+DLPACK_DEVICES: tuple[int, ...] = (1, 3)  # host memory, and host memory pinned by CUDA
 
 _HERE: AbstractContextManager[Any] = nullcontext()
 
@@ -95,10 +95,10 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike, like: Array) -> Array:  
 
 
 def to_device(x: Array, index: int | None) -> Array:  # noqa: ARG001
-    """Return an array of the host, which is there already."""
+    """Return the array itself: it is on the host already."""
     return x
 
 
 def to_host(x: Array) -> Array:
-    """Return an array of the host, which is there already."""
+    """Return the array itself: it is on the host already."""
     return x

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = ["available_isas", "kernels", "second_level_cache"]
 
-ISAS = ("baseline", "x86-64-v3", "x86-64-v4")  # each has all that those before it have
+ISAS = ("baseline", "x86-64-v3", "x86-64-v4")  # each one contains those before it
 
 
 def available_isas() -> list[str]:
-    """Return the instruction sets that this build and this machine both have."""
+    """Return the instruction sets that both this build and this machine have."""
     level = _load("baseline").vector_level()
     return [isa for isa in ISAS[: 1 + level] if find_spec(_module_name(isa))]
 
 
 def second_level_cache() -> int:
-    """Return the bytes of a core's second-level cache, or what is common where none are told."""
+    """Return the bytes of the second-level cache of a core; 512 KiB if the system does not say."""
     try:
         text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text(encoding="ascii")
         return int(text.strip().removesuffix("K")) << 10

@@ -14,20 +14,9 @@ Memory
 Threads
     A task runs on one thread. No thread reads what another writes. Where two channel blocks
     overlap, both write the same values.
-Keys
-    Maxima are taken over integer keys in the order of the values, so that one integer instruction
-    is a maximum, for every dtype. The key of the bits b of a value is
-    ``(b ^ (b >> top & most)) - shift``, wrapping; `top` is the number of the sign bit and `most`
-    the largest key. The exclusive or puts negative floats in order. The shift turns the order so
-    that -inf is the least key and NaNs of either sign are above +inf. Integers of 8 bits are only
-    shifted. Decoding is exact: the result is one of the inputs, bit for bit.
-    A value that is summed is its own key, in float32 or float64, so that the same code combines
-    maxima and sums.
 
-The kernels are in keys.pxd (vectors of keys), values.pxd (values in memory), paths.pxd (from maps
-to vectors), stores.pxd (to results) and describe.pxd (to descriptors). Their inline functions are
-inlined always. The functions in this file that are not inline are the ones that are compiled on
-their own.
+The inner loops are in the files that are named below. Functions that are declared inline are
+inlined always; the others, here, are each compiled on their own.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -36,12 +25,12 @@ from cython.parallel cimport prange, threadid
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uintptr_t
 
 from rmac.cpu.describe cimport Aggregation, normalize, normalize_each, sum_regions
-from rmac.cpu.keys cimport LINE, Vectors, bits_t, key_t
+from rmac.cpu.keys cimport LINE, bits_t, key_t
 from rmac.cpu.paths cimport (
-    Batch, Block, pool_bands, pool_planes, pool_rows, slot_keys, workspace_keys
+    Batch, Block, Target, pool_bands, pool_planes, pool_rows, slot_keys, store_region,
+    workspace_keys,
 )
-from rmac.cpu.stores cimport Results, store_maxima, store_means
-from rmac.cpu.tables cimport Aggregate, KernelSpec, Kind, Path, RegionSpan, Route
+from rmac.cpu.tables cimport Aggregate, KernelSpec, Kind, Path, Route
 from rmac.cpu.values cimport Map
 
 cdef extern from "build.h":
@@ -51,12 +40,6 @@ cdef extern from "build.h":
     const char* RMAC_ISA
     int rmac_vector_level()
     int omp_get_max_threads() nogil
-
-cdef struct Target:
-    # Where the regional vectors of an image go: (region, channel, bin), see `PlanTables`.
-    char* data
-    Py_ssize_t itemsize
-    bint to_float32  # whether maxima are widened to float32; else they keep their dtype
 
 cdef struct Call:
     # What all tasks of a call share.
@@ -153,36 +136,6 @@ cdef Py_ssize_t thread_bytes(const Call* call, Py_ssize_t itemsize) noexcept:
 
 # Tasks, without the GIL.
 
-cdef inline void store_region(
-    const Batch* batch, const Block* block, Py_ssize_t region, key_t shift, const key_t* keys,
-    const Target* target,
-) noexcept nogil:
-    """Combine the vectors of a region, and store the results."""
-    cdef const RegionSpan* span = batch.route.plan.row_spans + region
-    cdef Py_ssize_t first = span.first, step = span.step, bins = batch.route.plan.bins
-    cdef Vectors vectors
-    cdef Results results
-    vectors.count = span.count
-    if batch.route.path == Path.CHANNELS or batch.route.path == Path.GATHER:
-        span = batch.route.plan.band_spans + region
-        first, step, vectors.count = span.first, span.step, span.count
-        if not batch.route.keep_bands:
-            first, vectors.count = region, 1
-    vectors.data = <const char*>(keys + first * batch.route.lanes)
-    vectors.stride = step * batch.route.lanes * sizeof(key_t)
-    results.n, results.itemsize, results.step = block.lanes, target.itemsize, bins * target.itemsize
-    results.kind, results.to_float32 = batch.x.kind, target.to_float32
-    results.cells, results.p = batch.route.plan.cells[region], batch.x.p
-    results.data = target.data + target.itemsize * (
-        (batch.route.plan.out_rows[region] * batch.x.channels + block.first) * bins
-        + batch.route.plan.out_bins[region]
-    )
-    if key_t in floating:
-        store_means(&vectors, shift, &results)
-    else:
-        store_maxima(&vectors, shift, &results)
-
-
 cdef void pool_block(
     const Batch* batch, const Block* block, key_t shift, key_t* workspace, const Target* target
 ) noexcept nogil:
@@ -197,7 +150,7 @@ cdef void pool_block(
         pool_path = pool_rows
     elif batch.route.path == Path.PLANES:
         pool_path = pool_planes
-    else:
+    else:  # CHANNELS or GATHER: `Route` has refused all other numbers
         pool_path = pool_bands
     pool_path(batch, block, shift, workspace, rest)
     for region in range(batch.route.plan.n_regions):
@@ -481,13 +434,9 @@ def read(const int64_t[::1] words, int workers):
 
 
 def build_info():
-    """Return what the compiler made of this module."""
-    return {
-        "version": RMAC_VERSION.decode(),
-        "compiler": RMAC_COMPILER.decode(),
-        "isa": RMAC_ISA.decode(),
-        "openmp": RMAC_OPENMP,
-    }
+    """Return how this module was built."""
+    names = {"version": RMAC_VERSION, "compiler": RMAC_COMPILER, "isa": RMAC_ISA}
+    return {name: text.decode() for name, text in names.items()} | {"openmp": RMAC_OPENMP}
 
 
 def vector_level():

@@ -1,5 +1,6 @@
-/* A line is LINE bytes of keys or of numbers to be added, as one value, which compilers then keep in
-   vector registers. The last argument of what is done to it tells their type. */
+/* A line is LINE bytes of keys, or of numbers to be added. It is one value, so that compilers keep
+   it in vector registers. Where an operation depends on the type of the keys, its last argument has
+   that type. */
 
 #include <stdint.h>
 
@@ -43,40 +44,41 @@ static inline void store_line(void *keys, Line line)
 #define encode(bits, shift) KEYED(encode, shift)(bits, shift)
 #define add_lines(a, b, like) _Generic((like), float: add_lines_float, double: add_lines_double)(a, b)
 
-/* `turned` has the bits that put negative floats in order; integers, here of 8 bits, have none. */
-#define ENCODED(value, bits, turned, shift)                                                        \
-    (((value) ^ (((value) >> (bits - 1)) & (turned))) - (shift))
-#define DECODED(key, bits, turned, shift)                                                          \
-    (((key) + (shift)) ^ ((((key) + (shift)) >> (bits - 1)) & (turned)))
+/* `flipped` has the bits that are flipped in negative floats, to put them in order: none for
+   integers, which have 8 bits here. */
+#define ENCODED(value, bits, flipped, shift)                                                       \
+    (((value) ^ (((value) >> (bits - 1)) & (flipped))) - (shift))
+#define DECODED(key, bits, flipped, shift)                                                         \
+    (((key) + (shift)) ^ ((((key) + (shift)) >> (bits - 1)) & (flipped)))
 
-/* Keeps what was loaded in its register. Compilers would rather load it a second time, which costs
-   twice as much where it crosses cache lines, as all 64 bytes do that are not aligned. */
+/* Keeps a loaded value in its register. Without this, compilers load the value a second time. A
+   load of 64 bytes that are not aligned crosses a cache line, so that two of them are slow. */
 #if REGISTER == 64
 #define LOADED(part) __asm__("" : "+v"(part))
 #else
 #define LOADED(part) (void)0
 #endif
 
-/* gcc makes one instruction of a maximum that is a loop over keys, where there is such a one, and
-   two of vector expressions; clang makes one of those. */
+/* How to write a maximum so that it becomes one instruction, where the machine has one: gcc needs a
+   loop over keys, clang needs vector expressions. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define MAXIMUM_LOOPS(bits) (bits < 64 || REGISTER == 64)
 #else
 #define MAXIMUM_LOOPS(bits) 0
 #endif
 
-#define LINE_OF(bits, key_t, turned)                                                               \
+#define LINE_OF(bits, key_t, flipped)                                                              \
     typedef key_t Keys_##bits __attribute__((vector_size(REGISTER)));                              \
     static inline key_t encode_##bits(key_t value, key_t shift)                                    \
     {                                                                                              \
-        return (key_t)ENCODED(value, bits, turned, shift);                                         \
+        return (key_t)ENCODED(value, bits, flipped, shift);                                        \
     }                                                                                              \
     static inline Line encode_line_##bits(Line line, key_t shift)                                  \
     {                                                                                              \
         for (int i = 0; i < PARTS; i++) {                                                          \
             LOADED(line.part[i]);                                                                  \
             line.part[i] =                                                                         \
-                (Register)ENCODED((Keys_##bits)line.part[i], bits, (key_t)turned, shift);          \
+                (Register)ENCODED((Keys_##bits)line.part[i], bits, (key_t)flipped, shift);         \
         }                                                                                          \
         return line;                                                                               \
     }                                                                                              \
@@ -84,7 +86,7 @@ static inline void store_line(void *keys, Line line)
     {                                                                                              \
         for (int i = 0; i < PARTS; i++)                                                            \
             line.part[i] =                                                                         \
-                (Register)DECODED((Keys_##bits)line.part[i], bits, (key_t)turned, shift);          \
+                (Register)DECODED((Keys_##bits)line.part[i], bits, (key_t)flipped, shift);         \
         return line;                                                                               \
     }                                                                                              \
     static inline Keys_##bits larger_keys_##bits(Keys_##bits x, Keys_##bits y)                     \

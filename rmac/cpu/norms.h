@@ -10,13 +10,14 @@
 #define HAS_FMA 0
 #endif
 
-/* The square of a float32 is exact in float64. That of a float64, if fused, is rounded once less. */
+/* The square of a float32 is exact in float64. That of a float64, if fused, is rounded once less.
+   */
 static inline double add_square(double total, double value)
 {
     return HAS_FMA ? fma(value, value, total) : total + value * value;
 }
 
-#define PARTIAL_SUMS 16 /* interleaved, so that the order does not depend on the width of registers */
+#define PARTIAL_SUMS 16 /* interleaved, so that their order does not depend on register width */
 
 #define SUM_OF_SQUARES(real)                                                                       \
     static double sum_of_squares_##real(const real *values, ptrdiff_t n)                           \

@@ -1,4 +1,4 @@
-"""From the channels of one task to vectors of keys in slots, from which regions are combined.
+"""From the channels of one task to vectors of keys in slots, and from these to regions.
 
 Accumulation: maxima are exact; sums are added in the type of their keys, float or double, in an
     order that depends on shape and strides alone.
@@ -16,6 +16,7 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uintptr_t
 from rmac.cpu.keys cimport (
     Vectors, combine, identity, key_t, lanes_of, pool_short_vectors, pool_vectors
 )
+from rmac.cpu.stores cimport Results, store_maxima, store_means
 from rmac.cpu.tables cimport Path, PlanTables, Program, RegionSpan, RouteTable, Segment
 from rmac.cpu.values cimport Map, apply_power, copy_plane, copy_row, copy_values, prefetch
 
@@ -39,6 +40,12 @@ cdef struct Block:
     const char* data
     Py_ssize_t first, lanes
     bint is_last
+
+cdef struct Target:
+    # Where the regional vectors of an image go: (region, channel, bin), see `PlanTables`.
+    char* data
+    Py_ssize_t itemsize
+    bint to_float32  # whether maxima are widened to float32; else they keep their dtype
 
 
 cdef inline Py_ssize_t prefetch_distance(
@@ -221,6 +228,36 @@ cdef inline void pool_planes(
         transpose(planes + i * line * cells, transposed + i * line, cells, batch.route.lanes, shift)
     pool_segments(&plan.rows, rows, shift, out, row, True)
     run_program(&plan.rows, out, row, row)
+
+
+cdef inline void store_region(
+    const Batch* batch, const Block* block, Py_ssize_t region, key_t shift, const key_t* keys,
+    const Target* target,
+) noexcept nogil:
+    """Combine the vectors of a region, and store the results."""
+    cdef const RegionSpan* span = batch.route.plan.row_spans + region
+    cdef Py_ssize_t first = span.first, step = span.step, bins = batch.route.plan.bins
+    cdef Vectors vectors
+    cdef Results results
+    vectors.count = span.count
+    if batch.route.path == Path.CHANNELS or batch.route.path == Path.GATHER:
+        span = batch.route.plan.band_spans + region
+        first, step, vectors.count = span.first, span.step, span.count
+        if not batch.route.keep_bands:
+            first, vectors.count = region, 1
+    vectors.data = <const char*>(keys + first * batch.route.lanes)
+    vectors.stride = step * batch.route.lanes * sizeof(key_t)
+    results.n, results.itemsize, results.step = block.lanes, target.itemsize, bins * target.itemsize
+    results.kind, results.to_float32 = batch.x.kind, target.to_float32
+    results.cells, results.p = batch.route.plan.cells[region], batch.x.p
+    results.data = target.data + target.itemsize * (
+        (batch.route.plan.out_rows[region] * batch.x.channels + block.first) * bins
+        + batch.route.plan.out_bins[region]
+    )
+    if key_t in floating:
+        store_means(&vectors, shift, &results)
+    else:
+        store_maxima(&vectors, shift, &results)
 
 
 cdef inline Py_ssize_t slot_keys(const RouteTable* route) noexcept nogil:

@@ -1,5 +1,5 @@
-/* Powers and roots of many positive values at a time, in loops that compilers make vectors of. What
-   is done in place to values less than LEAST is done to LEAST; NaN stays NaN. */
+/* Powers and roots of many positive values, in place, in loops that compilers make vectors of.
+   Values below LEAST are raised to LEAST first. NaN stays NaN. */
 
 #include <math.h>
 #include <stddef.h>
@@ -7,13 +7,14 @@
 #include <string.h>
 
 #define LEAST 1e-6
-#define MOST_FACTORS 6 /* of a power that is taken by multiplication */
+#define MOST_FACTORS 6 /* the highest power that is computed by multiplication */
 
 #define SQRT_HALF 0x3F3504F3 /* its bits in float32 */
-#define TO_INTEGER 0x1.8p52  /* added to a double, leaves its integer part in the lowest bits */
+#define TO_INTEGER 0x1.8p52  /* added to a double, it moves the integer part to the lowest bits */
 
-/* x**p to the last bit or so of a float32, for normal x and |p| of at most 6: 2**(p * log2(x)) in
-   float64, by the series of the inverse hyperbolic tangent and of the exponential. */
+/* x**p as 2**(p * log2(x)) in float64, by the series of the inverse hyperbolic tangent and of the
+   exponential. For normal x and |p| <= 6 the error is about one unit in the last place of float32.
+   */
 static inline float power_of(float x, double p)
 {
     int32_t bits, exponent;
@@ -47,7 +48,7 @@ static inline float power_of(float x, double p)
     }
 
 #define POWERS(name, any_power)                                                                    \
-    static inline void apply_power_##name(real *values, ptrdiff_t n, double p)                           \
+    static inline void apply_power_##name(real *values, ptrdiff_t n, double p)                     \
     {                                                                                              \
         switch (p <= MOST_FACTORS && p == (int)p ? (int)p : 0) {                                   \
         case 1: FOR_EACH(x) break;                                                                 \
@@ -59,7 +60,7 @@ static inline float power_of(float x, double p)
         default: FOR_EACH(any_power(x, p))                                                         \
         }                                                                                          \
     }                                                                                              \
-    static inline void apply_root_##name(real *values, ptrdiff_t n, double p)                       \
+    static inline void apply_root_##name(real *values, ptrdiff_t n, double p)                      \
     {                                                                                              \
         for (ptrdiff_t i = 0; i < n && p != 1; i++)                                                \
             values[i] = any_power(values[i], 1 / p);                                               \

@@ -1,4 +1,4 @@
-"""RoIs in image coordinates to bins on the feature map, in Caffe2's arithmetic."""
+"""From RoIs in image coordinates to bins on the feature map, in Caffe2's arithmetic."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Bins(NamedTuple):
     """The bins of some RoIs that hold at least one cell."""
 
     boxes: Integers  # (B, 4) inclusive
-    target: Integers  # (B,) place among all bins: (roi * ph + i) * pw + j
-    image: Integers  # (B,) the map that each lies on
+    target: Integers  # (B,) index among all bins: (roi * ph + i) * pw + j
+    image: Integers  # (B,) index of the map
 
 
 def check_rois(rois: npt.NDArray[Any], images: int) -> tuple[Integers, npt.NDArray[np.float32]]:
-    """Return RoIs' batch indices and corners if all are finite and on one of `images` maps."""
+    """Return batch indices and corners of RoIs, or raise if one is not finite or not on a map."""
     with np.errstate(over="ignore"):  # becomes inf, which is reported
         corners = rois[:, 1:].astype(np.float32)
     index = rois[:, 0]

@@ -17,49 +17,77 @@ from rmac.cpu.threads import default_workers, workers_for
 if TYPE_CHECKING:
     from rmac.cpu.tables import Plan
 
-# CONSTANTS
+# The constants that decide a path. `python bench/constants.py --only NAME` repeats a measurement.
+# The numbers are ratios of times at a quarter and at four times the value, of one thread on Zen 5
+# with AVX-512, to about 0.05; float32 and NCHW unless told otherwise. tests/test_route.py fails
+# if any constant changes by that much.
 
-# Bytes of workspace that stay in the second-level cache: not all, as the map passes through it too.
+# Bytes of workspace that stay in the second-level cache: not all of it, as maps pass through it
+# too.
+# 1x512x48x64 NHWC with 40 random boxes: 1.09, 1.00.
 _CACHE = second_level_cache() * 3 // 4
 
-# PLANES or ROWS. Cells of a plane up to which it is transposed whole, and the same where a row
-# fills less than `_WIDE_ROW` of a line. Rows that fill less than `_NARROW_ROW` of a line are
-# transposed whole in planes of any size.
+# PLANES or ROWS: cells of a plane up to which it is transposed whole.
+# A quarter takes ROWS for 16x2048x8x14: 1.18. Four times takes PLANES for 16x2048x14x14: 1.65.
 _SMALL_PLANE = 128
+# The same where rows fill less than `_WIDE_ROW` of a line.
+# A quarter takes ROWS for 16x2048x13x13: 1.01. Four times takes PLANES for 16x1024x60x12: 1.32.
 _SMALL_PLANE_OF_NARROW_ROWS = 512
+# A quarter is the first of these cases. Four times takes PLANES for 16x2048x14x14: 1.72.
 _WIDE_ROW = 7 / 8
+# Rows that fill less of a line than this are transposed whole, in planes of any size.
+# A quarter takes ROWS for 8x1024x80x7: 1.12. Four times takes PLANES for 16x1024x24x28: 1.70.
 _NARROW_ROW = 1 / 2
 
-# ROWS or GATHER. The least part of a line that a row must fill to be read as a whole line.
+# ROWS or GATHER: rows that fill at least this part of a line are read as whole lines.
+# Views of 8x512x24x32. A quarter takes ROWS for 2 columns: 1.80. Four times takes GATHER for 8:
+# 1.62.
 _SHORTEST_ROW = 1 / 4
 
-# CHANNELS or GATHER. Pixels that fill more than this part of one line are copied to a whole line.
+# CHANNELS or GATHER: pixels that fill more than this part of one line are copied to a whole line.
+# A quarter takes GATHER for 64x8x24x32 NHWC: 1.61. Four times takes CHANNELS for 64x56x24x32 NHWC
+# of uint8: 1.72.
 _ALMOST_A_LINE = 3 / 4
 
-# Workspace of one line of lanes, in caches, up to which PLANES and ROWS are possible.
-_MOST_OF_PLANES = 1
-_MOST_OF_ROWS = 4
+# Workspace for one line of lanes, in caches, up to which PLANES is possible.
+# 40 random boxes. A quarter takes ROWS for 2x512x1000x6: 0.80, so less might do. Four times takes
+# PLANES for 1x256x4000x6: 1.86.
+_MOST_OF_PLANES = 1.0
+# The same of ROWS. It may be more, as most of it is written once and read once.
+# 1x512x48x64. A quarter takes GATHER for 300 random boxes: 3.17. Four times takes ROWS for 2000:
+# 0.19, so more might do.
+_MOST_OF_ROWS = 4.0
 
-# Lanes of a task: as many lines as fit so much workspace, in caches or in bytes; of ROWS and
-# PLANES never more than `_MOST_LINES`.
-_BLOCK_OF_CHANNELS = 6
+# Lanes of a task of CHANNELS, ROWS and PLANES: as many lines as fit so much workspace, the first
+# two in caches, the last in bytes.
+# CHANNELS: 1x512x48x64 NHWC with 40 random boxes: 1.08, 1.01.
+_BLOCK_OF_CHANNELS = 6.0
+# 4x512x48x64: 1.04, 1.03. It bounds the workspace of a thread.
 _BLOCK_OF_ROWS = 1 / 4
+# 16x2048x20x12: 0.64, 1.01. 64x2048x7x7: 1.17, 0.99.
 _BLOCK_OF_PLANES = 48 << 10
+# Lines of a task of ROWS or PLANES, at most.
+# 64x2048x7x7: 1.54, 1.36. 16x2048x14x14: 1.07, 1.05.
 _MOST_LINES = 4
 
-# Tasks for each thread, at least.
+# Tasks for each thread at least, so that no thread is left without work. With two threads a quarter
+# leaves all of 1x2048x24x32 NHWC to one.
 _TASKS_PER_THREAD = 2
 
 # Intervals of all bands, in vectors, that CHANNELS and GATHER keep to the end.
+# 1x512x48x64 NHWC. A quarter with 40 random boxes: 1.00. Four times with 200: 1.12.
 _MOST_BANDS = 4096
 
-# Bytes between what is read and what is prefetched.
+# Bytes between what is read and what is prefetched: some rows or planes ahead, little of the cache.
+# 8x2048x24x32: 0.95, 0.98; NHWC: 1.04, 0.99.
 _PREFETCH = 1 << 16
 
-# Bytes of maps that are worth a thread.
+# Bytes of maps that are worth a thread. The benchmark of this one needs an idle machine.
 _SMALL_TASK = 1 << 16
 
-# Bytes of maps that are pooled while OpenMP's threads wait busily for more work.
+# Bytes of maps that one thread pools in the time that OpenMP's threads wait busily for more work.
+# Whitening on a machine with other work. A quarter takes two threads for 4x2048x24x32: 1.4. Four
+# times takes one thread for 16x2048x24x32: 0.8. Not measured on an idle machine.
 _BUSY_WAIT = 1 << 26
 
 
@@ -174,7 +202,7 @@ def _lanes(plan: Plan, shape: tuple[int, ...], spec: KernelSpec, path: Path, thr
     workspace = _workspace_of_line(plan, path, spec)
     match path:
         case Path.CHANNELS:
-            lines = _BLOCK_OF_CHANNELS * _CACHE // workspace
+            lines = int(_BLOCK_OF_CHANNELS * _CACHE) // workspace
         case Path.ROWS:
             lines = min(int(_BLOCK_OF_ROWS * _CACHE) // workspace, _MOST_LINES)
         case Path.PLANES:

@@ -98,7 +98,7 @@ cdef class KernelSpec:
     kind : the `Kind` of the values
     sums : whether values are summed; else their maxima are taken
     p : the power of the values that is summed, 0 for the values themselves
-    shift : subtracted from keys, see kernels.pyx
+    shift : subtracted from keys, see keys.pxd
     itemsize : bytes of a key, or of a number that is summed
     line : keys in a line
     """

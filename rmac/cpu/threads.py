@@ -1,4 +1,4 @@
-"""How many threads a call uses: the one rule."""
+"""How many threads a call may use. No other place decides it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import PurePosixPath
 
 from rmac.cpu.isa import kernels
 
-_MOST = 8 * (os.cpu_count() or 1)
+_MOST = 8 * (os.cpu_count() or 1)  # threads; more gain nothing, and may fail to start
 
 
 def workers_for(workers: int | None) -> int:
     """Return the threads to use: those asked for, or the default; 1 in a forked child.
 
     A child made by fork has none of the parent's OpenMP threads, and GNU's runtime waits for them
-    for ever; that holds too where only another library used OpenMP in the parent. Far more threads
-    than CPUs gain nothing, and the runtime ends the process when it cannot start them.
+    for ever. That is so even if only another library used OpenMP in the parent. The threads asked
+    for are limited, since the runtime ends the process when it cannot start them.
     """
     if _forked:
         return 1
@@ -44,7 +44,7 @@ def _affinity() -> int:
 
 
 def cgroup_quota(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> float | None:
-    """Return the CPUs' worth of time that this process's cgroups allow, None if unlimited."""
+    """Return how many CPUs the cgroups of this process allow, None if unlimited."""
     groups = [line.split(":", 2) for line in _read(proc).splitlines() if line.count(":") >= 2]
     quotas = []
     for _, controllers, path in groups:
@@ -59,7 +59,7 @@ def cgroup_quota(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") 
 
 
 def _upwards(path: str) -> list[str]:
-    """Return a cgroup's folder and those above it; a container sees its own as the root."""
+    """Return the folder of a cgroup and all above it; a container sees its own as the root."""
     folder = PurePosixPath(path.strip())
     return [str(up).rstrip("/") for up in (folder, *folder.parents)]
 
@@ -81,7 +81,7 @@ def _read(path: str) -> str:
 
 
 def _is_forked() -> bool:
-    """Tell whether this process was forked and never executed a program of its own (on Linux)."""
+    """Return whether this process was forked and has not executed a program since (on Linux)."""
     flags = _read("/proc/self/stat").rpartition(")")[2].split()[6:7]
     return bool(flags) and bool(int(flags[0]) & _PF_FORKNOEXEC)
 

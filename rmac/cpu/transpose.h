@@ -1,15 +1,15 @@
-/* Transposition of keys in vector registers. Each takes a piece of 16 bytes of one row in each of its
-   16-byte lanes; rounds of zipping two of them, lane by lane, then turn rows into columns. */
+/* Transposition of keys in vector registers. A register holds 16-byte pieces of one or more rows.
+   Rounds of zipping turn rows into columns: each zips two registers, piece by piece. */
 
 #include <stddef.h>
 
-#define PIECE 16 /* bytes; wider registers zip only within lanes of that many */
+#define PIECE 16 /* bytes; wider registers zip only within pieces of this size */
 
 #if REGISTER > PIECE
 #include <immintrin.h>
 #endif
 
-/* As many rows' pieces as a register has room for. */
+/* Pieces of as many rows as a register has room for. */
 static inline Register load_pieces(const char *piece, ptrdiff_t stride)
 {
 #define LOAD(i) _mm_loadu_si128((const __m128i *)(piece + (i) * stride))
@@ -27,7 +27,8 @@ static inline Register load_pieces(const char *piece, ptrdiff_t stride)
 #undef LOAD
 }
 
-/* gcc makes one instruction of a shuffle, clang of the loop. */
+/* How to write a shuffle so that it becomes one instruction: gcc needs the builtin, clang a loop.
+   */
 #if defined(__GNUC__) && !defined(__clang__)
 #define TAKE(a, b, keys, i, from) keys[i] = (from) + (i) % 2 * (int)(REGISTER / sizeof(keys[0]))
 #define TAKEN(a, b, keys) __builtin_shuffle(a, b, keys)
@@ -36,9 +37,9 @@ static inline Register load_pieces(const char *piece, ptrdiff_t stride)
 #define TAKEN(a, b, keys) (keys)
 #endif
 
-/* `zip` deals the lower or the upper halves of lanes out, one key of a, one of b. `transpose` takes
-   rows that follow one another, as many as a line has keys, to lines of columns, `stride` keys apart.
-   Where the last piece would pass the end of a row, it begins sooner. */
+/* `zip` takes the lower or the upper half of each piece: one key of a, one key of b, and so on.
+   `transpose` reads contiguous rows, as many as a line has keys, and writes each column as a line,
+   `stride` keys apart. If the last piece would pass the end of a row, it starts earlier. */
 #define TRANSPOSITION(bits, key_t)                                                                 \
     static inline Register zip_##bits(Register a, Register b, int upper)                           \
     {                                                                                              \

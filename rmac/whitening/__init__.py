@@ -309,8 +309,8 @@ class Whitening:
         ``eps`` and ``kind``; and ``count``, ``unit``, and ``scatter``, so that learning can go on
         from it. While there are fewer vectors than channels, it holds ``rows`` instead of
         ``scatter``, with ``scatter = rows.T @ rows``: these are vectors that were learned from,
-        without their mean. If there are too few vectors for a projection, the file holds the other
-        arrays.
+        without their mean. If there are too few vectors for a projection, or all directions are
+        cut, the file holds the other arrays.
 
         Parameters
         ----------

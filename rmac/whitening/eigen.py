@@ -9,8 +9,10 @@ import numpy as np
 from rmac._backend import Array, namespace_of
 
 _EPS = float(np.finfo(np.float64).eps)
-_SMALL = 1024  # `eigh` of a smaller matrix takes less than half a second
-_FEWEST = 8  # blocks; spectra that fall off as 1/i took 13, and faster ones 9
+_SMALL = 1024  # `eigh` of a smaller matrix takes less than a second
+# The blocks that there must be room for. Eigenvalues that fall off as 1/i took 13, faster ones 9.
+# For 64 components of 3072 channels it took 5.8 s of CPU time on 2 cores, and `eigh` 15.6 s.
+_FEWEST = 8
 _SPARE = 8  # vectors of a block beyond those that are asked for
 _GROWTH = 1.3  # the share by which the basis grows between two solutions in it
 
@@ -81,7 +83,7 @@ def _steps_left(before: float, residual: float, steps: float, tolerance: float) 
 
     It was `before` some steps ago. Convergence speeds up, so half of a linear estimate is low.
     """
-    rate = math.log(before / max(residual, tolerance)) / steps
+    rate = math.log(max(before, tolerance) / max(residual, tolerance)) / steps
     return math.log(max(residual / tolerance, 1)) / rate / 2 if rate > 0 else math.inf
 
 

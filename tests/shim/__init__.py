@@ -106,17 +106,9 @@ for _name in ("eq", "ge", "gt", "lt", "radd", "rmul"):
     setattr(ndarray, f"__{_name}__", _on_device(getattr(np.ndarray, f"__{_name}__")))
 for _name in ("argmax", "diagonal", "max", "mean", "sum", "swapaxes", "trace"):
     setattr(ndarray, _name, _on_device(getattr(np.ndarray, _name)))
-for _name in (
-    "ascontiguousarray",
-    "concatenate",
-    "matmul",
-    "maximum",
-    "outer",
-    "sign",
-    "sqrt",
-    "take",
-):
+for _name in ("ascontiguousarray", "concatenate", "matmul", "maximum", "outer", "sign", "sqrt"):
     globals()[_name] = _on_device(getattr(np, _name))
+take = _on_device(np.take)
 take_along_axis = _on_device(np.take_along_axis)
 where = _on_device(np.where)
 linalg = SimpleNamespace(eigh=_on_device(np.linalg.eigh), qr=_on_device(np.linalg.qr))
