@@ -36,9 +36,9 @@ _AXES: dict[str, tuple[int, ...]] = {
 def feature_maps(
     backend: Backend, x: Array | Sequence[Array], layout: Layout
 ) -> tuple[list[Array], DtypeInfo]:
-    """Return feature maps that have cells as views (N, C, H, W), and their dtype; or raise.
+    """Return views (N, C, H, W) of feature maps, and their dtype; raise if a map has no cells.
 
-    There is one view of a batch; of a list of maps without the axis N, one for each map, with N 1.
+    A batch gives one view. A list of maps, without the axis N, gives one view for each, with N = 1.
     """
     choice("layout", layout, LAYOUTS)
     if not isinstance(x, (list, tuple)):
@@ -51,18 +51,18 @@ def feature_maps(
         name = f"x[{i}]"
         if backend.device_index(one) != device:
             require_same_device(one, name, x[0], "x[0]")
-        maps, own = feature_map(backend, one, layout[1:], name)
+        maps, info = feature_map(backend, one, layout[1:], name)
         _require_cells(maps, name)
         if i == 0:
-            info, channels = own, maps.shape[1]
-        if own is not info:
-            raise TypeError(f"{name}: expected dtype {info.name} as x[0] has, got {own.name}")
+            first, channels = info, maps.shape[1]
+        if info is not first:
+            raise TypeError(f"{name}: expected dtype {first.name} as x[0] has, got {info.name}")
         if maps.shape[1] != channels:
             raise ValueError(
                 f"{name}: expected {channels} channels as x[0] has, got {maps.shape[1]}"
             )
         batches.append(maps)
-    return batches, info
+    return batches, first
 
 
 def feature_map(
@@ -79,7 +79,7 @@ def feature_map(
         x, layout = x[None], f"N{layout}"
     maps = x.transpose(_AXES[layout])
     if maps.ndim == 3:
-        # Not maps[:, :, None]: its rows are 0 bytes apart, and packed channels would not look so.
+        # Not maps[:, :, None]: its rows are 0 bytes apart, which hides that maps are contiguous.
         maps = maps.reshape(*maps.shape[:2], 1, maps.shape[2])
     return maps, info
 
@@ -104,7 +104,7 @@ def _require_cells(maps: Array, name: str) -> None:
 
 
 def feature_vectors(x: Array, name: str = "vectors") -> tuple[Array, DtypeInfo]:
-    """Return vectors (..., C) of a dtype that maps may have, and that dtype; or raise."""
+    """Return the vectors (..., C), and what is known of their dtype; or raise."""
     x = backend_of(x, name).plain(x, name)
     info = dtype_info(x.dtype, name)
     if not x.ndim:

@@ -25,7 +25,9 @@ class DtypeInfo(NamedTuple):
     name: str
     kind: Kind
     itemsize: int
-    key_shift: int  # subtracted from the ordered bits, so that -inf is the least key
+    # Subtracted from the ordered bits. It makes -inf the least key of floats; of unsigned integers
+    # it is minus the middle of their range.
+    key_shift: int
     descriptor: np.dtype[Any]  # of descriptors and means of such maps
     safetensors: str  # its code in .safetensors files
     unit: float  # the largest relative rounding error of its values; 0 if they are exact

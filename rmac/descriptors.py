@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["rmac"]
 
-_BLOCK = 1 << 25  # bytes of regional vectors, before and after whitening, of one block
+_BLOCK = 1 << 25  # bytes in one block: regional vectors before and after whitening
 
 
 @overload
@@ -100,7 +100,7 @@ def rmac(
         threads of NumPy's BLAS. A whitening of `kind` "descriptors" gives a `UserWarning`.
     aggregate : {"sum", "mean", "concat", "none"}, default "sum"
         How the vectors of the R regions become a descriptor: their sum; their mean; all in one
-        vector, one region after the other; or not at all, so that the result is (N, R, D).
+        vector, one region after the other; or, with "none", they stay separate: (N, R, D).
     normalize : bool, default True
         Whether to L2-normalise the descriptor. It has no effect with ``aggregate="none"``.
     eps : float, default 0.0
@@ -131,9 +131,10 @@ def rmac(
 
     Notes
     -----
-    A NaN in a region makes its normalised vector NaN, and so the descriptor. The descriptor of an
-    image has the same bits in every batch and with any number of `workers`. With `whitening` it is
-    the same to rounding, since the matrix product may round differently for other batches.
+    A NaN in a region makes its normalised vector NaN, and then the descriptor is NaN too. The
+    descriptor of an image has the same bits in every batch and with any number of `workers`. With
+    `whitening` it is the same to rounding, since the matrix product may round differently for other
+    batches.
 
     References
     ----------
@@ -227,7 +228,7 @@ def _state_of(whitening: Whitening, maps: Array) -> State:
 
 @dataclass(frozen=True)
 class _WhitenedPipeline:
-    """The pipeline with a matrix product in the middle. It works on a block of images at a time."""
+    """The pipeline with whitening. It works on a block of images at a time."""
 
     backend: Backend
     pooling: PoolingOptions

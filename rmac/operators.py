@@ -110,7 +110,7 @@ def run_on_device(
     x : array
         The operator's input.
     device : {None, "cpu", "cuda", "cuda:N"}, optional
-        Where to run. None is the device of `x`. A device that is named is a consent to move `x`.
+        Where to run. None is the device of `x`. If you name a device, `x` may be copied there.
     **args
         Arguments of a named operator.
 
@@ -122,7 +122,7 @@ def run_on_device(
     Raises
     ------
     TypeError
-        If `x` is not an array where one is needed, or `args` are given for an instance.
+        If `x` is not an array, or `args` are given for an instance.
     ValueError
         If the operator has no code for the device, or the device's name is not one.
     """
@@ -224,17 +224,21 @@ def _require_registered(name: str) -> None:
         raise ValueError(f"name: expected one of {', '.join(known)}, got {name!r}")
 
 
+def _factory(function: Callable[..., Any], backend: Backend) -> Factory:
+    """Return what is registered: given options, it returns a function of x."""
+    return lambda **options: partial(function, backend, **options)
+
+
 def public_operator(
     name: str,
 ) -> Callable[[Callable[Concatenate[Backend, Params], Result]], Callable[Params, Result]]:
-    """Make a function of (backend, x, ...) an operator, and the public function that runs it."""
+    """Register a function of (backend, x, ...) as an operator, and return the public function."""
 
     def decorate(
         function: Callable[Concatenate[Backend, Params], Result],
     ) -> Callable[Params, Result]:
         for device, backend in BACKENDS.items():
-            # Called with options, this factory returns a function of x.
-            _register(device, name, partial(partial, function, backend), replace=False)
+            _register(device, name, _factory(function, backend), replace=False)
         should_not_do_gradient(name)
 
         signature = inspect.signature(function)

@@ -26,7 +26,7 @@ _warned_of_gaps = False
 
 
 class _Preset(NamedTuple):
-    """How one implementation computes and orders its windows."""
+    """How a preset computes and orders its windows."""
 
     dtype: type[np.floating[Any]]  # of every intermediate result
     centred: bool  # the centres of windows are rounded, not their edges

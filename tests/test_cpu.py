@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import hypothesis.strategies as st
 import numpy as np
@@ -122,7 +123,7 @@ def test_kernels_have_the_same_numbers(ours, theirs):
     }
 
 
-@pytest.mark.parametrize("kind", [0, 7, -1])
+@pytest.mark.parametrize("kind", [0, max(_dtypes.Kind) + 1, -1])
 def test_an_unknown_kind_is_an_error(kind):
     with pytest.raises(ValueError, match=f"kind: expected a Kind, got {kind}"):
         tables.KernelSpec(np.dtype("int8"), kind, sums=False, p=0, shift=0, itemsize=1)
@@ -135,7 +136,7 @@ def test_keys_of_another_size_are_an_error(sums, itemsize):
         tables.KernelSpec(bits, kind, sums=sums, p=0, shift=0, itemsize=itemsize)
 
 
-@pytest.mark.parametrize("aggregate", [4, -1])
+@pytest.mark.parametrize("aggregate", [max(_options.Aggregate) + 1, -1])
 def test_an_unknown_aggregate_is_an_error(rng, aggregate):
     """Before anything is written."""
     options = AggregationOptions(True, aggregate, True, 0.0)
@@ -167,7 +168,7 @@ def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
         x = random_map(rng, shape, DTYPES[dtype], 0.05)
         boxes = rmac.region_grid(*shape[2:], levels=4).boxes
         expected = reference.region_pool(x, boxes)
-        means, allowed = reference.region_mean(x, boxes, 3, np.float32)
+        means, allowed = reference.region_mean(x, boxes, np.float32, pool="gem")
         if path == Path.PLANES and shape[1] * x.itemsize < LINE_BYTES:
             continue  # it takes whole lines of channels
         if path == Path.ROWS and (shape[2] + 1) * shape[3] * x.itemsize < LINE_BYTES:
@@ -228,6 +229,18 @@ def test_no_copy_of_the_map(rng):
 def test_read_reads_every_word(rng, workers):
     words = rng.integers(-(2**62), 2**62, 100_003)
     assert kernels.read(words, workers) == np.bitwise_xor.reduce(words)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/cpuinfo"), reason="needs Linux's list of flags")
+def test_isas_are_those_that_the_machine_and_the_build_have():
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        flags = set(file.read().split())
+    needed = {"x86-64-v3": "avx2", "x86-64-v4": "avx512bw"}
+    built = [name for name in isa.ISAS if find_spec(isa._module_name(name))]
+    expected = [name for name in built if name not in needed or needed[name] in flags]
+    assert isa.available_isas() == expected
+    assert set(isa.ISAS) == {"baseline", *needed}
+    assert not kernels.machine_has("avx1024")
 
 
 @pytest.mark.parametrize("isa", isa.available_isas())

@@ -42,7 +42,7 @@ def test_windows_of_a_level_span_the_map(height, width, options):
 
 
 def test_the_whole_map_comes_first_with_cirtorch_alone():
-    for preset in ("caffe2", "matlab", "cirtorch"):
+    for preset in regions.PRESETS:
         grid = rmac.region_grid(5, 9, preset=preset)
         assert (grid.level == 0).sum() == (preset == "cirtorch")
     assert grid.boxes[0].tolist() == [0, 0, 8, 4]

@@ -23,9 +23,9 @@ from hypothesis import given, settings
 import rmac
 from rmac._arrays import feature_map
 from rmac._backend import HOST
+from rmac._options import PRESETS
 
 AXES = {"NCT": (0, 1, 2), "NTC": (0, 2, 1)}
-PRESETS = ("caffe2", "matlab", "cirtorch")
 GRID_OPTIONS = {"levels": st.integers(1, 6), "preset": st.sampled_from(PRESETS)}
 
 
