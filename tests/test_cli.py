@@ -226,6 +226,7 @@ def test_describe_takes_fewer_maps_at_a_time_where_it_makes_much_of_them(
     describe = rmac.rmac
     monkeypatch.setattr(rmac, "rmac", count)
     command = ["describe", str(features), "-o", str(tmp_path / "d.npy"), "--aggregate", "none"]
+    command += ["--workers", "1"]
     assert main([*command, "--levels", "1"]) == 0
     assert main([*command, "--levels", "6"]) == 0
     assert counts == [0, 2, 2, 1, 0, 1, 1, 1, 1, 1]
