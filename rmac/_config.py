@@ -9,6 +9,7 @@ from rmac._checks import choice
 from rmac.cpu import threads
 from rmac.cpu.isa import available_isas, kernels
 
+workers_for = threads.workers_for  # for the command line, which knows no backend
 __version__: str = kernels.build_info()["version"]
 
 

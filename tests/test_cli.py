@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import termios
+import threading
 
 import ml_dtypes
 import numpy as np
@@ -86,6 +87,44 @@ def test_describe(tmp_path, rng, monkeypatch, layout, order, dtype):
     assert sorted(os.listdir(tmp_path)) == ["d.npy", "x.npy"]
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_describe_in_threads_of_their_own_keeps_the_order(tmp_path, rng, monkeypatch, order):
+    monkeypatch.setattr(files, "_TILE", 9000)  # two maps
+    x = rng.random((101, 8, 9, 12)).astype("float32", order=order)
+    np.save(tmp_path / "x.npy", x)
+    seen = set()
+
+    def note(part, **options):
+        seen.add((threading.get_ident(), len(part), options.get("workers")))
+        return describe(part, **options)
+
+    describe = rmac.rmac
+    monkeypatch.setattr(rmac, "rmac", note)
+    command = ["describe", str(tmp_path / "x.npy"), "-o", str(tmp_path / "d.npy")]
+    assert main([*command, "--workers", "4"]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), describe(x))
+    assert {(count, workers) for _, count, workers in seen} == {(0, 4), (2, 1), (1, 1)}
+    idents = {thread for thread, count, _ in seen if count}
+    assert 1 <= len(idents) <= 4
+    assert threading.get_ident() not in idents
+
+
+def test_describe_shares_large_maps_among_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr("rmac.cli.describe._LARGEST", 3 * (4 * 8 * 9 * 12 + 32))
+    np.save(tmp_path / "x.npy", np.ones((9, 8, 9, 12), "float32"))
+    calls = []
+    command = ["describe", str(tmp_path / "x.npy"), "-o", str(tmp_path / "d.npy")]
+    describe = rmac.rmac
+    monkeypatch.setattr(rmac, "rmac", lambda x, **o: calls.append(o) or describe(x, **o))
+    for workers, passed in ((2, 1), (8, 1), (1, 1)):
+        calls.clear()
+        assert main([*command, "--workers", str(workers)]) == 0
+        assert calls[-1] == {"workers": passed}
+    monkeypatch.setattr("rmac.cli.describe._LARGEST", 10)
+    assert main([*command, "--workers", "4"]) == 0
+    assert calls[-1] == {"workers": 4}
+
+
 def test_describe_no_maps(tmp_path):
     np.save(tmp_path / "x.npy", np.empty((0, 6, 4, 4), "float32"))
     assert main(["describe", str(tmp_path / "x.npy"), "-o", str(tmp_path / "d.npy")]) == 0
@@ -131,7 +170,9 @@ def test_describe_passes_each_option_on_if_it_is_given(features, tmp_path, monke
     command = ["describe", str(features), "-o", str(tmp_path / "d.npy")]
     assert main(command) == 0
     assert main([*command, *as_arguments(OPTIONS)]) == 0
-    assert calls == [{}, {}, OPTIONS, OPTIONS]
+    assert calls[0] == {}
+    assert calls[1] in ({}, {"workers": 1})  # several threads have batches of their own
+    assert calls[2:] == [OPTIONS, OPTIONS]
     others = {"x", "out", "whitening"}  # the last has a test of its own
     assert OPTIONS.keys() == inspect.signature(describe).parameters.keys() - others
 
@@ -185,6 +226,7 @@ def test_describe_takes_fewer_maps_at_a_time_where_it_makes_much_of_them(
     describe = rmac.rmac
     monkeypatch.setattr(rmac, "rmac", count)
     command = ["describe", str(features), "-o", str(tmp_path / "d.npy"), "--aggregate", "none"]
+    command += ["--workers", "1"]
     assert main([*command, "--levels", "1"]) == 0
     assert main([*command, "--levels", "6"]) == 0
     assert counts == [0, 2, 2, 1, 0, 1, 1, 1, 1, 1]

@@ -209,13 +209,14 @@ SAVE = {
 
 @pytest.mark.parametrize("save", SAVE)
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("workers", ["1", "3"])
 def test_a_file_that_changes_while_it_is_read(
-    features, tmp_path, describe, capsys, monkeypatch, save, change
+    features, tmp_path, describe, capsys, monkeypatch, save, change, workers
 ):
     name, write = SAVE[save]
-    write(tmp_path / name, np.load(features))
+    write(tmp_path / name, np.concatenate([np.load(features)] * 40))
     after_a_batch(monkeypatch, lambda: change(tmp_path / name))
-    assert describe(tmp_path / name) == 2
+    assert describe(tmp_path / name, "--workers", workers) == 2
     assert f"{name}: {CHANGES[change]}" in error_of(capsys, "describe")
     assert sorted(os.listdir(tmp_path)) == ["features.npy", name]
 
@@ -224,7 +225,7 @@ def test_a_file_that_is_replaced_is_read_to_its_end(features, tmp_path, describe
     x = np.load(features)
     np.save(tmp_path / "y.npy", 0 * x)
     after_a_batch(monkeypatch, lambda: os.replace(tmp_path / "y.npy", features))
-    assert describe() == 0
+    assert describe(features, "--workers", "1") == 0
     np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), rmac.rmac(x))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from contextlib import closing
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 import rmac
 from rmac._arrays import require_axes
+from rmac._config import workers_for
 from rmac.cli.files import batches, naming, open_array, require_suffix
 from rmac.cli.rows import write_rows
 from rmac.cli.whitenings import load_whitening, require_channels
@@ -18,6 +20,9 @@ from rmac.cli.whitenings import load_whitening, require_channels
 if TYPE_CHECKING:
     import argparse
 
+    from rmac.cli.array_file import ArrayFile
+
+_LARGEST = 1 << 26  # bytes of a map for each of all threads together
 _OPTIONS = inspect.signature(rmac.rmac).parameters
 
 
@@ -38,5 +43,25 @@ def run(options: argparse.Namespace) -> None:
         # A batch of no maps checks options, dtype and shape before any file is written.
         none = rmac.rmac(np.empty((0, *maps.shape[1:]), maps.dtype), **settings)
     row_bytes = prod(none.shape[1:]) * none.itemsize
-    with closing(batches(maps, "map", row_bytes)) as parts:
-        write_rows(options, maps, others, none, (rmac.rmac(part, **settings) for part in parts))
+    threads = _threads(maps, row_bytes, settings)
+    if threads > 1:
+        settings["workers"] = 1
+
+    def described(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return rmac.rmac(part, **settings)
+
+    with closing(batches(maps, "map", row_bytes, described, threads)) as parts:
+        write_rows(options, maps, others, none, parts)
+
+
+def _threads(maps: ArrayFile, row_bytes: int, settings: dict[str, Any]) -> int:
+    """Return how many threads read and describe batches of their own.
+
+    With 1 the threads share each batch: where maps are large, and where a BLAS or Zarr has threads
+    too. Else threads of their own are faster: 2 GB in the page cache take 0.2 s with two threads,
+    and 1.6 s if they share batches of 64 MB, on a machine with other load.
+    """
+    if "whitening" in settings or maps.chunk_bytes:
+        return 1
+    fitting = _LARGEST // max(1, row_bytes + prod(maps.shape[1:]) * maps.dtype.itemsize)
+    return max(1, min(workers_for(settings.get("workers")), fitting))

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rmac.cli.flat_files import open_npy, open_safetensors
 from rmac.cli.zarr_files import open_zarr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
     import numpy.typing as npt
 
     from rmac.cli.array_file import ArrayFile
 
+Result = TypeVar("Result")
+
 _BATCH = 1 << 26  # bytes of a batch
+_TILE = 1 << 22  # bytes of a batch in one of several threads: what is read stays in its cache
 
 
 def open_array(path: str, key: str | None = None) -> ArrayFile:
@@ -46,22 +51,55 @@ def naming(names: Mapping[str, str]) -> Iterator[None]:
 
 
 def batches(
-    array: ArrayFile, unit: str, row_bytes: int = 0
+    array: ArrayFile,
+    unit: str,
+    row_bytes: int = 0,
+    function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
+    threads: int = 1,
 ) -> Generator[npt.NDArray[Any], None, None]:
     """Yield all rows of an array, a batch at a time, with a progress bar on a terminal.
 
     A batch may be overwritten by the next. `row_bytes` are the bytes of the caller's result of a
-    row: they count as bytes of the batch.
+    row: they count as bytes of the batch. With a `function`, its results are yielded, in the same
+    order; with more `threads`, they are computed in these, from smaller batches.
     """
     input_bytes = prod(array.shape[1:]) * array.dtype.itemsize
     whole_chunks = array.chunk_rows * input_bytes <= max(_BATCH, array.chunk_bytes)
     step = array.chunk_rows if whole_chunks else 1
-    rows = max(1, _BATCH // max(1, input_bytes + row_bytes) // step) * step
-    with _progress(array.shape[0], unit) as advance:
-        for first in range(0, array.shape[0], rows):
-            batch = array.read(first, min(first + rows, array.shape[0]))
-            yield batch
-            advance(len(batch))
+    size = _BATCH if threads == 1 else min(_BATCH, _TILE)
+    rows = max(1, size // max(1, input_bytes + row_bytes) // step) * step
+
+    def work(first: int) -> npt.NDArray[Any]:
+        part = array.read(first, min(first + rows, array.shape[0]))
+        return part if function is None else function(part)
+
+    with (
+        _progress(array.shape[0], unit) as advance,
+        closing(_in_order(work, range(0, array.shape[0], rows), threads)) as results,
+    ):
+        for result in results:
+            yield result
+            advance(len(result))
+
+
+def _in_order(
+    work: Callable[[int], Result], items: Iterable[int], threads: int
+) -> Generator[Result, None, None]:
+    """Yield the results of `work`, computed in threads; few of them wait to be taken."""
+    if threads == 1:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupted command ends at once
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from io import BytesIO
 from math import prod
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -139,16 +140,16 @@ def _flat_array(
     *,
     fortran: bool = False,
 ) -> ArrayFile:
-    """Return an array whose rows are read into one buffer, which is used again."""
+    """Return an array whose rows are read into one buffer a thread, which is used again."""
     native = dtype.newbyteorder("=")
     row = prod(shape[1:]) * dtype.itemsize
-    buffer = np.empty(0, np.uint8)
+    kept = local()
 
     def read(first: int, last: int) -> npt.NDArray[Any]:
-        nonlocal buffer
         size = (last - first) * row
-        if len(buffer) < size:
-            buffer = np.empty(size, np.uint8)
+        buffer = getattr(kept, "buffer", None)
+        if buffer is None or len(buffer) < size:
+            buffer = kept.buffer = np.empty(size, np.uint8)
         values = buffer[:size].view(dtype)
         if fortran and size:
             _read_columns(file, values.reshape(last - first, -1), offset, shape[0], first)
