@@ -24,11 +24,11 @@ def explain(error: BaseException) -> str:
 def end_command_line(error: Exception) -> None:
     """End the process in one line if it is the command line; else return.
 
-    The command line imports rmac before its own code can catch anything. Python has "-m" as the
-    name of the program while it looks for the module that `python -m` runs.
+    The command line imports rmac before its own code can catch anything.
     """
-    program = getattr(sys, "argv", [""])[:1]
-    if program and os.path.basename(program[0]) in ("-m", "rmac"):
+    program = os.path.basename(getattr(sys, "argv", [""])[0])
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] if "-m" in sys.orig_argv else []
+    if program == "rmac" or module == ["rmac"]:
         say("rmac", f"error: {explain(error)}")
         raise SystemExit(2)
 
