@@ -205,7 +205,7 @@ def test_scikit_learn(dtype, whiten, dim):
     vectors = VECTORS.astype(dtype)
     for kind in (decomposition.PCA, decomposition.IncrementalPCA):
         pca = kind(dim, whiten=whiten)
-        with pytest.raises(ValueError, match="pca: expected a fitted one"):
+        with pytest.raises(ValueError, match="pca: expected a fitted PCA"):
             Whitening.from_sklearn(pca)
         w = Whitening.from_sklearn(pca.fit(vectors))
         np.testing.assert_allclose(w.apply(vectors), pca.transform(vectors), atol=1e-5)
@@ -239,7 +239,7 @@ def test_faiss_there_and_back(tmp_path, dim, power, rotated):
     faiss = optional_module("faiss")
     vectors = VECTORS.astype(np.float32)
     pca = faiss.PCAMatrix(6, dim, power, rotated)
-    with pytest.raises(ValueError, match="transform: expected a trained one"):
+    with pytest.raises(ValueError, match="transform: expected a trained transform"):
         Whitening.from_faiss(pca)
     pca.train(vectors)
     path = str(tmp_path / "pca")
