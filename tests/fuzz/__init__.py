@@ -1,0 +1,1 @@
+"""Random calls of every public function, right and wrong ones: ``python -m fuzz --help``."""

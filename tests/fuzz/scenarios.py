@@ -1,0 +1,141 @@
+"""Calls that belong together: options that change, grids that are written, maps that are huge."""
+
+import ctypes
+import mmap
+import platform
+from contextlib import suppress
+
+import numpy as np
+
+import rmac
+from fuzz.calls import Call, draw_values, pick
+from fuzz.known import KNOWN_FAULTS
+from fuzz.values import Index
+
+_NO_ARGUMENTS = {"x": "none"}
+
+
+def _scenario(run):
+    """Return a call of no arguments; `run` raises AssertionError if something is wrong."""
+    return Call(lambda _: run(), None, {}, lambda _: None, _NO_ARGUMENTS)
+
+
+def _nothing():
+    return _scenario(lambda: None)
+
+
+def changed_option(rng, memory):
+    """An option object that changes between two calls counts with its value of each call."""
+    if "changed option" in KNOWN_FAULTS:
+        return _nothing()
+    x = memory.input(draw_values(rng, (1, 3, 6, 9), np.dtype("f4")))
+    first, second = 2, 4
+    option = pick(rng, ("levels", "overlap", "p", "eps", "workers"))
+
+    def run():
+        scale = 1 if option in ("levels", "workers") else 0.1
+        changing = Index(first * scale)
+        rmac.rmac(x, pool="gem", **{option: changing})
+        changing._values = [second * scale]
+        result = rmac.rmac(x, pool="gem", **{option: changing})
+        plain = rmac.rmac(x, pool="gem", **{option: second * scale})
+        assert result.tobytes() == plain.tobytes(), f"{option} is still of the first call"
+
+    return _scenario(run)
+
+
+def changed_grid(rng, memory):
+    """Nobody can change a grid that others share."""
+    if "changed grid" in KNOWN_FAULTS:
+        return _nothing()
+    x = memory.input(draw_values(rng, (1, 3, 6, 9), np.dtype("f4")))
+    what = pick(rng, ("shape", "strides", "dtype", "flags", "values"))
+
+    def run():
+        grid = rmac.region_grid(6, 9)
+        expected, before = rmac.region_pool(x, grid), grid.boxes.tobytes()
+        for boxes in (grid.boxes, grid.level):
+            with suppress(ValueError, TypeError, AttributeError):
+                _change(boxes, what)
+        assert grid.boxes.shape == (len(grid), 4)
+        assert grid.boxes.tobytes() == before
+        assert rmac.region_pool(x).tobytes() == expected.tobytes()
+
+    return _scenario(run)
+
+
+def _change(boxes, what):
+    if what == "shape":
+        boxes.shape = boxes.shape[::-1]
+    elif what == "strides":
+        boxes.strides = (0,) * boxes.ndim
+    elif what == "dtype":
+        boxes.dtype = np.float64
+    elif what == "flags":
+        boxes.flags.writeable = True
+        boxes[...] = 10**6
+    else:
+        boxes[...] = 10**6
+
+
+def huge_maps(rng, memory):
+    """Maps of stride 0 with an axis up to 2**62 long, and small boxes: a result or an error."""
+    del memory
+    shape, dtype = [1, 1, 1, 1], pick(rng, ("f4", "f2", "f8", "u1"))
+    axis = int(rng.integers(4))
+    shape[axis] = 2 ** int(pick(rng, (36, 40, 58, 59, 60, 61, 62)))  # none is computed in full
+    if "huge maps" in KNOWN_FAULTS:
+        return _nothing()
+    if np.prod([float(side) for side in shape]) * np.dtype(dtype).itemsize >= 2**63:
+        return _nothing()
+    x = np.broadcast_to(np.ones((), dtype), shape)
+    box = [0, 0, min(5, shape[3] - 1), min(5, shape[2] - 1)]
+    pool = pick(rng, ("max", "mean", "gem"))
+
+    def run():
+        for call in (
+            lambda: rmac.region_pool(x, [box], pool=pool),
+            lambda: rmac.roi_pool(x, np.array([[0, *box]])),
+            lambda: rmac.rmac_regions(x),
+        ):
+            try:
+                result = call()
+            except (ValueError, MemoryError) as error:
+                text = str(error)
+            else:
+                text = "a result" if result.size < 2**30 else ""
+            assert 0 < len(text) <= 500
+
+    return _scenario(run)
+
+
+def flushed_subnormals(rng, memory):
+    """A processor that takes subnormals as 0 changes no maximum, and agrees on all threads."""
+    if "flushed subnormals" in KNOWN_FAULTS or platform.machine() != "x86_64":
+        return _nothing()
+    dtype = np.dtype(pick(rng, ("f2", "f4", "f8")))
+    bits = rng.integers(0, 2 ** (8 * dtype.itemsize - 12), (4, 64, 12, 16))
+    x = memory.input(bits.astype(f"u{dtype.itemsize}").view(dtype))
+    pool = pick(rng, ("max", "mean"))
+
+    def run():
+        expected = rmac.region_pool(x, pool="max", workers=1)
+        _set_control(0x9FC0)
+        try:
+            one, four = (rmac.rmac(x, pool=pool, workers=n) for n in (1, 4))
+            maxima = rmac.region_pool(x, workers=1)
+        finally:
+            _set_control(0x1F80)
+        assert maxima.tobytes() == expected.tobytes()
+        assert one.tobytes() == four.tobytes(), "results depend on the number of threads"
+
+    return _scenario(run)
+
+
+def _set_control(value, code=b"\x0f\xae\x17\xc3"):  # ldmxcsr [rdi]; ret
+    access = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    page = mmap.mmap(-1, mmap.PAGESIZE, prot=access)
+    page.write(code)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    word = ctypes.c_uint32(value)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(start)(ctypes.addressof(word))
