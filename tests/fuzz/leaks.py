@@ -11,9 +11,11 @@ from contextlib import suppress
 import numpy as np
 
 import rmac
+from fuzz.known import KNOWN_FAULTS
 
 CALLS = 100_000
 GROWTH = 24 << 20  # bytes of resident memory that all calls together may add
+MANY = 320  # calls to one with many boxes
 TRACED = 8 << 20  # bytes of Python's and NumPy's objects that they may add
 TOLD = 20_000  # calls before objects are counted: those in caches are all traced then
 
@@ -51,6 +53,12 @@ def small_calls(rng):
     yield lambda: rmac.rmac(x.astype(complex), out=x)
 
 
+def many_boxes(rng):
+    """Pool over boxes whose plan needs much more memory than the map."""
+    ends = np.sort(rng.integers(0, 40, (1000, 2, 2)), axis=1)
+    rmac.region_pool(np.zeros((1, 1, 40, 40), np.float32), ends.reshape(-1, 4))
+
+
 def make(rng, calls):
     done = 0
     while done < calls:
@@ -58,6 +66,8 @@ def make(rng, calls):
             with suppress(TypeError, ValueError, IndexError):
                 call()
             done += 1
+        if done % MANY == 0 and "many boxes" not in KNOWN_FAULTS:
+            many_boxes(rng)
 
 
 def main():

@@ -1,8 +1,10 @@
-"""Calls that belong together: options that change, grids that are written, maps that are huge."""
+"""Calls that belong together: of what changes meanwhile, and of maps that are huge."""
 
 import ctypes
 import mmap
 import platform
+import sys
+import threading
 from contextlib import suppress
 
 import numpy as np
@@ -114,7 +116,7 @@ def flushed_subnormals(rng, memory):
     if "flushed subnormals" in KNOWN_FAULTS or platform.machine() != "x86_64":
         return _nothing()
     dtype = np.dtype(pick(rng, ("f2", "f4", "f8")))
-    bits = rng.integers(0, 2 ** (8 * dtype.itemsize - 12), (4, 64, 12, 16))
+    bits = rng.integers(0, 2 ** (8 * dtype.itemsize - 12), (8, 64, 24, 32))
     x = memory.input(bits.astype(f"u{dtype.itemsize}").view(dtype))
     pool = pick(rng, ("max", "mean"))
 
@@ -139,3 +141,95 @@ def _set_control(value, code=b"\x0f\xae\x17\xc3"):  # ldmxcsr [rdi]; ret
     start = ctypes.addressof(ctypes.c_char.from_buffer(page))
     word = ctypes.c_uint32(value)
     ctypes.CFUNCTYPE(None, ctypes.c_void_p)(start)(ctypes.addressof(word))
+
+
+def written_boxes(rng, memory):
+    """Boxes that another thread writes meanwhile are all right or an error, and never a crash."""
+    if "written boxes" in KNOWN_FAULTS:
+        return _nothing()
+    x = memory.input(draw_values(rng, (1, 8, 16, 16), np.dtype("f4")))
+    boxes = np.full((2000, 4), 3, np.int64)
+
+    def write():
+        boxes[:] = 2**40
+        boxes[:] = 3
+
+    def run():
+        expected = x[:, :, 3, 3]
+        for _ in range(20):
+            with suppress(ValueError):
+                result = rmac.region_pool(x, boxes)
+                assert (result == expected[:, None]).all()
+
+    return _scenario(lambda: _beside(write, run))
+
+
+def refitted_whitening(rng, memory):
+    """A whitening that another thread refits gives what it had before, or has then, or an error."""
+    if "refitted whitening" in KNOWN_FAULTS:
+        return _nothing()
+    x = memory.input(draw_values(rng, (8, 64, 6, 9), np.dtype("f4")))
+    wide, narrow = rng.standard_normal((3, 64)), rng.standard_normal((3, 2))
+    whitening, results = rmac.Whitening().fit(wide), set()
+    results.add(rmac.rmac(x, whitening=whitening).tobytes())
+
+    def write():
+        whitening.fit(wide)
+        whitening.fit(narrow)
+
+    def run():
+        for _ in range(20):
+            with suppress(ValueError):
+                results.add(rmac.rmac(x, whitening=whitening, workers=1).tobytes())
+        assert len(results) == 1, "a result of no whitening"
+
+    return _scenario(lambda: _beside(write, run))
+
+
+def added_vectors(rng, memory):
+    """Vectors that many threads add to one whitening are all counted."""
+    if "added vectors" in KNOWN_FAULTS:
+        return _nothing()
+    vectors = memory.input(rng.standard_normal((10, 8)))
+
+    def add(whitening):
+        for _ in range(20):
+            whitening.partial_fit(vectors)
+
+    def run():
+        whitening = rmac.Whitening()
+        threads = [threading.Thread(target=add, args=(whitening,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert whitening.count == 1600, f"{whitening.count} of 1600 vectors are counted"
+
+    return _scenario(lambda: _quickly_switched(run))
+
+
+def _quickly_switched(run):
+    """Run a function while threads take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        run()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def _beside(write, run):
+    """Run a function while another thread calls `write` all the time."""
+    done = threading.Event()
+
+    def work():
+        while not done.is_set():
+            write()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        _quickly_switched(run)
+    finally:
+        done.set()
+        thread.join()

@@ -44,6 +44,9 @@ CALLS = [
     scenarios.changed_grid,
     scenarios.huge_maps,
     scenarios.flushed_subnormals,
+    scenarios.written_boxes,
+    scenarios.refitted_whitening,
+    scenarios.added_vectors,
 ]
 
 
