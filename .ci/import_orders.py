@@ -23,8 +23,9 @@ nearest = index.search(descriptors, 3)[1]
 again = rmac.rmac(x, workers=2)
 assert again.tobytes() == descriptors.tobytes()
 print(bits.hexdigest(), float(maxima.sum()), groups.tolist(), nearest.tolist())
-libraries = {line.split()[-1] for line in open("/proc/self/maps") if "omp" in line.split()[-1]}
-print("OpenMP:", *sorted(libraries))
+libraries = {line.split()[-1] for line in open("/proc/self/maps")}
+runtimes = ("libgomp", "libomp", "libiomp")
+print("OpenMP:", *[name for name in libraries if name.split("/")[-1].startswith(runtimes)])
 """
 
 

@@ -40,15 +40,17 @@ EXACT_SCRATCH = [
 ]
 
 TASK = "<key_t*>(job.scratch + thread * job.scratch_size)"
-ALLOCATED = "    return PyBytes_FromStringAndSize(NULL, size)\n"
-KEPT = """\
+ALLOCATED = "\ncdef bytes uninitialised("
+KEPT = """
+_kept = b""
+
+
+cdef bytes kept(Py_ssize_t size):
     global _kept
-    if _kept is None or len(_kept) < size:
-        _kept = PyBytes_FromStringAndSize(NULL, size)
+    if len(_kept) < size:
+        _kept = uninitialised(size)
     return _kept
 
-
-_kept = None
 """
 FAULTS = {
     # A line too few of scratch memory.
@@ -62,7 +64,10 @@ FAULTS = {
     # The workers of a call share one scratch memory.
     "race of workers": [(KERNELS, TASK, "<key_t*>job.scratch")],
     # The calls of all Python threads share one scratch memory.
-    "race of threads": [(KERNELS, ALLOCATED, KEPT)],
+    "race of threads": [
+        (KERNELS, "scratch = uninitialised(", "scratch = kept("),
+        (KERNELS, ALLOCATED, KEPT + ALLOCATED),
+    ],
     # A region lacks the last of the lines that it is made of.
     "wrong value": [
         (

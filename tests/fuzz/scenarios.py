@@ -122,6 +122,7 @@ def flushed_subnormals(rng, memory):
 
     def run():
         expected = rmac.region_pool(x, pool="max", workers=1)
+        rmac.rmac(x, workers=4)  # starts threads, which keep their own treatment of subnormals
         _set_control(0x9FC0)
         try:
             one, four = (rmac.rmac(x, pool=pool, workers=n) for n in (1, 4))
