@@ -76,8 +76,7 @@ def _regions(x, boxes, pool):
         return np.empty((x.shape[0], len(boxes), x.shape[1]), dtype), None, dtype
     if pool["pool"] == "max":
         return reference.region_pool(x, boxes), None, dtype
-    power = pool["p"] if pool["pool"] == "gem" else None
-    return *reference.region_mean(x, boxes, power, dtype), dtype
+    return *reference.region_mean(x, boxes, dtype, **pool), dtype
 
 
 def _check_regions(expected, allowed, dtype):
