@@ -6,7 +6,7 @@
 import sys
 from pathlib import Path
 
-# The scratch memory of a call is rounded up to lines: what is not used of it must not be touched.
+# The workspace of a call is rounded up to lines: what is not used of it must not be touched.
 POISON = '''
 cdef extern from *:
     """
@@ -20,26 +20,26 @@ cdef extern from *:
     void poison_memory(const char* start, const char* stop) noexcept
 
 
-cdef void share_scratch('''
-SHARED = "        jobs[i].scratch_size = size\n"
+cdef void share_workspace('''
+SHARED = "        batches[i].workspace_size = size\n"
 POISONED = f"""{SHARED}\
-        poison_memory(PyBytes_AS_STRING(memory), <char*>jobs[i].scratch)
+        poison_memory(PyBytes_AS_STRING(memory), batches[i].workspace)
         poison_memory(
-            <char*>jobs[i].scratch + PyBytes_GET_SIZE(memory) - LINE,
+            batches[i].workspace + PyBytes_GET_SIZE(memory) - LINE,
             PyBytes_AS_STRING(memory) + PyBytes_GET_SIZE(memory),
         )
 """
 KERNELS = "rmac/cpu/kernels.pyx"
 IMPORTED = "from cpython.bytes cimport PyBytes_AS_STRING, "
-EXACT_SCRATCH = [
+EXACT_WORKSPACE = [
     (KERNELS, IMPORTED, f"{IMPORTED}PyBytes_GET_SIZE, "),
-    (KERNELS, "\ncdef void share_scratch(", POISON),
+    (KERNELS, "\ncdef void share_workspace(", POISON),
     (KERNELS, SHARED, POISONED),
     # As fast to compile as it gets, with all accesses still there.
     ("meson.build", "'-O3', ", "'-O1', "),
 ]
 
-TASK = "<key_t*>(job.scratch + thread * job.scratch_size)"
+TASK = "<key_t*>(batch.workspace + thread * batch.workspace_size)"
 ALLOCATED = "\ncdef bytes uninitialised("
 KEPT = """
 _kept = b""
@@ -53,32 +53,30 @@ cdef bytes kept(Py_ssize_t size):
 
 """
 FAULTS = {
-    # A line too few of scratch memory.
-    "overflow": [
-        (
-            KERNELS,
-            "bytes scratch = uninitialised(workers * size",
-            "bytes scratch = uninitialised(workers * size - LINE",
-        )
-    ],
-    # The workers of a call share one scratch memory.
-    "race of workers": [(KERNELS, TASK, "<key_t*>job.scratch")],
-    # The calls of all Python threads share one scratch memory.
+    # A line too few of workspace.
+    "overflow": [(KERNELS, "batch.pooling_size + LINE)", "batch.pooling_size)")],
+    # The workers of a call share one workspace.
+    "race of workers": [(KERNELS, TASK, "<key_t*>batch.workspace")],
+    # The calls of all Python threads share one workspace.
     "race of threads": [
-        (KERNELS, "scratch = uninitialised(", "scratch = kept("),
+        (KERNELS, "workspace = uninitialised(", "workspace = kept("),
         (KERNELS, ALLOCATED, KEPT + ALLOCATED),
     ],
     # A region lacks the last of the lines that it is made of.
     "wrong value": [
         (
-            "rmac/cpu/paths.pxi",
-            "        own = reach[region]\n",
-            "        own = reach[region]\n        own.count = max(1, own.count - 1)\n",
+            "rmac/cpu/paths.pxd",
+            "    vectors.count = span.count\n",
+            "    vectors.count = max(1, span.count - 1)\n",
         )
     ],
     # A shift as wide as its type, which C does not define.
     "undefined": [
-        (KERNELS, "    out.kind = kind\n", "    out.kind = kind | (1 << (kind + 32)) & 0\n")
+        (
+            KERNELS,
+            "    out.kind, out.p = spec.kind, spec.p\n",
+            "    out.kind, out.p = spec.kind | (1 << (spec.kind + 32)) & 0, spec.p\n",
+        )
     ],
 }
 
@@ -86,7 +84,7 @@ FAULTS = {
 def main():
     """Change the files of the copy."""
     folder, *fault = sys.argv[1:]
-    for file, before, after in [*EXACT_SCRATCH, *(FAULTS[fault[0]] if fault else [])]:
+    for file, before, after in [*EXACT_WORKSPACE, *(FAULTS[fault[0]] if fault else [])]:
         path = Path(folder, file)
         text = path.read_text(encoding="utf-8")
         if before not in text:
