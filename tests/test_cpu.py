@@ -1,6 +1,7 @@
 """What is particular to the CPU backend: plans, paths through the kernels, threads."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -113,6 +114,13 @@ def test_kernels_have_the_same_numbers(ours, theirs):
     assert {member.name: int(member) for member in theirs} == {
         member.name: int(member) for member in ours
     }
+
+
+@pytest.mark.parametrize("part", ["describe", "keys", "paths", "stores", "values"])
+def test_parts_of_the_kernels_divide_as_c_does(part):
+    """Else a division by zero raises in them, and gives 0; directives of a .pyx do not hold there."""
+    source = pathlib.Path(__file__).parent.parent / "rmac" / "cpu" / f"{part}.pxd"
+    assert source.read_text().startswith("# cython: language_level=3, cdivision=True\n")
 
 
 @pytest.mark.parametrize("kind", [0, 7, -1])
