@@ -118,7 +118,7 @@ def test_kernels_have_the_same_numbers(ours, theirs):
 
 @pytest.mark.parametrize("part", ["describe", "keys", "paths", "stores", "values"])
 def test_parts_of_the_kernels_divide_as_c_does(part):
-    """Else a division by zero raises in them, and gives 0; directives of a .pyx do not hold there."""
+    """Directives of a .pyx do not hold there; without its own, a division by zero raises."""
     source = pathlib.Path(__file__).parent.parent / "rmac" / "cpu" / f"{part}.pxd"
     assert source.read_text().startswith("# cython: language_level=3, cdivision=True\n")
 
