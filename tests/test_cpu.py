@@ -1,6 +1,7 @@
 """What is particular to the CPU backend: plans, paths through the kernels, instruction sets."""
 
 import os
+import pathlib
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -121,6 +122,13 @@ def test_kernels_have_the_same_numbers(ours, theirs):
     assert {member.name: int(member) for member in theirs} == {
         member.name: int(member) for member in ours
     }
+
+
+@pytest.mark.parametrize("part", ["describe", "keys", "paths", "stores", "values"])
+def test_parts_of_the_kernels_divide_as_c_does(part):
+    """Directives of a .pyx do not hold there; without its own, a division by zero raises."""
+    source = pathlib.Path(__file__).parent.parent / "rmac" / "cpu" / f"{part}.pxd"
+    assert source.read_text().startswith("# cython: language_level=3, cdivision=True\n")
 
 
 @pytest.mark.parametrize("kind", [0, max(_dtypes.Kind) + 1, -1])

@@ -1,3 +1,4 @@
+# cython: language_level=3, cdivision=True
 """From the regional vectors of an image to its descriptor.
 
 Accumulation: norms in double, in an order that no instruction set changes; sums of vectors in the

@@ -15,8 +15,9 @@ Threads
     A task runs on one thread. No thread reads what another writes. Where two channel blocks
     overlap, both write the same values.
 
-The inner loops are in the files that are named below. Functions that are declared inline are
-inlined always; the others, here, are each compiled on their own.
+The inner loops are in the .pxd files that are named below. Functions that are declared inline are
+inlined always; the others are each compiled on their own. A .pxd file does not get the directives
+above: each must name cdivision itself, or its divisions check for zero.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize

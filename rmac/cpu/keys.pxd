@@ -1,3 +1,4 @@
+# cython: language_level=3, cdivision=True
 """Running maxima over keys, and running sums.
 
 Accumulation: maxima are exact; sums are added in the type of their keys, float or double.
@@ -24,6 +25,7 @@ cdef extern from "lines.h" nogil:
     Line load_line(const void* keys)
     void store_line(void* keys, Line line)
     void prefetch_line(const void* data)
+    void hide_target(...)  # of a pointer to a function, see there
     # Keys and bits have the type of the last argument.
     int64_t encode(int64_t bits, int64_t shift)
     Line encode_line(Line bits, int64_t shift)
@@ -148,6 +150,15 @@ cdef inline void pool_short_vectors(
         for at in range(values.size):
             out[at] = combined(out[at], key_of((<const key_t*>data)[at], shift))
         data += values.stride
+
+
+cdef inline void call_pool_short_vectors(
+    key_t* out, const Vectors* values, key_t shift, bint overwrite
+) noexcept nogil:
+    cdef void (*call)(key_t*, const Vectors*, key_t, bint) noexcept nogil
+    call = pool_short_vectors
+    hide_target(call)
+    call(out, values, shift, overwrite)
 
 
 cdef inline void pool_vectors(

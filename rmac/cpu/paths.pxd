@@ -1,3 +1,4 @@
+# cython: language_level=3, cdivision=True
 """From the channels of one task to vectors of keys in slots, and from these to regions.
 
 Accumulation: maxima are exact; sums are added in the type of their keys, float or double, in an
@@ -14,7 +15,7 @@ from cython cimport floating
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uintptr_t
 
 from rmac.cpu.keys cimport (
-    Vectors, combine, identity, key_t, lanes_of, pool_short_vectors, pool_vectors
+    Vectors, call_pool_short_vectors, combine, hide_target, identity, key_t, lanes_of, pool_vectors
 )
 from rmac.cpu.stores cimport Results, store_maxima, store_means
 from rmac.cpu.tables cimport Path, PlanTables, Program, RegionSpan, RouteTable, Segment
@@ -66,6 +67,15 @@ cdef inline void run_program(
         combine(slots + step[0] * slot, slots + step[1] * slot, slots + step[2] * slot, n)
 
 
+cdef inline void call_run_program(
+    const Program* program, key_t* slots, Py_ssize_t slot, Py_ssize_t n
+) noexcept nogil:
+    cdef void (*call)(const Program*, key_t*, Py_ssize_t, Py_ssize_t) noexcept nogil
+    call = run_program
+    hide_target(call)
+    call(program, slots, slot, n)
+
+
 cdef inline void pool_segments(
     const Program* program, Vectors vectors, key_t shift, key_t* slots, Py_ssize_t slot,
     bint overwrite,
@@ -82,7 +92,7 @@ cdef inline void pool_segments(
         vectors.data = first + segment.start * vectors.stride
         vectors.count = segment.stop - segment.start
         if vectors.size < lanes_of(shift):
-            pool_short_vectors(slots + segment.slot * slot, &vectors, shift, overwrite)
+            call_pool_short_vectors(slots + segment.slot * slot, &vectors, shift, overwrite)
         else:
             pool_vectors(slots + segment.slot * slot, &vectors, shift, overwrite)
 
@@ -133,7 +143,7 @@ cdef inline void pool_bands(
                 copy_row(x, pixels.data, min(block.lanes, x.channels), copied, n)
                 pixels.data = <const char*>copied
             pool_segments(&plan.columns, pixels, shift, slots, n, y == band.start)
-        run_program(&plan.columns, slots, n, n)
+        call_run_program(&plan.columns, slots, n, n)
         if batch.route.keep_bands:
             slots += plan.columns.n_intervals * n  # the other slots are free for the next band
         else:
@@ -171,6 +181,15 @@ cdef inline void transpose_bands(
         )
 
 
+cdef inline void call_transpose_bands(
+    const PlanTables* plan, const key_t* rows, key_t* out, Py_ssize_t n
+) noexcept nogil:
+    cdef void (*call)(const PlanTables*, const key_t*, key_t*, Py_ssize_t) noexcept nogil
+    call = transpose_bands
+    hide_target(call)
+    call(plan, rows, out, n)
+
+
 cdef inline void pool_rows(
     const Batch* batch, const Block* block, key_t shift, key_t* out, key_t* rows
 ) noexcept nogil:
@@ -198,8 +217,8 @@ cdef inline void pool_rows(
             vectors.data, vectors.stride = <const char*>copied, x.width * sizeof(key_t)
         pool_plane(plan, vectors, shift, rows + place * x.width)
         if place == line - 1 or lane == block.lanes - 1:
-            transpose_bands(plan, rows, out + lane - place, batch.route.lanes)
-    run_program(&plan.rows, out, row, row)
+            call_transpose_bands(plan, rows, out + lane - place, batch.route.lanes)
+    call_run_program(&plan.rows, out, row, row)
 
 
 cdef inline void pool_planes(
@@ -227,7 +246,7 @@ cdef inline void pool_planes(
     for i in range(batch.route.lanes // line):
         transpose(planes + i * line * cells, transposed + i * line, cells, batch.route.lanes, shift)
     pool_segments(&plan.rows, rows, shift, out, row, True)
-    run_program(&plan.rows, out, row, row)
+    call_run_program(&plan.rows, out, row, row)
 
 
 cdef inline void store_region(

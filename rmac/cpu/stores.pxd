@@ -1,3 +1,4 @@
+# cython: language_level=3, cdivision=True
 """From keys to results: bits of the dtype, or numbers.
 
 Accumulation: the vectors of a region are combined here for the last time; a mean is its sum divided

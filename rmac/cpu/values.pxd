@@ -1,3 +1,4 @@
+# cython: language_level=3, cdivision=True
 """Values in memory: a batch of maps, its values as numbers, and copies of them.
 
 Accumulation: none here. Values are widened exactly, but float64 to float32 is rounded.
