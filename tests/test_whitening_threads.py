@@ -173,7 +173,7 @@ def test_vectors_that_do_not_fit_any_more(monkeypatch):
     assert_same_whitening(w, Whitening().fit(VECTORS[:, :4]), 0)
 
 
-@pytest.mark.parametrize("when", ["output", "copy_to_out"])
+@pytest.mark.parametrize("when", ["Output", "_WhitenedPipeline"])
 @pytest.mark.parametrize("channels", [2, 6, 9])
 def test_rmac_takes_one_snapshot(rng, monkeypatch, when, channels):
     """The case that another thread refits during the call, even to other channels."""
