@@ -1,4 +1,4 @@
-"""Set two results of run.py side by side.
+"""Print two results of run.py side by side.
 
 python bench/compare.py BEFORE.json AFTER.json
 """

@@ -1,4 +1,4 @@
-"""Measure rmac on a GPU against copying its input on the device, and against its peers.
+"""Compare rmac on a GPU with a copy of its input on the device, and with its peers.
 
     python bench/gpu.py [--json FILE]
 
@@ -19,7 +19,7 @@ SHAPES = [
     (256, 2048, 7, 7),
     (1, 2048, 24, 32),
 ]
-ROTATED = 512 << 20  # bytes of inputs that take turns, more than any cache holds
+INPUT_BYTES = 512 << 20  # of copies of the input, used in turn: more than any cache holds
 
 
 def main():
@@ -42,7 +42,7 @@ def main():
 def measure_case(shape, layout, dtype, options):
     host = feature_maps(shape, layout, dtype)
     inputs = [cp.asarray(host)]
-    inputs += [inputs[0].copy() for _ in range(min(63, ROTATED // host.nbytes))]
+    inputs += [inputs[0].copy() for _ in range(min(63, INPUT_BYTES // host.nbytes))]
     candidates = candidates_for(inputs, layout, options)
     check(candidates, host, layout, options.levels)
     times = {name: [] for name in candidates}
@@ -73,7 +73,7 @@ def measure_case(shape, layout, dtype, options):
 
 
 def candidates_for(inputs, layout, options):
-    """Functions of the number of an input; those that describe are checked to agree."""
+    """Return functions by name, each of the number of an input."""
     target = cp.empty_like(inputs[0])
     settings = {"layout": layout, "levels": options.levels}
     candidates = {
@@ -113,6 +113,7 @@ def torch_peers(inputs, layout, levels):
 
 
 def check(candidates, host, layout, levels):
+    """Compare the descriptors of every candidate with those of a loop over regions."""
     nchw = host if layout == "NCHW" else host.transpose(0, 3, 1, 2)
     expected = naive(nchw[:2], levels)
     for name, run in candidates.items():
@@ -122,7 +123,7 @@ def check(candidates, host, layout, levels):
 
 
 def milliseconds(run, inputs):
-    """Time one call on each input, on the device."""
+    """Return the mean time of a call, measured on the device over all inputs."""
     start, stop = cp.cuda.Event(), cp.cuda.Event()
     run(0)
     start.record()

@@ -1,4 +1,4 @@
-"""The same descriptor as others would compute it, where what they need is installed."""
+"""The same descriptors by other libraries, as far as they are installed."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Measure what rmac does besides plain R-MAC: means against maxima, whitening against its product.
+"""Measure means against maxima, and whitening against its matrix product.
 
     python bench/pipeline.py [--workers 2] [--dim 2048] [--json FILE]
 
@@ -26,7 +26,7 @@ def main():
         for layout in options.layouts:
             for dtype in options.dtypes:
                 x = feature_maps(shape, layout, dtype)
-                # Apart, since a BLAS keeps its threads busy for a while after it has done its work.
+                # Measured separately: threads of a BLAS stay busy for a while after their work.
                 for candidates in (pools(x, layout, options), whitening(x, layout, options)):
                     for row in rows(measure(candidates, options.repeats)):
                         row |= {"shape": list(shape), "layout": layout, "dtype": dtype}
@@ -36,7 +36,7 @@ def main():
 
 
 def pools(x, layout, options):
-    """Functions without arguments that describe with each pool, checked against NumPy."""
+    """Return functions that describe with each pool, after a check against NumPy."""
     maps = x if layout == "NCHW" else x.transpose(0, 3, 1, 2)
     candidates = {}
     for name, pool, p in (
@@ -66,7 +66,7 @@ def naive(x, pool, p, levels):
 
 
 def whitening(x, layout, options):
-    """Functions that whiten, and that do the matrix product alone; the first is checked."""
+    """Return a function that whitens, after a check, and one that only multiplies matrices."""
     settings = {"layout": layout, "levels": options.levels}
     regions = rmac.rmac(x, aggregate="none", **settings)
     vectors = np.ascontiguousarray(regions.reshape(-1, regions.shape[-1]))
@@ -90,7 +90,7 @@ def whitening(x, layout, options):
 
 
 def rows(times):
-    """Medians, and how many times the first candidate's time each is."""
+    """Yield medians, and times as multiples of the first candidate's."""
     first = statistics.median(next(iter(times.values())))
     for name, samples in times.items():
         yield summary(name, samples) | {"ratio": statistics.median(samples) / first}

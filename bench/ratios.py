@@ -1,4 +1,4 @@
-"""Measure how rmac's time changes with types, levels, sizes, workers, and for a single small map.
+"""Measure how the time of rmac changes with dtypes, levels, sizes of maps and workers.
 
     python bench/ratios.py [--workers 2] [--json FILE]
 
@@ -43,7 +43,7 @@ def main():
 
 
 def of_types(workers):
-    """The same maps in every type, all from memory, since small ones would fit the caches."""
+    """The same maps in every dtype, read from memory: small dtypes would fit in caches."""
     names = ["float32", "float16", "uint8"] + (["bfloat16"] if find_spec("ml_dtypes") else [])
     for layout in ("NCHW", "NHWC"):
         candidates, nbytes = {}, {}
@@ -57,7 +57,7 @@ def of_types(workers):
 
 
 def of_levels(workers):
-    """More regions of the same maps."""
+    """The same maps with more levels."""
     for layout in ("NCHW", "NHWC"):
         x = feature_maps(SHAPE, layout, "float32")
         candidates = {
@@ -68,7 +68,7 @@ def of_levels(workers):
 
 
 def of_sizes(workers):
-    """Maps of their own sizes in one call, and one by one, against batches of one size."""
+    """A list of maps of different sizes, and one call for each map, against batches of one size."""
     sizes = np.random.default_rng(0).integers(16, 41, (256, 2))
     maps = [feature_maps((1, 512, *size), "NCHW", "float32")[0] for size in sizes]
     oblong = feature_maps((256, 512, 24, 32), "NCHW", "float32")
@@ -86,7 +86,7 @@ def of_sizes(workers):
 
 
 def of_workers(workers):
-    """More than caches hold, by one worker and by all; and reading it alone."""
+    """Maps larger than caches by one worker and by all, and one read of them likewise."""
     x = feature_maps(LARGE, "NCHW", "float32")
     words = x.reshape(-1).view(np.int64)
     for name, candidate in (
@@ -98,14 +98,14 @@ def of_workers(workers):
 
 
 def of_one_map(_):
-    """One small map, by one worker: what a call costs at least."""
+    """One small map by one worker: the cost of a call."""
     for layout in ("NCHW", "NHWC"):
         x = feature_maps((1, 512, 7, 7), layout, "float32")
         yield "1x512x7x7", {layout: described(x, layout=layout, workers=1)}, {layout: x.nbytes}
 
 
 def described(x, *, layout="NCHW", levels=3, workers):
-    """A function that describes maps, after a check of the first."""
+    """Return a function that describes the maps, after a check of the first map."""
     first = rmac.rmac(x[:1], layout=layout, levels=levels)
     maps = x[:1] if layout == "NCHW" else x[:1].transpose(0, 3, 1, 2)
     np.testing.assert_allclose(first, naive(maps, levels), rtol=1e-3, atol=1e-5)
@@ -113,7 +113,7 @@ def described(x, *, layout="NCHW", levels=3, workers):
 
 
 def rows(times, nbytes):
-    """Medians; time and bytes a second as multiples of the first candidate's."""
+    """Yield medians, and times and rates as multiples of those of the first candidate."""
     first = next(iter(times))
     of_first = statistics.median(times[first])
     for name, samples in times.items():
@@ -131,7 +131,7 @@ def show(row):
 
 
 def added_memory(shape, workers):
-    """How much more memory than ever before the process has in a call; the first thing it does."""
+    """Return the growth of the process's peak memory in a call; this must be the first call."""
     x = feature_maps(shape, "NCHW", "float32")
     before = peak()
     rmac.rmac(x, workers=workers)

@@ -1,4 +1,4 @@
-"""Measure rmac on the CPU against reading its input once, and against its peers.
+"""Measure rmac on the CPU against one read of its input, and against its peers.
 
     python bench/run.py [--workers 2] [--json FILE]
 
@@ -24,11 +24,11 @@ SHAPES = [
     (16, 2048, 14, 14),
     (1, 512, 7, 7),
 ]
-SAMPLE = 5e-3  # seconds of calls in one sample, at least
-PATIENCE = 2.0  # seconds for all samples of one candidate, but for the first three
-REST = 0.02  # seconds in which threads of the candidate before, which wait busily, fall asleep
-COLD = 1 << 28  # bytes of copies that take turns, more than most caches hold
-WARM = 0.01  # seconds of calls after a rest until processors run at full speed again
+SAMPLE = 5e-3  # seconds of calls in one sample, or more
+PATIENCE = 2.0  # seconds of one candidate after which it gets no more samples than three
+REST = 0.02  # seconds before a candidate, so that busy threads of the last one fall asleep
+COLD = 1 << 28  # bytes of copies that take turns; most caches hold less
+WARM = 0.01  # seconds of calls after a rest, until processors run at full speed again
 
 
 def main():
@@ -58,7 +58,7 @@ def main():
 
 
 def write_json(options, results, **more):
-    """Write the results, and what they were measured with, where that was asked for."""
+    """Write the results and the configuration to a file, if --json asks for it."""
     if options.json:
         chosen = {name: value for name, value in vars(options).items() if name != "json"}
         document = {"config": rmac.show_config("dicts")} | chosen | more | {"results": results}
@@ -79,7 +79,7 @@ def add_no_peers(parser):
 
 
 def options_of(doc, shapes, dtypes):
-    """Return a parser for what this benchmark and the GPU's have in common."""
+    """Return a parser of the options that several benchmarks share."""
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
     parser.add_argument("--levels", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=25)
@@ -98,7 +98,7 @@ def shape_of(text):
 
 
 def feature_maps(shape, layout, dtype):
-    """Random maps as a network leaves them: half zeros, the rest positive."""
+    """Random maps like those of a network after a ReLU: half zeros, the rest positive."""
     images, channels, height, width = shape
     stored = shape if layout == "NCHW" else (images, height, width, channels)
     values = np.random.default_rng(0).standard_normal(stored, dtype=np.float32)
@@ -113,7 +113,7 @@ def feature_maps(shape, layout, dtype):
 
 
 def candidates_for(x, layout, options):
-    """Functions without arguments, by name."""
+    """Return functions without arguments, by name."""
     words = x.reshape(-1).view(np.int64)
     settings = {"layout": layout, "levels": options.levels}
     candidates = {
@@ -126,7 +126,7 @@ def candidates_for(x, layout, options):
 
 
 def checked(candidates, x, layout, levels):
-    """The candidates, once those that describe are seen to agree."""
+    """Return the candidates, after a check that their descriptors agree."""
     expected = naive(x if layout == "NCHW" else x.transpose(0, 3, 1, 2), levels)
     for name, run in candidates.items():
         if name != "read":
@@ -160,7 +160,7 @@ def naive(x, levels):
 
 
 def measure(candidates, repeats, clock=time.perf_counter):
-    """Time the candidates in turn, `repeats` times, but for slow ones that take too long."""
+    """Time the candidates in turn, `repeats` times; slow candidates fewer times."""
     samples = {name: [] for name in candidates}
     rest = REST if len(candidates) > 1 else 0
     calls = {
@@ -176,7 +176,7 @@ def measure(candidates, repeats, clock=time.perf_counter):
 
 
 def seconds(run, calls, rest, clock=time.perf_counter):
-    """Return the seconds of a call, after a rest and calls enough to be at full speed again."""
+    """Return the seconds of a call, after a rest and some calls to warm up."""
     time.sleep(rest)
     resumed = time.perf_counter()
     run()
@@ -189,7 +189,7 @@ def seconds(run, calls, rest, clock=time.perf_counter):
 
 
 def summary(name, samples):
-    """What is kept of a candidate's samples, which are in seconds."""
+    """Return the median and the minimum of a candidate's samples, given in seconds."""
     return {
         "candidate": name,
         "ms": 1e3 * statistics.median(samples),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,14 @@ from rmac._backend import (
 )
 from rmac._checks import choice
 from rmac._dtypes import DtypeInfo, dtype_info
-from rmac._options import LAYOUTS, MAP_LAYOUTS, Layout
+from rmac._options import LAYOUTS, Layout
 from rmac.regions import RegionGrid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Where the axes (N, C, H, W) of a map, or (N, C, T) of a sequence, are in each layout.
-_AXES: dict[Layout, tuple[int, ...]] = {
+_AXES: dict[str, tuple[int, ...]] = {
     "NCHW": (0, 1, 2, 3),
     "NHWC": (0, 3, 1, 2),
     "NCT": (0, 1, 2),
@@ -33,57 +33,52 @@ _AXES: dict[Layout, tuple[int, ...]] = {
 }
 
 
-class FeatureMaps(NamedTuple):
-    """Checked feature maps, as backends take them."""
+def feature_maps(
+    backend: Backend, x: Array | Sequence[Array], layout: Layout
+) -> tuple[list[Array], DtypeInfo]:
+    """Return views (N, C, H, W) of feature maps, and their dtype; raise if a map has no cells.
 
-    batches: list[Array]  # views (N, C, H, W): one batch, or one image for each map of a list
-    images: int
-    channels: int
-    dtype: DtypeInfo
-    sequence: bool  # whether they are sequences, as maps of height 1
-
-
-def feature_maps(backend: Backend, x: Array | Sequence[Array], layout: Layout) -> FeatureMaps:
-    """Return a batch, or a list of maps without the axis N, that have cells; or raise."""
+    A batch gives one view. A list of maps, without the axis N, gives one view for each, with N = 1.
+    """
     choice("layout", layout, LAYOUTS)
-    sequence = layout not in MAP_LAYOUTS
     if not isinstance(x, (list, tuple)):
         maps, dtype = feature_map(backend, x, layout)
         _require_cells(maps, "x")
-        return FeatureMaps([maps], maps.shape[0], maps.shape[1], dtype, sequence)
-    device, batches = backend.device_index(x[0]), []
+        return [maps], dtype
+    batches: list[Array] = []
+    device = backend.device_index(x[0])
     for i, one in enumerate(x):
         name = f"x[{i}]"
         if backend.device_index(one) != device:
             require_same_device(one, name, x[0], "x[0]")
-        maps, dtype = feature_map(backend, one, layout, name, single=True)
+        maps, info = feature_map(backend, one, layout[1:], name)
         _require_cells(maps, name)
         if i == 0:
-            first, channels = dtype, maps.shape[1]
-        elif dtype is not first:
-            raise TypeError(f"{name}: expected dtype {first.name} as x[0] has, got {dtype.name}")
-        elif maps.shape[1] != channels:
+            first, channels = info, maps.shape[1]
+        if info is not first:
+            raise TypeError(f"{name}: expected dtype {first.name} as x[0] has, got {info.name}")
+        if maps.shape[1] != channels:
             raise ValueError(
                 f"{name}: expected {channels} channels as x[0] has, got {maps.shape[1]}"
             )
         batches.append(maps)
-    return FeatureMaps(batches, len(batches), channels, first, sequence)
+    return batches, first
 
 
 def feature_map(
-    backend: Backend, x: Array, layout: Layout, name: str = "x", *, single: bool = False
+    backend: Backend, x: Array, layout: str, name: str = "x"
 ) -> tuple[Array, DtypeInfo]:
-    """Return `x` as a view (N, C, H, W), and its dtype; or raise. N is 1 for a `single` map."""
-    require_axes(x, layout[1:] if single else layout, name)
-    x = backend.plain(x, name)
+    """Return `x` as a view (N, C, H, W), and its dtype; or raise. Without N in `layout`, N is 1."""
+    require_axes(x, layout, name)
+    x = backend.readable(x, name)
     info = dtype_info(x.dtype, name)
-    backend.require_aligned(x, name)
-    maps = x[None] if single else x
     if layout == "NCHW":
-        return maps, info
-    maps = maps.transpose(_AXES[layout])
+        return x, info
+    if layout[0] != "N":
+        x, layout = x[None], f"N{layout}"
+    maps = x.transpose(_AXES[layout])
     if maps.ndim == 3:
-        # Not maps[:, :, None]: its rows are 0 bytes apart, and packed channels would not look so.
+        # Not maps[:, :, None]: its rows are 0 bytes apart, which hides that maps are contiguous.
         maps = maps.reshape(*maps.shape[:2], 1, maps.shape[2])
     return maps, info
 
@@ -104,7 +99,7 @@ def _require_cells(maps: Array, name: str) -> None:
 
 
 def feature_vectors(x: Array, name: str = "vectors") -> tuple[Array, DtypeInfo]:
-    """Return vectors (..., C) of a dtype that maps may have, and that dtype; or raise."""
+    """Return the vectors (..., C), and what is known of their dtype; or raise."""
     x = backend_of(x, name).plain(x, name)
     info = dtype_info(x.dtype, name)
     if not x.ndim:

@@ -1,7 +1,7 @@
-"""The seam between the public functions and the code for a kind of device.
+"""The interface between the public functions and the backends, one for each kind of device.
 
 A backend is a package with the functions of `Backend`, and one line in `BACKENDS`. It knows its
-arrays and its kernels; all else reaches both through here, and never by the name of a library.
+arrays and its kernels. All other code uses them only through this file.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Array = Any  # of the library of some backend
 
 
 class Backend(Protocol):
-    """What `rmac.cpu` and `rmac.cuda` both are.
+    """The functions that `rmac.cpu` and `rmac.cuda` both have.
 
-    The functions that compute get arguments which are checked already, and a C-ordered `out` that
-    is apart from them. Feature maps are views (N, C, H, W); boxes are (R, 4) int64 on the host.
+    Those that compute get arguments which are checked already, and a C-ordered `out` that shares no
+    memory with them. Feature maps are views (N, C, H, W); boxes are (R, 4) int64 on the host.
     """
 
     DEVICE: str  # the name of the kind of device
@@ -37,7 +37,7 @@ class Backend(Protocol):
     def device_index(self, x: Array, /) -> int: ...
     def device_context(self, x: Array, /) -> AbstractContextManager[Any]: ...
     def plain(self, x: Array, name: str, /) -> Array: ...
-    def require_aligned(self, x: Array, name: str, /) -> None: ...
+    def readable(self, x: Array, name: str, /) -> Array: ...
     def require_finite(self, x: Array, name: str, /) -> None: ...
     def require_writeable(self, out: Array, name: str, /) -> None: ...
     def can_compute_into(self, out: Array, inputs: Sequence[Array], /) -> bool: ...

@@ -42,7 +42,7 @@ def cached_check(check: Callable[Params, Result]) -> Callable[Params, Result]:
 
 
 def warn(message: str) -> None:
-    """Warn where rmac was called from."""
+    """Warn, at the line of the caller's code that called rmac."""
     frame, level = sys._getframe(), 1
     while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
@@ -70,7 +70,7 @@ def positive_int(name: str, value: int) -> int:
 
 
 def one_or_two_ints(name: str, value: int | Sequence[int]) -> tuple[int, int]:
-    """Return an int of at least 1 twice, or a pair of them as a tuple, or raise."""
+    """Return a pair of ints of at least 1, from one int or two, or raise."""
     if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str):
         if len(value) != 2:
             raise ValueError(f"{name}: expected one or two integers, got {value!r}")
@@ -88,9 +88,9 @@ def real(
     strict: bool = False,
     infinite: bool = False,
 ) -> float:
-    """Return `value` as a float with low <= value < high (low < value if strict), or raise.
+    """Return `value` as a float with low <= value < high, or low < value if strict; or raise.
 
-    It is finite, unless `infinite` allows for infinity too.
+    Infinity raises, unless `infinite` is True.
     """
     if isinstance(value, (str, bytes, bool, np.bool_)):
         raise TypeError(f"{name}: expected a number, got {value!r}")

@@ -1,4 +1,4 @@
-"""What this installation of rmac is made of, and what it runs on."""
+"""The version of rmac, how it was built, and what it uses on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __version__: str = kernels.build_info()["version"]
 
 
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
-    """Show how rmac was built and what it uses here.
+    """Show how rmac was built and what it uses on this machine.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     TypeError
         If `mode` is not a string.
     ValueError
-        If `mode` is not one of the two.
+        If `mode` is another string.
     """
     build = kernels.build_info()
     config = {
@@ -52,7 +52,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
 
 
 def _cuda() -> str:
-    """Tell what arrays on a GPU would meet."""
+    """Return the version of CuPy and the number of its devices, or why there are none."""
     try:
         import cupy
     except ImportError:

@@ -25,7 +25,9 @@ class DtypeInfo(NamedTuple):
     name: str
     kind: Kind
     itemsize: int
-    key_shift: int  # subtracted from the ordered bits, so that -inf is the least key
+    # Subtracted from the ordered bits. It makes -inf the least key of floats; of unsigned integers
+    # it is minus the middle of their range.
+    key_shift: int
     descriptor: np.dtype[Any]  # of descriptors and means of such maps
     safetensors: str  # its code in .safetensors files
 
@@ -35,15 +37,15 @@ _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 DTYPES = {
     info.name: info
     for info in (
-        DtypeInfo("uint8", Kind.UINT8, 1, -0x80, _FLOAT32, "U8"),
-        DtypeInfo("int8", Kind.INT8, 1, 0, _FLOAT32, "I8"),
         DtypeInfo("float16", Kind.FLOAT16, 2, 0x3FF, _FLOAT32, "F16"),
         DtypeInfo("bfloat16", Kind.BFLOAT16, 2, 0x7F, _FLOAT32, "BF16"),
         DtypeInfo("float32", Kind.FLOAT32, 4, 0x7F_FFFF, _FLOAT32, "F32"),
         DtypeInfo("float64", Kind.FLOAT64, 8, 0xF_FFFF_FFFF_FFFF, _FLOAT64, "F64"),
+        DtypeInfo("uint8", Kind.UINT8, 1, -0x80, _FLOAT32, "U8"),
+        DtypeInfo("int8", Kind.INT8, 1, 0, _FLOAT32, "I8"),
     )
 }
-DTYPE_NAMES = "float16, bfloat16, float32, float64, uint8 or int8"
+DTYPE_NAMES = " or ".join(", ".join(DTYPES).rsplit(", ", 1))  # for error messages
 
 _info_of: dict[np.dtype[Any], DtypeInfo] = {
     np.dtype(name): info for name, info in DTYPES.items() if name != "bfloat16"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Output files: complete, or not there at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def atomic_write(path: str, *sources: str) -> Iterator[IO[bytes]]:
-    """Open a file that appears under `path`, which is none of `sources`, once it is complete."""
+    """Open a file for writing that appears under `path` when it is complete.
+
+    `path` must not be one of the input files `sources`, nor lie in one that is a folder.
+    """
     target = _writable(path, sources)
     partial = os.path.join(os.path.dirname(target), f".rmac-{token_hex(8)}.part")
     try:
@@ -34,7 +37,7 @@ def atomic_write(path: str, *sources: str) -> Iterator[IO[bytes]]:
 
 
 def _writable(path: str, sources: Sequence[str]) -> str:
-    """Return the real path of a file that may be written, or raise."""
+    """Return the path of the output file with links resolved, or raise."""
     target = os.path.realpath(path)
     if not path or not os.path.isdir(os.path.dirname(target)):
         raise FileNotFoundError(f"{path!r}: cannot be written: no such folder")
@@ -42,6 +45,6 @@ def _writable(path: str, sources: Sequence[str]) -> str:
         if not stat.S_ISREG(os.stat(target).st_mode):
             raise FileExistsError(f"{path}: expected a file to write, got something else")
     for source in map(os.path.realpath, sources):
-        if os.path.commonpath([source, target]) == source:  # or it lies in the folder
+        if os.path.commonpath([source, target]) == source:  # it is the input, or lies inside
             raise FileExistsError(f"{path}: the output would replace the input {source}")
     return target

@@ -1,4 +1,4 @@
-"""Options of the public functions: the words that users write, and what backends are told.
+"""Options of the public functions: the names that users write, and the options that backends get.
 
 A backend must know every name in the enums here: one that does not know a pool or an aggregate
 raises, and never computes another.
@@ -6,8 +6,8 @@ raises, and never computes another.
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum
-from typing import Literal, NamedTuple, get_args
+from enum import IntEnum, StrEnum
+from typing import Literal, NamedTuple, assert_never, get_args
 
 from rmac._checks import cached_check, choice, flag, positive_int, real
 
@@ -23,12 +23,12 @@ PRESETS: tuple[PresetName, ...] = get_args(PresetName)
 MAP_LAYOUTS: tuple[MapLayout, ...] = get_args(MapLayout)
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
-# Powers of the generalised mean. Below 0.001 rounding dominates; above 50, 1e-6**p underflows
-# float64.
+# Powers p of the generalised mean. With p below 0.001 rounding dominates; with p above 50,
+# 1e-6**p underflows float64.
 _MIN_POWER, _MAX_POWER = 1e-3, 50.0
 
 
-class Pool(Enum):
+class Pool(StrEnum):
     """How the values of a region become one."""
 
     MAX = "max"
@@ -55,9 +55,16 @@ class PoolingOptions(NamedTuple):
     def sums_in_float32(self) -> bool:
         """Whether float32 accumulation is accurate and cannot overflow or underflow.
 
-        The least power is 1e-6**5 = 1e-30, and a million values of a million sum to 1e36.
+        With p of 1 to 5, the smallest term is 1e-6**5 = 1e-30, and a million values of a million
+        sum to 1e36.
         """
-        return self.pool is Pool.MEAN or 1 <= self.p <= 5
+        match self.pool:
+            case Pool.MAX | Pool.MEAN:
+                return True
+            case Pool.GEM:
+                return 1 <= self.p <= 5
+            case unknown:
+                assert_never(unknown)
 
 
 class AggregationOptions(NamedTuple):
@@ -65,7 +72,7 @@ class AggregationOptions(NamedTuple):
 
     normalize_regions: bool
     aggregate: Aggregate
-    normalize: bool  # whether there is a descriptor, and it is normalised
+    normalize: bool  # whether descriptors are normalised; False with Aggregate.NONE
     eps: float
 
 

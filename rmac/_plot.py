@@ -1,4 +1,4 @@
-"""Drawing a region grid; the one part of rmac that needs matplotlib."""
+"""Drawing of region grids, which needs matplotlib."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from rmac.regions import RegionGrid
 
-# That those who see few colours tell apart too; the first is for the whole map.
+# Colour-blind readers can tell these apart. The first is for the whole map.
 _COLOURS = ("#333333", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#A6761D", "#56B4E9")
-_LIGHTER = 0.4  # of the way to white, for every other window of a level
-_INSET = 0.011  # of the map's shorter side, from one outline to the next
-_MOST_INSET = 0.2  # of the smallest window's side
-_THIN = 8  # sides to one from which a map's cells are not drawn square
-_MOST_TAGS = 30  # regions whose numbers are not too many to read
-_APART = 0.05  # of the map's longer side, from one number to the next
+_LIGHTER = 0.4  # how far towards white every other window of a level is drawn
+_INSET = 0.011  # distance between outlines that share an edge, as a share of the shorter side
+_MAX_INSET = 0.2  # the most that outlines are inset, as a share of the smallest window
+_THIN = 8  # a map this many times longer than wide is not drawn with square cells
+_MAX_TAGS = 30  # more regions than this are not numbered
+_TAG_DISTANCE = 0.05  # between the numbers of two regions, as a share of the longer side
 
 _Point = tuple[float, float]
 
@@ -52,10 +52,10 @@ def plot_grid(grid: RegionGrid, image: npt.ArrayLike | None, ax: Axes | None) ->
 
 
 def _picture(image: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Return an image as an array that can be drawn, or raise."""
+    """Return an image as an array that matplotlib can draw, or raise."""
     try:
         picture = np.asarray(image)
-    except (RuntimeError, TypeError, ValueError) as error:  # as a PyTorch tensor on a GPU has it
+    except (RuntimeError, TypeError, ValueError) as error:  # such as a PyTorch tensor on a GPU
         raise TypeError(f"image: expected an array on the host, got {error}") from None
     height_width, colours = picture.shape[:2], picture.shape[2:]
     if len(height_width) != 2 or 0 in height_width or colours not in ((), (3,), (4,)):
@@ -90,18 +90,19 @@ def _draw_windows(grid: RegionGrid, picture: npt.NDArray[Any] | None, ax: Axes) 
         if picture is not None:
             outline.set_path_effects([withStroke(linewidth=4, foreground="white")])
         ax.add_patch(outline)
-        if len(grid) <= _MOST_TAGS:
-            # Each level begins at another corner, since windows have corners in common.
+        if len(grid) <= _MAX_TAGS:
+            # Windows of different levels share corners, so each level starts at another corner.
             corners = 2 * [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
             first = style.rank % 4
-            tags.append(_apart(corners[first : first + 4], tags, _APART * max(height, width)))
+            distance = _TAG_DISTANCE * max(height, width)
+            tags.append(_free_corner(corners[first : first + 4], tags, distance))
             _draw_tag(ax, tags[-1], style)
     thin = max(height, width) > _THIN * min(height, width)
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="auto" if thin else "equal")
 
 
 def _draw_bars(grid: RegionGrid, picture: npt.NDArray[Any] | None, ax: Axes) -> None:
-    """Draw each region of a sequence as a bar, in their order from top to bottom."""
+    """Draw each region of a sequence as a bar, the first at the top."""
     bottom, width = len(grid) - 0.5, float(grid.width)
     if picture is None:
         ax.locator_params(axis="x", integer=True)
@@ -113,7 +114,7 @@ def _draw_bars(grid: RegionGrid, picture: npt.NDArray[Any] | None, ax: Axes) -> 
         x1, _, x2, _ = boxes[style.region]
         bar = ax.barh(style.region, x2 - x1, 0.72, x1, color=style.colour, label=style.label)
         bar[0].set_edgecolor("white")
-    if len(grid) <= _MOST_TAGS:
+    if len(grid) <= _MAX_TAGS:
         ax.set_yticks(range(len(grid)))
     ax.set(xlim=(0, width), ylim=(bottom, -0.5), ylabel="region")
     ax.set_xlabel("position" if picture is None else "x (pixels)")
@@ -121,14 +122,14 @@ def _draw_bars(grid: RegionGrid, picture: npt.NDArray[Any] | None, ax: Axes) -> 
 
 class _Style(NamedTuple):
     region: int
-    rank: int  # of its level among those that the grid has
-    odd: bool  # whether it is every other window of its level
+    rank: int  # the place of its level among the levels of the grid
+    odd: bool  # whether it is drawn in the lighter shade
     colour: tuple[float, ...]
-    label: str  # of its level, and empty but for the first
+    label: str  # the label of its level for the first window, else empty
 
 
 def _styles(grid: RegionGrid) -> Iterator[_Style]:
-    """Say how each region is drawn, in colours of its level that alternate."""
+    """Yield how each region is drawn: neighbours of one level in two shades of one colour."""
     from matplotlib.colors import to_rgb
 
     for rank, level in enumerate(np.unique(grid.level)):
@@ -153,7 +154,7 @@ def _label(grid: RegionGrid, level: int) -> str:
 
 
 def _backdrop(grid: RegionGrid, picture: npt.NDArray[Any] | None, ax: Axes) -> tuple[float, float]:
-    """Draw the image, or the map's cells; return the height and width drawn on."""
+    """Draw the image, or the cells of the map; return the height and width of the drawing."""
     if picture is not None:
         height, width = map(float, picture.shape[:2])
         ax.imshow(picture, cmap="gray", extent=(0, width, height, 0))
@@ -171,14 +172,14 @@ def _backdrop(grid: RegionGrid, picture: npt.NDArray[Any] | None, ax: Axes) -> t
 
 
 def _inset_step(grid: RegionGrid, boxes: npt.NDArray[np.float64], shorter: float) -> float:
-    """Return how far outlines of one edge are drawn apart."""
+    """Return the distance between the outlines of windows that share an edge."""
     smallest = float((boxes[:, 2:] - boxes[:, :2]).min())
     outlines = 2 * len(np.unique(grid.level))
-    return min(_INSET * shorter, _MOST_INSET * smallest / outlines)
+    return min(_INSET * shorter, _MAX_INSET * smallest / outlines)
 
 
-def _apart(corners: list[_Point], taken: list[_Point], distance: float) -> _Point:
-    """Return the first corner at a distance from all numbers drawn so far, or the furthest."""
+def _free_corner(corners: list[_Point], taken: list[_Point], distance: float) -> _Point:
+    """Return the first corner this far from all taken points, or the one furthest from them."""
     return max(corners, key=lambda corner: min([distance, *(dist(corner, t) for t in taken)]))
 
 

@@ -1,9 +1,9 @@
-"""Pooling by branches: convolutions of several sizes, rectified, max-pooled and averaged."""
+"""Pooling by branches: convolutions of several sizes, then ReLU, max pooling and their mean."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -14,20 +14,31 @@ from rmac._dlpack import from_foreign
 from rmac._dtypes import dtype_info
 from rmac.operators import public_operator
 
+if TYPE_CHECKING:
+    from rmac._typing import ArrayT, NumPyArray
+
+    KernelSizes = Sequence[int | Sequence[int] | None]
+
 __all__ = ["branch_pool"]
 
-_BLOCK = 32 << 20  # bytes that the images computed with at once may take
+_BLOCK = 32 << 20  # bytes of the images that are computed at once, with all that is made of them
 
 Window = tuple[int, int] | None
 
 
+@overload
+def branch_pool(
+    x: NumPyArray, /, weights: Sequence[NumPyArray], kernel_sizes: KernelSizes
+) -> NumPyArray: ...
+@overload
+def branch_pool(x: ArrayT, /, weights: Sequence[ArrayT], kernel_sizes: KernelSizes) -> ArrayT: ...
 @public_operator("BranchPool")
 def branch_pool(
     backend: Backend,
     x: Array,
     /,
     weights: Sequence[Array],
-    kernel_sizes: Sequence[int | Sequence[int] | None],
+    kernel_sizes: KernelSizes,
 ) -> Array:
     r"""Average branches, each a convolution, a ReLU and a maximum over windows.
 
@@ -35,32 +46,32 @@ def branch_pool(
 
     .. math:: \frac{1}{k} \sum_i \mathrm{maxpool}_{k_i}(\mathrm{relu}(\mathrm{conv}(x, w_i)))
 
-    Convolutions are cross-correlations, as in neural networks. They and the windows move by one
-    cell and stay inside the map, so that a kernel or window of n cells shortens a side by n - 1.
+    Convolutions are cross-correlations, as in neural networks. Kernels and windows move by one
+    cell and stay inside the map: a kernel or window of n cells shortens a side by n - 1.
 
     Parameters
     ----------
     x : array, shape (N, C, H, W)
         Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides.
     weights : list of k arrays, shape (C_out, C, kh, kw)
-        The kernel of each branch, of any of these dtypes, on the device of `x`.
+        The kernel of each branch, of any dtype that `x` may have, on the device of `x`.
     kernel_sizes : list of k int, (int, int) or None
-        The window of each branch: cells along both sides, or along height and width; None for the
-        whole map, whose maximum has no height and width.
+        The window of each branch: cells along both sides, or along height and width. None is the
+        whole map; the result then has no height and width.
 
     Returns
     -------
     array, shape (N, C_out, h, w), or (N, C_out) where windows are None
-        The mean of the branches, computed and returned in float64 for a float64 `x`, else in
-        float32. NaN propagates.
+        The mean of the branches, float64 for a float64 `x`, else float32. It is computed in the
+        same dtype. NaN propagates.
 
     Raises
     ------
     TypeError
-        If an argument is of the wrong type or dtype, or weights are not where `x` is.
+        If an argument is of the wrong type or dtype, or weights are on another device than `x`.
     ValueError
-        If a shape or value is wrong, a kernel or window is larger than the map, or branches differ
-        in shape.
+        If a shape or value is wrong, a kernel or window is larger than the map, or the results of
+        branches differ in shape.
 
     See Also
     --------
@@ -82,7 +93,7 @@ def branch_pool(
     windows = _checked_windows(kernel_sizes, len(weights))
     out = backend.empty(_common_shape(x.shape, weights, windows), dtype, x)
     xp = backend.namespace()
-    # Infinities may meet, also past the ends of rows: NaN, which needs no warning.
+    # inf - inf is NaN, and needs no warning: it also occurs in sums past the ends of rows.
     with backend.device_context(x), np.errstate(invalid="ignore", over="ignore"):
         kernels = [xp.ascontiguousarray(w.transpose(2, 0, 3, 1), dtype) for w in weights]
         images = _images_at_once(x.shape, kernels)
@@ -156,7 +167,7 @@ def _common_shape(
 
 
 def _images_at_once(shape: tuple[int, ...], kernels: list[Array]) -> int:
-    """Return how many images fit a block, with what a branch keeps of them at once."""
+    """Return how many images fit a block, with what the largest branch makes of them."""
     _, channels, height, width = shape
     planes = max(kw * channels + 4 * filters for _, filters, kw, _ in [k.shape for k in kernels])
     size = (channels + planes) * height * width * kernels[0].itemsize
@@ -170,15 +181,16 @@ def _branch(x: Array, kernel: Array, window: Window, xp: Any) -> Array:
     else:
         maxima = _running_maximum(sums, window[1], xp)
         maxima = _running_maximum(maxima.swapaxes(2, 3), window[0], xp).swapaxes(2, 3)
-    return xp.maximum(maxima, 0)  # after the maximum, where there is less to rectify
+    return xp.maximum(maxima, 0)  # ReLU after the maximum: the result is the same, with less work
 
 
 def _convolution(x: Array, kernel: Array, xp: Any) -> Array:
-    """Return the sums (N, C_out, h, w) of packed maps over a kernel (kh, C_out, kw, C).
+    """Convolve packed maps (N, C, H, W) with a kernel (kh, C_out, kw, C): (N, C_out, h, w).
 
-    With the rows of a map one after the other, an offset in the kernel is a shift along all cells.
-    Copies of the map, one a column of the kernel, make one matrix product a row of it. Sums that
-    reach from the end of a row into the next come with them, and are left out at the end.
+    The rows of a map lie one after the other, so an offset in the kernel shifts all cells by the
+    same distance. One shifted copy of the map for each column of the kernel makes each row of the
+    kernel one matrix product. Sums that run over the end of a row are computed too, and left out
+    at the end.
     """
     images, channels, height, width = x.shape
     kh, filters, kw, _ = kernel.shape
@@ -188,21 +200,24 @@ def _convolution(x: Array, kernel: Array, xp: Any) -> Array:
     shifted = [cells[:, :, j : j + last] for j in range(kw)]
     cells = xp.concatenate(shifted, axis=1) if kw > 1 else cells
     kernel = kernel.reshape(kh, filters, kw * channels)
-    reach = last - (kh - 1) * width
+    length = last - (kh - 1) * width
     sums = xp.zeros((images, filters, rows * width), x.dtype)
-    reached = sums[:, :, :reach]
-    product = xp.empty(reached.shape, x.dtype)
+    computed = sums[:, :, :length]
+    product = xp.empty(computed.shape, x.dtype)
     for i in range(kh):
-        xp.matmul(kernel[i], cells[:, :, i * width : i * width + reach], out=product)
-        reached += product
+        xp.matmul(kernel[i], cells[:, :, i * width : i * width + length], out=product)
+        computed += product
     return sums.reshape(images, filters, rows, width)[..., :columns]
 
 
 def _running_maximum(x: Array, window: int, xp: Any) -> Array:
-    """Return the maximum of each `window` neighbours along the last axis, by doubling."""
-    reach = 1
-    while reach < window:
-        step = min(reach, window - reach)
+    """Return the maxima of all runs of `window` neighbours along the last axis.
+
+    Each step joins the maxima of two runs that are there already, so that their length doubles.
+    """
+    length = 1
+    while length < window:
+        step = min(length, window - length)
         x = xp.maximum(x[..., :-step], x[..., step:])
-        reach += step
+        length += step
     return x

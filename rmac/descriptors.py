@@ -1,12 +1,14 @@
-"""The R-MAC descriptor: the pipeline of the paper, in its order."""
+"""R-MAC descriptors: the pipeline of the paper, step by step."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from rmac._arrays import FeatureMaps, copy_to_out, feature_maps, output
+from rmac._arrays import copy_to_out, feature_maps, output
 from rmac._checks import optional_workers
 from rmac._options import (
+    MAP_LAYOUTS,
     Aggregate,
     AggregateName,
     AggregationOptions,
@@ -24,14 +26,32 @@ from rmac.whitening import Whitening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Unpack
 
     from rmac._backend import Array, Backend
+    from rmac._typing import ArrayT, NumPyArray, RMACKeywords
 
 __all__ = ["rmac"]
 
-_BLOCK = 1 << 25  # bytes of regional vectors that are whitened at a time
+_BLOCK = 1 << 25  # bytes in one block: regional vectors before and after whitening
 
 
+@overload
+def rmac(
+    x: NumPyArray | Sequence[NumPyArray],
+    /,
+    *,
+    whitening: Whitening | None = None,
+    **options: Unpack[RMACKeywords],
+) -> NumPyArray: ...
+@overload
+def rmac(
+    x: ArrayT | Sequence[ArrayT],
+    /,
+    *,
+    whitening: Whitening | None = None,
+    **options: Unpack[RMACKeywords],
+) -> ArrayT: ...
 @public_operator("RMAC")
 def rmac(
     backend: Backend,
@@ -54,46 +74,46 @@ def rmac(
 ) -> Array:
     r"""Describe each feature map by one vector: regional maximum activation of convolutions.
 
-    With :math:`f_r` the channels' maxima, or means, in region r of the grid, the descriptor is
+    With :math:`f_r` the maxima, or means, of all channels in region r, the descriptor is
 
     .. math:: L2\left(\sum_r L2(f_r)\right), \qquad L2(v) = v / (\lVert v \rVert + eps)
 
-    or, with whitening w, :math:`L2\left(\sum_r L2(w(L2(f_r)))\right)`.
+    or, with a whitening w, :math:`L2\left(\sum_r L2(w(L2(f_r)))\right)`.
 
     Parameters
     ----------
     x : array, shape (N, C, H, W), or as `layout` says
         Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides. Or a list
-        of N maps of their own sizes, without the axis N, of one dtype.
+        of N maps of one dtype and different sizes, without the axis N.
     pool, p : {"max", "mean", "gem"}, float
-        How a region's values become one, as in `region_pool`.
+        How the values of a region become one, as in `region_pool`.
     levels, overlap, preset : int, float, str
-        The grid, see `region_grid`; for sequences `sequence_grid`, which has no use for `overlap`.
+        The grid, see `region_grid`. `overlap` is ignored for sequences, see `sequence_grid`.
     layout : {"NCHW", "NHWC", "NCT", "NTC"}, default "NCHW"
-        The meaning of the axes of `x`, as in `region_pool`; T are the positions of a sequence.
+        The order of the axes of `x`, as in `region_pool`; T are the positions of a sequence.
     normalize_regions : bool, default True
-        Whether to L2-normalise each region's vector, before it is whitened and after.
+        Whether to L2-normalise the vector of each region, before and after it is whitened.
     whitening : Whitening, optional
-        What to whiten the regional vectors with, on the device of `x`. It is a matrix product,
-        whose threads are those of NumPy's BLAS.
+        A whitening of the regional vectors, on the device of `x`. It is a matrix product, on the
+        threads of NumPy's BLAS.
     aggregate : {"sum", "mean", "concat", "none"}, default "sum"
-        What becomes of the R regional vectors, of C elements or of those that `whitening` leaves:
-        their sum; that divided by R; one after the other, D = R * C; or left as they are.
+        How the vectors of the R regions become a descriptor: their sum; their mean; all in one
+        vector, one region after the other; or, with "none", they stay separate: (N, R, D).
     normalize : bool, default True
-        Whether to L2-normalise the descriptor. With ``aggregate="none"`` there is none to
-        normalise, and the regional vectors stay as `normalize_regions` makes them.
+        Whether to L2-normalise the descriptor. It has no effect with ``aggregate="none"``.
     eps : float, default 0.0
-        What is added to a norm before it divides. With 0, a zero vector stays zero, as in the
-        paper's MATLAB code; 1e-6 is cnnimageretrieval-pytorch's.
+        A number that is added to each norm before the division. With 0 a zero vector stays zero, as
+        in the paper's MATLAB code. cnnimageretrieval-pytorch has 1e-6.
     workers : int, optional
         Threads to use on the CPU, as in `region_pool`.
     out : array, shape (N, D), optional
-        Where to put the result.
+        Array for the result, of its dtype.
 
     Returns
     -------
     array, shape (N, D), or (N, R, D) with ``aggregate="none"``
-        The descriptors: float64 for a float64 `x`, else float32. `out` if given.
+        The descriptors, float64 for a float64 `x`, else float32. D is C, the `dim` of `whitening`,
+        or R times that with ``aggregate="concat"``. It is `out` if that is given.
 
     Raises
     ------
@@ -104,14 +124,15 @@ def rmac(
 
     See Also
     --------
-    region_pool : The regional maxima alone.
-    Whitening : Learned from regional vectors, as ``aggregate="none"`` gives them.
+    region_pool : The maxima of regions, without the rest of the pipeline.
+    Whitening : It is learned from regional vectors, the result of ``aggregate="none"``.
 
     Notes
     -----
-    A NaN in a region makes its vector, and so a normalised descriptor, NaN. The descriptor of an
-    image does not depend, bit for bit, on the batch it came in or on `workers`; with `whitening`,
-    whose matrix product may, it does so to rounding.
+    A NaN in a region makes its normalised vector NaN, and then the descriptor is NaN too. The
+    descriptor of an image has the same bits in every batch and with any number of `workers`. With
+    `whitening` it is the same to rounding, since the matrix product may round differently for other
+    batches.
 
     References
     ----------
@@ -130,36 +151,37 @@ def rmac(
     aggregation = aggregation_options(normalize_regions, aggregate, normalize, eps)
     options = grid_options(levels, overlap, preset)
     workers = optional_workers(workers)
-    maps = feature_maps(backend, x, layout)
+    batches, info = feature_maps(backend, x, layout)
+    sequence = layout not in MAP_LAYOUTS
     boxes = [
-        default_grid(batch.shape[2], batch.shape[3], options, sequence=maps.sequence).boxes
-        for batch in maps.batches
+        default_grid(maps.shape[2], maps.shape[3], options, sequence=sequence).boxes
+        for maps in batches
     ]
-    dim = maps.channels if whitening is None else _whitened_dim(whitening, maps)
-    shape = _result_shape(maps.images, [len(one) for one in boxes], dim, aggregation.aggregate)
-    result = output(backend, out, maps.batches, shape, maps.dtype.descriptor)
+    shape = _result_shape(batches, boxes, whitening, aggregation.aggregate)
+    result = output(backend, out, batches, shape, info.descriptor)
     if whitening is not None:
         pipeline = _WhitenedPipeline(backend, pooling, whitening, aggregation, workers)
-        pipeline.run(maps.batches, boxes, result)
+        pipeline.run(batches, boxes, result)
     elif result.size:
-        backend.rmac(maps.batches, boxes, result, pooling, aggregation, workers=workers)
+        backend.rmac(batches, boxes, result, pooling, aggregation, workers=workers)
     return copy_to_out(result, out)
 
 
-def _whitened_dim(whitening: Whitening, maps: FeatureMaps) -> int:
-    """Return how many elements the whitened vectors of regions have, or raise."""
-    if not isinstance(whitening, Whitening):
-        raise TypeError(f"whitening: expected a Whitening, got {type(whitening).__name__}")
-    whitening._require_fits(maps.batches[0], maps.channels, "x")
-    return len(whitening.projection)
-
-
 def _result_shape(
-    images: int, regions: list[int], dim: int, aggregate: Aggregate
+    batches: Sequence[Array],
+    boxes: Sequence[Any],
+    whitening: Whitening | None,
+    aggregate: Aggregate,
 ) -> tuple[int, ...]:
-    """Return the shape of the result of images with so many regions, or raise."""
-    if aggregate in (Aggregate.SUM, Aggregate.MEAN):
+    """Return the shape of the result, or raise if there is none."""
+    images, dim = batches[0].shape[:2]
+    if len(batches) > 1:
+        images = len(batches)
+    if whitening is not None:
+        dim = _whitened_dim(whitening, batches[0])
+    if aggregate is Aggregate.SUM or aggregate is Aggregate.MEAN:
         return images, dim
+    regions = [len(one) for one in boxes]
     count = regions[0]
     if min(regions) < max(regions):
         raise ValueError(
@@ -170,8 +192,17 @@ def _result_shape(
     return (images, count * dim) if aggregate is Aggregate.CONCAT else (images, count, dim)
 
 
-class _WhitenedPipeline(NamedTuple):
-    """The pipeline with a matrix product in its middle, a block of images at a time."""
+def _whitened_dim(whitening: Whitening, maps: Array) -> int:
+    """Return how many elements the whitened vectors of regions have, or raise."""
+    if not isinstance(whitening, Whitening):
+        raise TypeError(f"whitening: expected a Whitening, got {type(whitening).__name__}")
+    whitening._require_fits(maps, maps.shape[1], "x")
+    return len(whitening.projection)
+
+
+@dataclass(frozen=True)
+class _WhitenedPipeline:
+    """The pipeline with whitening. It works on a block of images at a time."""
 
     backend: Backend
     pooling: PoolingOptions

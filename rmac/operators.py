@@ -38,7 +38,7 @@ _without_gradient: set[str] = set()
 
 
 class GradientNotDefinedError(NotImplementedError):
-    """An operator was asked for the gradient that it declares not to have."""
+    """The operator declares that it has no gradient."""
 
 
 def register_cpu_operator(name: str, factory: Factory, *, replace: bool = False) -> None:
@@ -110,7 +110,7 @@ def run_on_device(
     x : array
         The operator's input.
     device : {None, "cpu", "cuda", "cuda:N"}, optional
-        Where to run; None is where `x` lives. Naming a device is consent to move `x` there.
+        Where to run. None is the device of `x`. If you name a device, `x` may be copied there.
     **args
         Arguments of a named operator.
 
@@ -122,7 +122,7 @@ def run_on_device(
     Raises
     ------
     TypeError
-        If `x` is not an array where one is needed, or `args` are given for an instance.
+        If `x` is not an array, or `args` are given for an instance.
     ValueError
         If the operator has no code for the device, or the device's name is not one.
     """
@@ -138,7 +138,7 @@ def run_on_device(
 
 
 def _run(name: str, x: Any, options: dict[str, Any]) -> Any:
-    """Run a named operator; arrays of other libraries come in and go out through DLPack."""
+    """Run a named operator. Arrays of other libraries come in and go out through DLPack."""
     array = from_foreign(x)
     foreign = {key: from_foreign(value, key) for key, value in options.items() if is_foreign(value)}
     arguments = options | foreign if foreign else options
@@ -177,7 +177,7 @@ def _move(x: Array, device: str) -> Array:
 
 
 def should_not_do_gradient(name: str) -> None:
-    """Declare that an operator has no gradient, and is not meant to get one.
+    """Declare that an operator has no gradient.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def should_not_do_gradient(name: str) -> None:
 
 
 def gradient(name: str) -> Any:
-    """Return an operator's gradient operator; none of rmac's own has one.
+    """Return the gradient of an operator. No operator of rmac has one.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def gradient(name: str) -> Any:
     Returns
     -------
     None
-        For operators that declare nothing about their gradient.
+        For operators that declare nothing about a gradient.
 
     Raises
     ------
@@ -215,7 +215,7 @@ def gradient(name: str) -> Any:
     """
     _require_registered(name)
     if name in _without_gradient:
-        raise GradientNotDefinedError(f"{name} has no gradient, by declaration")
+        raise GradientNotDefinedError(f"{name} is for inference only: it has no gradient")
 
 
 def _require_registered(name: str) -> None:
@@ -224,17 +224,21 @@ def _require_registered(name: str) -> None:
         raise ValueError(f"name: expected one of {', '.join(known)}, got {name!r}")
 
 
+def _factory(function: Callable[..., Any], backend: Backend) -> Factory:
+    """Return what is registered: given options, it returns a function of x."""
+    return lambda **options: partial(function, backend, **options)
+
+
 def public_operator(
     name: str,
 ) -> Callable[[Callable[Concatenate[Backend, Params], Result]], Callable[Params, Result]]:
-    """Make a function of (backend, x, ...) an operator, and the public function that runs it."""
+    """Register a function of (backend, x, ...) as an operator, and return the public function."""
 
     def decorate(
         function: Callable[Concatenate[Backend, Params], Result],
     ) -> Callable[Params, Result]:
         for device, backend in BACKENDS.items():
-            # A factory: given the options, it leaves a function of x.
-            _register(device, name, partial(partial, function, backend), replace=False)
+            _register(device, name, _factory(function, backend), replace=False)
         should_not_do_gradient(name)
 
         signature = inspect.signature(function)
@@ -244,10 +248,9 @@ def public_operator(
         def public(*args: Params.args, **options: Params.kwargs) -> Result:
             if len(args) == 1:
                 result: Result = _run(name, args[0], options)
-            else:  # a factory takes options by name
-                bound = signature.bind(*args, **options).arguments
-                x = bound.pop("x")
-                result = _run(name, x, dict(bound))
+            else:  # factories take options by name alone
+                x, *others = signature.bind(*args, **options).arguments.items()
+                result = _run(name, x[1], dict(others))
             return result
 
         public.__signature__ = signature  # type: ignore[attr-defined]
@@ -257,21 +260,21 @@ def public_operator(
 
 
 class RMACRegionsOp:
-    """Caffe2's RMACRegions as an object: the R-MAC windows of a batch of feature maps, as RoIs.
+    """Caffe2's RMACRegions as an object: the R-MAC windows on a batch of feature maps, as RoIs.
 
     Parameters
     ----------
     scales : int, default 3
         Number of levels, at least 1.
     overlap : float, default 0.4
-        Overlap of neighbouring windows along the longer side, in [0, 1).
+        Overlap to aim for between neighbouring windows along the longer side, in [0, 1).
 
     Attributes
     ----------
     scales : int
         Number of levels.
     overlap : float
-        Overlap of neighbouring windows.
+        Overlap to aim for between neighbouring windows.
 
     See Also
     --------

@@ -1,8 +1,8 @@
-"""Regional pooling: one value of each channel for each region of a feature map."""
+"""Regional pooling: one value for each channel and each region of a feature map."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from rmac._arrays import (
     copy_to_out,
@@ -29,22 +29,30 @@ from rmac.regions import RegionGrid, default_grid, region_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Unpack
 
     import numpy.typing as npt
 
     from rmac._backend import Array, Backend
+    from rmac._typing import ArrayT, NumPyArray, RegionPoolKeywords, RoIPoolKeywords
+
+    Regions = RegionGrid | npt.ArrayLike | None
 
 __all__ = ["region_pool", "rmac_regions", "roi_pool"]
 
 _FLOAT32_MAX = 3.4e38
 
 
+@overload
+def rmac_regions(x: NumPyArray, /, *, scales: int = 3, overlap: float = 0.4) -> NumPyArray: ...
+@overload
+def rmac_regions(x: ArrayT, /, *, scales: int = 3, overlap: float = 0.4) -> ArrayT: ...
 @public_operator("RMACRegions")
 def rmac_regions(backend: Backend, x: Array, /, *, scales: int = 3, overlap: float = 0.4) -> Array:
     """Return the R-MAC windows of a batch of feature maps as RoIs, as Caffe2's operator does.
 
     Only the shape of `x` matters. The windows are those of
-    ``region_grid(H, W, levels=scales, overlap=overlap)``, and `roi_pool` takes the result.
+    ``region_grid(H, W, levels=scales, overlap=overlap)``. The result is input for `roi_pool`.
 
     Parameters
     ----------
@@ -53,13 +61,13 @@ def rmac_regions(backend: Backend, x: Array, /, *, scales: int = 3, overlap: flo
     scales : int, default 3
         Number of window sizes, at least 1.
     overlap : float, default 0.4
-        Overlap of neighbouring windows to aim for along the longer side, in [0, 1).
+        Overlap to aim for between neighbouring windows along the longer side, in [0, 1).
 
     Returns
     -------
     array of float32, shape (N * R, 5)
-        ``batch_index, x1, y1, x2, y2`` of each region in cells, inclusive on both ends, one image's
-        after the other's; (0, 5) if `x` has no elements.
+        ``batch_index, x1, y1, x2, y2`` of each region in cells, inclusive on both ends: all regions
+        of the first image, then those of the next. (0, 5) if `x` has no elements.
 
     Raises
     ------
@@ -70,7 +78,7 @@ def rmac_regions(backend: Backend, x: Array, /, *, scales: int = 3, overlap: flo
 
     See Also
     --------
-    region_grid : The windows of one map size, with more to ask of them.
+    region_grid : The windows on a map of one size, as an object.
     """
     scales = positive_int("scales", scales)
     overlap = real("overlap", overlap, low=0, high=1)
@@ -81,12 +89,28 @@ def rmac_regions(backend: Backend, x: Array, /, *, scales: int = 3, overlap: flo
     return backend.rmac_regions(grid.boxes, x.shape[0], x)
 
 
+@overload
+def region_pool(
+    x: NumPyArray, /, regions: Regions = None, **options: Unpack[RegionPoolKeywords]
+) -> NumPyArray: ...
+@overload
+def region_pool(
+    x: Sequence[NumPyArray], /, regions: Regions = None, **options: Unpack[RegionPoolKeywords]
+) -> list[NumPyArray]: ...
+@overload
+def region_pool(
+    x: ArrayT, /, regions: Regions = None, **options: Unpack[RegionPoolKeywords]
+) -> ArrayT: ...
+@overload
+def region_pool(
+    x: Sequence[ArrayT], /, regions: Regions = None, **options: Unpack[RegionPoolKeywords]
+) -> list[ArrayT]: ...
 @public_operator("RegionPool")
 def region_pool(
     backend: Backend,
     x: Array,
     /,
-    regions: RegionGrid | npt.ArrayLike | None = None,
+    regions: Regions = None,
     *,
     pool: PoolName = "max",
     p: float = 3.0,
@@ -99,54 +123,55 @@ def region_pool(
 ) -> Array:
     r"""Pool each channel of each feature map, or sequence, over regions.
 
-    Every value of `x` is read once, however many regions overlap there.
+    `x` is read once, whatever the number of regions that overlap.
 
     Parameters
     ----------
     x : array, shape (N, C, H, W), or as `layout` says
         Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides. Or a list
-        of maps of their own sizes, without the axis N.
+        of maps of different sizes, without the axis N.
     regions : RegionGrid or array_like of int, shape (R, 4), optional
-        Boxes ``x1, y1, x2, y2`` inside the map, in cells, inclusive on both ends; on the host. For
-        sequences also (R, 2), the first and the last position of each region. By default the R-MAC
-        grid that `levels`, `overlap` and `preset` describe; those are not used otherwise.
+        Boxes ``x1, y1, x2, y2`` inside the map, in cells, inclusive on both ends; on the host. On
+        sequences also (R, 2): the first and the last position of each region. The default is the
+        R-MAC grid of `levels`, `overlap` and `preset`, which are ignored if boxes are given.
     pool : {"max", "mean", "gem"}, default "max"
-        How a region's values become one: their maximum, their mean, or their generalised mean. The
-        maximum is exact. A region that holds a NaN gives NaN, as in `numpy.max` (Caffe2 and
-        torchvision pass over NaN, by accident of their comparisons).
+        How the values of a region become one: their maximum, their mean, or their generalised mean.
+        The maximum is exact. A region that holds a NaN gives NaN, as in `numpy.max`. (Caffe2 and
+        torchvision skip NaN, as a side effect of their comparisons.)
     p : float, default 3.0
-        The power of the generalised mean, at least 0.001 and less than 50: 1 is nearly the mean,
-        and the more, the nearer to the maximum. Not used otherwise.
+        The power of the generalised mean, at least 0.001 and less than 50. A power of 1 gives
+        nearly the mean, and a large power nearly the maximum. Other pools ignore it.
     levels, overlap, preset : int, float, str
-        See `region_grid`; for sequences `sequence_grid`, which has no use for `overlap`.
+        The grid, see `region_grid`. `overlap` is ignored for sequences, see `sequence_grid`.
     layout : {"NCHW", "NHWC", "NCT", "NTC"}, default "NCHW"
-        The meaning of the axes of `x`: images, channels, and height and width of a map or positions
-        T of a sequence. Speed depends on strides alone: an NCHW view of memory that is NHWC runs as
-        NHWC does.
+        The order of the axes of `x`: N images, C channels, H and W the height and width of a map,
+        T the positions of a sequence. Speed depends on strides alone: an NCHW view of NHWC memory
+        is as fast as NHWC.
     workers : int, optional
-        Threads to use on the CPU. By default ``OMP_NUM_THREADS``, else the CPUs that this process
-        may use. The result does not depend on it.
+        Threads to use on the CPU. The default is ``OMP_NUM_THREADS`` if it is set, else the number
+        of CPUs that the process may use. The result does not depend on it.
     out : array, shape (N, R, C), optional
-        Where to put the result, of its dtype.
+        Array for the result, of its dtype.
 
     Returns
     -------
     array, shape (N, R, C)
-        Maxima in the dtype of `x`; means in float64 for a float64 `x`, else float32. `out` if
-        given. A list of (R, C) for a list.
+        Maxima in the dtype of `x`; means in float64 for a float64 `x`, else in float32. It is `out`
+        if that is given. For a list of maps it is a list of arrays (R, C).
 
     Raises
     ------
     TypeError
         If an array or option is of the wrong type, or `x` of a dtype not listed.
     ValueError
-        If a shape or value is wrong: a map without cells, a box outside it, an unfit `out`.
+        If a shape or value is wrong: a map without cells, a box outside the map, an `out` of
+        another shape.
 
     See Also
     --------
-    rmac : The descriptor made of these regional vectors.
+    rmac : The descriptors of images, from their regional vectors.
     sequence_grid : The regions of a sequence.
-    roi_pool : Pooling over regions that differ from image to image.
+    roi_pool : Pooling over other regions for each image.
 
     Notes
     -----
@@ -154,9 +179,10 @@ def region_pool(
 
     .. math:: \left(\frac{1}{n} \sum_i \max(x_i, 10^{-6})^p\right)^{1/p}
 
-    as in cnnimageretrieval-pytorch. Sums are in float32 for means and a `p` of 1 to 5, else,
-    and for float64, in float64. Beyond the range of that they are infinite: those of n values up to
-    x, where :math:`n x^p` exceeds about 3e38, or 1e308. A million values up to a million never do.
+    as in cnnimageretrieval-pytorch. Means, and powers of 1 to 5, accumulate in float32; other
+    powers, and float64 maps, accumulate in float64. A sum overflows to inf when
+    ``n * max(x)**p`` exceeds 3e38 (float32) or 1e308 (float64). A million values of up to a million
+    do not overflow.
 
     References
     ----------
@@ -171,7 +197,7 @@ def region_pool(
     >>> bool(rmac.region_pool(x, [[0, 0, 31, 23]])[0, 0, 7] == x[0, 7].max())
     True
 
-    The tokens of a transformer, a class token first, without a copy:
+    The tokens of a vision transformer, behind a class token, without a copy:
 
     >>> tokens = np.random.default_rng(0).random((2, 1 + 14 * 14, 768), dtype=np.float32)
     >>> maps = tokens[:, 1:].reshape(2, 14, 14, 768)
@@ -184,23 +210,29 @@ def region_pool(
     ragged = isinstance(x, (list, tuple))
     if ragged and out is not None:
         raise TypeError("out: expected None with a list of maps, whose results are a list")
-    maps = feature_maps(backend, x, layout)
+    batches, info = feature_maps(backend, x, layout)
+    sequence = layout not in MAP_LAYOUTS
     pooled = []
-    for batch in maps.batches:
-        images, channels, height, width = batch.shape
+    for maps in batches:
+        images, channels, height, width = maps.shape
         grid = regions
         if grid is None:
-            grid = default_grid(height, width, options, sequence=maps.sequence)
-        boxes = region_boxes(grid, height, width, sequence=maps.sequence)
-        shape = (images, len(boxes), channels)
-        dtype = batch.dtype if pooling.pool is Pool.MAX else maps.dtype.descriptor
-        result = output(backend, out, [batch], shape, dtype)
+            grid = default_grid(height, width, options, sequence=sequence)
+        boxes = region_boxes(grid, height, width, sequence=sequence)
+        dtype = maps.dtype if pooling.pool is Pool.MAX else info.descriptor
+        result = output(backend, out, [maps], (images, len(boxes), channels), dtype)
         if result.size:
-            backend.region_pool(batch, boxes, result, pooling, workers=workers)
+            backend.region_pool(maps, boxes, result, pooling, workers=workers)
         pooled.append(copy_to_out(result, out))
     return [result[0] for result in pooled] if ragged else pooled[0]
 
 
+@overload
+def roi_pool(
+    x: NumPyArray, /, rois: NumPyArray, **options: Unpack[RoIPoolKeywords]
+) -> NumPyArray: ...
+@overload
+def roi_pool(x: ArrayT, /, rois: ArrayT, **options: Unpack[RoIPoolKeywords]) -> ArrayT: ...
 @public_operator("RoIPool")
 def roi_pool(
     backend: Backend,
@@ -216,38 +248,39 @@ def roi_pool(
 ) -> Array:
     """Max-pool each RoI into a grid of bins, in the arithmetic of Caffe2 and torchvision.
 
-    A RoI's coordinates are scaled and rounded half away from zero, and it is at least one cell
-    high and wide. Bin i of n along a side of length s spans the cells ``floor(i * s / n)`` to
-    ``ceil((i + 1) * s / n)``, exclusive, in float32, clipped to the map; bins may overlap.
+    The coordinates of a RoI are scaled and rounded half away from zero, and the RoI is at least one
+    cell high and wide. Bin i of n along a side of length s has the cells from ``floor(i * s / n)``
+    to ``ceil((i + 1) * s / n)``, exclusive, computed in float32. Bins are clipped to the map, and
+    may overlap.
 
     Parameters
     ----------
     x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
         Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides.
     rois : array of real numbers, shape (K, 5)
-        ``batch_index, x1, y1, x2, y2`` of each RoI, corners inclusive, on the device of `x`.
-        Corners are rounded to float32.
+        ``batch_index, x1, y1, x2, y2`` of each RoI, inclusive on both ends, on the device of `x`.
+        Coordinates are rounded to float32.
     output_size : int or (int, int), default 1
         Bins along the height and along the width of a RoI.
     spatial_scale : float, default 1.0
-        What to multiply coordinates with to get cells, such as 1/16.
+        The factor from coordinates to cells, such as 1/16.
     layout : {"NCHW", "NHWC"}, default "NCHW"
-        The meaning of the axes of `x`.
+        The order of the axes of `x`.
     workers : int, optional
         Threads to use on the CPU, as in `region_pool`.
     out : array, shape (K, C, ph, pw), optional
-        Where to put the result, of the dtype of `x`.
+        Array for the result, of the dtype of `x`.
 
     Returns
     -------
     array, shape (K, C, ph, pw)
-        The maxima in the dtype of `x`, NaN for a bin that holds one, 0 for a bin without cells;
-        `out` if given.
+        The maxima in the dtype of `x`. A bin that holds a NaN gives NaN, and a bin without cells
+        gives 0. It is `out` if that is given.
 
     Raises
     ------
     IndexError
-        If a batch index is not one of `x`.
+        If a batch index is not in 0..N-1.
     TypeError
         If an array or option is of the wrong type, or `x` of a dtype not listed.
     ValueError

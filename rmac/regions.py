@@ -1,6 +1,7 @@
 """The geometry of R-MAC: which windows lie on a feature map.
 
-Plain integers on the host, computed once per shape and shared by every backend.
+Grids are integers on the host. They are computed once for each size of map, and all backends share
+them.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ _warned_of_gaps = False
 
 
 class _Preset(NamedTuple):
-    """How one implementation in use computes and orders its windows."""
+    """How a preset computes and orders its windows."""
 
-    dtype: type[np.floating[Any]]  # every intermediate result is rounded to this type
-    centred: bool  # starts are rounded at the window's centre, not at its edge
-    x_outer: bool  # within a level, x varies slowest
-    whole_map: bool  # the whole map comes first, as a region of level 0
+    dtype: type[np.floating[Any]]  # of every intermediate result
+    centred: bool  # the centres of windows are rounded, not their edges
+    x_outer: bool  # within a level, windows are ordered by x, then by y
+    whole_map: bool  # the first region is the whole map, with level 0
 
 
 PRESETS: dict[PresetName, _Preset] = {
@@ -42,22 +43,21 @@ PRESETS: dict[PresetName, _Preset] = {
 class RegionGrid:
     """The regions of an R-MAC pyramid on a feature map of one size, or on a sequence of one length.
 
-    Made by `region_grid` and `sequence_grid`; immutable, so that one object can be cached and
-    shared.
+    `region_grid` and `sequence_grid` make grids. A grid is immutable, so that callers can share it.
 
     Attributes
     ----------
     boxes : ndarray of int64, shape (R, 4)
         ``x1, y1, x2, y2`` of each region in cells, inclusive on both ends. Read-only.
     level : ndarray of int64, shape (R,)
-        The level each region belongs to, 1 to `levels`; 0 is the whole map, which only the
-        preset ``"cirtorch"`` has. Read-only.
+        The level of each region, 1 to `levels`. Only the preset ``"cirtorch"`` has level 0, the
+        whole map. Read-only.
     height, width : int
-        Size of the feature map in cells; 1 and the length of a sequence.
+        Size of the feature map in cells. A sequence has height 1 and its length as width.
     levels : int
         Number of levels asked for.
     overlap : float or None
-        Overlap of neighbouring windows asked for along the longer side; None on a sequence.
+        Overlap asked for between neighbouring windows along the longer side; None on a sequence.
     preset : str
         The implementation that the grid reproduces.
     """
@@ -114,8 +114,8 @@ class RegionGrid:
     def coverage(self) -> float:
         """Share of the map's cells that lie inside at least one region, 0 to 1.
 
-        Less than 1 on maps so long that the windows of every level leave gaps; the first such grid
-        of a process comes with a warning.
+        It is less than 1 on very long maps, where the windows of every level leave gaps. The first
+        such grid of a process warns.
         """
         return _covered_cells(self.boxes) / (self.height * self.width)
 
@@ -130,8 +130,8 @@ class RegionGrid:
         Returns
         -------
         ndarray of float64, shape (R, 4)
-            ``x1, y1, x2, y2`` in pixels, as edges: ``x2 - x1`` is a region's width, and a
-            region over the whole map is ``(0, 0, image_width, image_height)``.
+            ``x1, y1, x2, y2`` in pixels, where x2 and y2 are the far edges: ``x2 - x1`` is the
+            width of a region, and the whole map is ``(0, 0, image_width, image_height)``.
 
         Raises
         ------
@@ -147,17 +147,18 @@ class RegionGrid:
         return scaled
 
     def plot(self, image: npt.ArrayLike | None = None, ax: Axes | None = None) -> Axes:
-        """Draw the regions, one colour a level.
+        """Draw the regions, one colour for each level.
 
-        Regions of a map are outlines, in two shades so that neighbours are told apart, and slightly
-        inset so that edges which coincide are; regions of a sequence are bars, one below the other.
-        Numbers, where there is room, are rows of `boxes` and of what `region_pool` returns.
+        Regions of a map are outlines. Neighbours have two shades of one colour, and outlines are
+        slightly inset so that shared edges can be seen. Regions of a sequence are bars, one below
+        the other. The number at a region is its row in `boxes` and in the result of `region_pool`;
+        numbers are left out if there are more than 30 regions.
 
         Parameters
         ----------
         image : array_like, shape (height, width) or (height, width, 3 or 4), optional
-            Picture to draw over, of any size; the regions are scaled to it. By default the map's
-            own cells.
+            Picture of any size to draw over; the regions are scaled to it. By default the cells of
+            the map are drawn.
         ax : matplotlib.axes.Axes, optional
             Where to draw; by default a new figure.
 
@@ -171,7 +172,7 @@ class RegionGrid:
         ImportError
             If matplotlib is not installed.
         TypeError
-            If `image` is not an array of real numbers on the host, or `ax` not such axes.
+            If `image` is not an array of real numbers on the host, or `ax` is not axes.
         ValueError
             If `image` is of another shape.
         """
@@ -185,10 +186,10 @@ def region_grid(
 ) -> RegionGrid:
     """Lay the R-MAC pyramid of windows over a feature map.
 
-    Level ``l`` has square windows of side ``s = floor(2 * min(height, width) / (l + 1))``: ``l``
-    of them along the shorter side and ``l + extra`` along the longer, evenly spread. ``extra`` is
-    0 on square maps, else the number in 1..6 that brings the overlap of level-1 neighbours closest
-    to `overlap`. Levels with ``s = 0`` give no region.
+    Level ``l`` has square windows of side ``s = floor(2 * min(height, width) / (l + 1))``. They are
+    evenly spread: ``l`` along the shorter side and ``l + extra`` along the longer. ``extra`` is 0
+    on square maps. On others it is the number in 1..6 for which neighbours of level 1 overlap by
+    the share closest to `overlap`. Levels with ``s = 0`` give no region.
 
     Parameters
     ----------
@@ -197,16 +198,17 @@ def region_grid(
     levels : int, default 3
         Number of window sizes, at least 1.
     overlap : float, default 0.4
-        Overlap of neighbouring windows to aim for along the longer side, in [0, 1).
+        Overlap to aim for between neighbouring windows along the longer side, in [0, 1).
     preset : {"caffe2", "matlab", "cirtorch"}, default "caffe2"
-        Whose arithmetic and order to reproduce exactly: Caffe2's RMACRegions; the paper's MATLAB
-        code, and VISSL; or cnnimageretrieval-pytorch, which has the whole map as its first region.
-        They place windows differently on about 4 % of sizes, by a cell.
+        The implementation to reproduce exactly, in its arithmetic and order: ``"caffe2"`` is
+        Caffe2's RMACRegions; ``"matlab"`` is the paper's MATLAB code, and VISSL; ``"cirtorch"`` is
+        cnnimageretrieval-pytorch, whose first region is the whole map. On about 4 % of sizes they
+        differ by a cell.
 
     Returns
     -------
     RegionGrid
-        The regions; the same object for the same arguments while it stays cached.
+        The regions. Grids are cached: the same arguments usually give the same object.
 
     Raises
     ------
@@ -239,8 +241,7 @@ def sequence_grid(length: int, *, levels: int = 3, preset: PresetName = "caffe2"
     """Lay the R-MAC pyramid of windows along a sequence.
 
     Level ``l`` has ``l`` windows of ``floor(2 * length / (l + 1))`` positions, evenly spread from
-    end to end, so that neighbours have half of them in common. Levels whose windows would have no
-    position give no region.
+    end to end: neighbours overlap by half. Levels whose windows have no position give no region.
 
     Parameters
     ----------
@@ -249,14 +250,14 @@ def sequence_grid(length: int, *, levels: int = 3, preset: PresetName = "caffe2"
     levels : int, default 3
         Number of window sizes, at least 1.
     preset : {"caffe2", "matlab", "cirtorch"}, default "caffe2"
-        Whose arithmetic to spread windows with; ``"cirtorch"`` has the whole sequence as its first
-        region. See `region_grid`.
+        The arithmetic that places the windows, as in `region_grid`. The first region of
+        ``"cirtorch"`` is the whole sequence.
 
     Returns
     -------
     RegionGrid
-        The regions, on a map of height 1 and width `length`; its `overlap` is None. The same object
-        for the same arguments while it stays cached.
+        The regions, on a map of height 1 and width `length`. Its `overlap` is None. Grids are
+        cached: the same arguments usually give the same object.
 
     Raises
     ------
@@ -307,7 +308,7 @@ def default_grid(height: int, width: int, options: GridOptions, *, sequence: boo
 def make_grid(
     height: int, width: int, levels: int, overlap: float | None, preset: PresetName
 ) -> RegionGrid:
-    """Return a grid of checked options, of a sequence if there is no overlap to aim for."""
+    """Return the grid of checked options on a map; on a sequence if `overlap` is None."""
     height, width = positive_int("height", height), positive_int("width", width)
     rules = PRESETS[preset]
     windows = _windows(height, width, levels, overlap, rules)
@@ -322,15 +323,15 @@ def make_grid(
         overlap=overlap,
         preset=preset,
     )
-    # Too few windows of level 1 to fill the map leave gaps, which those of others may fill.
-    gaps = len(windows[0]) * min(height, width) < max(height, width)
-    if gaps and not _warned_of_gaps and grid.coverage < 1:
+    # `coverage` is slow. It is 1 unless the windows of level 1 are too few to cover the map.
+    may_have_gaps = len(windows[0]) * min(height, width) < max(height, width)
+    if may_have_gaps and not _warned_of_gaps and grid.coverage < 1:
         _warn_of_gaps(grid)
     return grid
 
 
 def _warn_of_gaps(grid: RegionGrid) -> None:
-    """Warn, once in a process."""
+    """Warn of cells outside all regions, once in a process."""
     global _warned_of_gaps
     _warned_of_gaps = True
     cells = grid.height * grid.width
@@ -338,14 +339,14 @@ def _warn_of_gaps(grid: RegionGrid) -> None:
         f"{cells - _covered_cells(grid.boxes)} of the {cells} cells of a "
         f"{grid.height}x{grid.width} map are in no R-MAC region (coverage {grid.coverage:.3g}): "
         "preset='cirtorch' adds the whole map as a region, region_pool takes boxes of your own, "
-        "and for sequences there is layout='NCT'. This is said once, also of other maps."
+        "and layout='NCT' is for sequences. This warning comes once, also for other sizes of map."
     )
 
 
 def _windows(
     height: int, width: int, levels: int, overlap: float | None, rules: _Preset
 ) -> list[npt.NDArray[np.int64]]:
-    """Return the boxes of each level that has any."""
+    """Return the boxes of each level that has regions."""
     sequence = overlap is None
     extra = 0 if overlap is None else _extra_windows(height, width, overlap, rules.dtype)
     down, across = (extra, 0) if height > width else (0, extra)
@@ -362,7 +363,7 @@ def _windows(
 
 
 def _extra_windows(height: int, width: int, overlap: float, dtype: Any) -> int:
-    """Return how many more windows lie along the longer side than along the shorter."""
+    """Return how many windows more lie along the longer side than along the shorter side."""
     if height == width:
         return 0
     short, long = min(height, width), max(height, width)
@@ -374,7 +375,7 @@ def _extra_windows(height: int, width: int, overlap: float, dtype: Any) -> int:
 
 
 def _starts(length: int, side: int, count: int, rules: _Preset) -> npt.NDArray[np.int64]:
-    """Return where `count` windows of one side begin along an axis."""
+    """Return the starts of `count` windows of length `side` along an axis."""
     if count == 1:
         return np.zeros(1, dtype=np.int64)
     dtype = rules.dtype
@@ -393,7 +394,7 @@ def _boxes(
     *,
     x_outer: bool,
 ) -> npt.NDArray[np.int64]:
-    """Return the box of a window at each x and y."""
+    """Return the boxes of the windows that start at every x and y."""
     windows = (len(xs), len(ys)) if x_outer else (len(ys), len(xs))
     boxes = np.empty((*windows, 4), np.int64)
     boxes[..., 0] = xs[:, None] if x_outer else xs
@@ -403,7 +404,7 @@ def _boxes(
 
 
 def _frozen(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return a copy that nobody can make writeable again, since its memory is bytes."""
+    """Return a copy in the memory of a bytes object, which NumPy refuses to make writeable."""
     integers = values.astype(np.int64)
     return np.frombuffer(integers.tobytes(), np.int64).reshape(integers.shape)
 
@@ -411,8 +412,8 @@ def _frozen(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 def _covered_cells(boxes: npt.NDArray[np.int64]) -> int:
     """Return how many cells lie in at least one box.
 
-    Edges of boxes cut the map into pieces. Over the pieces, the running sums of 1 where a box
-    begins and -1 where it ends, along both axes, count the boxes on each.
+    The edges of boxes cut the map into tiles. Each box adds 1 or -1 at its four corners, such that
+    the running sums along both axes are the number of boxes over each tile.
     """
     edges = boxes + np.array([0, 0, 1, 1])
     xs, (left, right) = _ranked(edges[:, ::2])
@@ -429,7 +430,7 @@ def _covered_cells(boxes: npt.NDArray[np.int64]) -> int:
 def elementary_segments(intervals: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
     """Cut an axis at every edge of half-open `intervals` (I, 2).
 
-    Returns start and stop of each piece that lies in some interval, in order.
+    Returns the start and stop of each segment that lies in some interval, in order.
     """
     edges, (starts, stops) = _ranked(intervals)
     begun = np.bincount(starts, minlength=len(edges)) - np.bincount(stops, minlength=len(edges))
@@ -440,6 +441,6 @@ def elementary_segments(intervals: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]
 def _ranked(
     intervals: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp]]:
-    """Return the edges of `intervals` (I, 2) in order, and which ones are their ends: (2, I)."""
+    """Return the sorted edges of `intervals` (I, 2), and the places of their ends there (2, I)."""
     edges, ranks = np.unique(intervals, return_inverse=True)
     return edges, ranks.reshape(-1, 2).T

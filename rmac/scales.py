@@ -1,10 +1,10 @@
-"""One descriptor of an image out of several, of the image at several scales."""
+"""Merging of the descriptors of an image at several scales."""
 
 from __future__ import annotations
 
 from functools import reduce
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -16,31 +16,39 @@ from rmac._dtypes import dtype_info
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rmac._typing import ArrayT, NumPyArray
+
 __all__ = ["merge_scales"]
 
-_BLOCK = 1 << 20  # elements of a scale that are computed with at once, in float64
+_BLOCK = 1 << 20  # elements of each scale that are merged at a time, in float64
 
 
+@overload
+def merge_scales(
+    descriptors: NumPyArray | Sequence[NumPyArray], /, p: float = 1.0
+) -> NumPyArray: ...
+@overload
+def merge_scales(descriptors: ArrayT | Sequence[ArrayT], /, p: float = 1.0) -> ArrayT: ...
 def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Array:
-    r"""Merge the descriptors of images at several scales into one an image.
+    r"""Merge the descriptors of images at several scales into one descriptor for each image.
 
-    With :math:`d_s` an image's descriptor at scale s of S, the result is, element by element and
-    then L2-normalised,
+    With :math:`d_s` the descriptor of an image at scale s of S, the result is their mean with power
+    p, element by element, and then L2-normalised:
 
     .. math:: L2\left(\left(\frac{1}{S} \sum_s d_s^p\right)^{1/p}\right)
 
     Parameters
     ----------
     descriptors : list of S arrays, shape (N, D), or array, shape (S, N, D)
-        What `rmac.rmac` made of the images at each scale; any dtype that it takes.
+        The descriptors of the images at each scale, of any dtype that `rmac.rmac` takes.
     p : float, default 1.0
-        Power of the mean over scales, at least 0.001: 1 gives the direction of the sum, infinity
-        the maximum.
+        Power of the mean over scales, at least 0.001. 1 gives the direction of the sum, and
+        infinity that of the maximum.
 
     Returns
     -------
     array, shape (N, D)
-        The merged descriptors: float64 for float64 descriptors, else float32. A zero vector stays
+        The merged descriptors, float64 for float64 descriptors, else float32. A zero vector stays
         zero.
 
     Raises
@@ -56,10 +64,10 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
 
     Notes
     -----
-    The mean is meant for elements that are not negative, as those of maxima after a ReLU. Where one
-    is negative and `p` neither 1 nor infinity, the image's whole descriptor is NaN; so it is where
-    one is NaN or infinite. Powers are taken of float64 ratios to the highest element, and neither
-    they nor norms overflow or vanish.
+    The mean is for elements that are not negative, such as maxima after a ReLU. If an element is
+    negative and `p` is neither 1 nor infinity, the whole descriptor of that image is NaN. It is NaN
+    also if an element is NaN or infinite. Powers are computed in float64, of ratios to the largest
+    element, so that neither they nor norms overflow or underflow.
 
     Examples
     --------
@@ -75,7 +83,7 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
     xp = backend.namespace()
     images, dim = scales[0].shape
     rows = max(1, _BLOCK // max(1, dim))
-    # Infinity has no ratio to itself: NaN, which needs no warning.
+    # inf / inf is NaN, and needs no warning.
     with backend.device_context(scales[0]), np.errstate(invalid="ignore"):
         merged = xp.empty((images, dim), dtype_info(scales[0].dtype).descriptor)
         for first in range(0, images if dim else 0, rows):
@@ -86,7 +94,7 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
 
 
 def _checked(descriptors: Any) -> list[Array]:
-    """Return the scales, or raise if they do not go together."""
+    """Return the arrays of the scales, or raise if their shapes, dtypes or devices differ."""
     if not isinstance(descriptors, (list, tuple)):
         backend_of(descriptors, "descriptors")
         if descriptors.ndim != 3:
@@ -110,14 +118,14 @@ def _checked(descriptors: Any) -> list[Array]:
 
 
 def _in_range(scales: list[Array], xp: Any) -> list[Array]:
-    """Return the scales with each image's largest element in magnitude divided to 1."""
+    """Return the scales, divided by the largest magnitude of each image."""
     peak = reduce(xp.maximum, [abs(scale).max(axis=1, keepdims=True) for scale in scales])
     unit = xp.where(peak == 0, 1.0, peak)
     return [scale / unit for scale in scales]
 
 
 def _mean(scales: list[Array], p: float, xp: Any) -> Array:
-    """Return the generalised mean of non-negative elements over scales, of any for 1 and inf."""
+    """Return the generalised mean over scales. Negative elements give NaN, unless p is 1 or inf."""
     if p == 1:
         return sum(scales)
     highest = reduce(xp.maximum, scales)

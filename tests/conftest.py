@@ -17,9 +17,6 @@ from rmac.cpu import route
 
 BACKENDS = os.environ.get("RMAC_TEST_BACKENDS", "numpy").split(",")
 
-# So that the small maps of most tests are shared out to as many workers as they ask for.
-route._SMALL_TASK = 1
-
 hypothesis.settings.register_profile("rmac", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("rmac")
 
@@ -39,6 +36,19 @@ def xp(request):
 @pytest.fixture
 def rng():
     return np.random.default_rng(20161)
+
+
+@pytest.fixture
+def shared_small_maps(monkeypatch):
+    """Small maps are shared among all workers, although that gains nothing."""
+    monkeypatch.setattr(route, "_SMALL_TASK", 1)
+
+
+@pytest.fixture(params=["shared_small_maps", None])
+def both_ways_to_share(request):
+    """Small maps are shared among all workers, and then among as few as in a release."""
+    if request.param:
+        request.getfixturevalue(request.param)
 
 
 @pytest.fixture

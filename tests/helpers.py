@@ -2,6 +2,9 @@
 
 import importlib
 import os
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -10,13 +13,10 @@ import numpy as np
 import pytest
 import zarr
 
+from rmac import _dtypes, _options
+
 DTYPES = {
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float32": np.dtype(np.float32),
-    "float64": np.dtype(np.float64),
-    "uint8": np.dtype(np.uint8),
-    "int8": np.dtype(np.int8),
+    name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in _dtypes.DTYPES
 }
 LAYOUTS = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 2, 3, 1)}
 SPECIAL = (np.nan, -np.nan, -np.inf, np.inf, 0.0, -0.0)
@@ -39,6 +39,30 @@ def readme_parts():
     text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     parts = [part.partition("\n") for part in text.split("\n## ")]
     return {heading: content for heading, _, content in parts}
+
+
+def run_python(code, **environment):
+    """Run code in a process of its own; a variable of the environment that is None is removed."""
+    environment = {**os.environ, **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={name: value for name, value in environment.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
+        check=False,
+    )
+
+
+def peak_memory(function):
+    """Return the most bytes that Python and NumPy held at once for a call."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def to_host(array):
@@ -151,16 +175,16 @@ MEMORY = st.tuples(
     st.sampled_from(["NCHW", "NCHW", "NHWC", "NWCH", "HWCN"]),
     st.one_of(st.just((1, 1, 1, 1)), st.tuples(*[st.sampled_from([1, 1, 1, 2, -1, 0])] * 4)),
 )
-POOLS = st.one_of(
-    st.just({"pool": "mean"}),
-    st.fixed_dictionaries(
-        {"pool": st.just("gem"), "p": st.sampled_from([0.3, 1, 1.5, 2, 2.92, 3, 4, 5, 6, 7, 8.5])}
-    ),
+POWERS = st.sampled_from([0.3, 1, 1.5, 2, 2.92, 3, 4, 5, 6, 7, 8.5])
+MEANS = st.sampled_from([pool for pool in _options.POOLS if pool != "max"]).flatmap(
+    lambda pool: st.fixed_dictionaries(
+        {"pool": st.just(pool)} | ({"p": POWERS} if pool == "gem" else {})
+    )
 )
 GRID_OPTIONS = st.fixed_dictionaries(
     {
         "levels": st.integers(1, 6),
         "overlap": st.sampled_from([0.0, 0.2, 0.4, 0.6]),
-        "preset": st.sampled_from(["caffe2", "matlab", "cirtorch"]),
+        "preset": st.sampled_from(_options.PRESETS),
     }
 )

@@ -20,23 +20,25 @@ def window_maximum(window):
     return np.where((highest == 0) & has_positive_zero, np.zeros_like(highest), highest)
 
 
-def region_mean(x, boxes, p, dtype):
-    """Means (N, R, C), generalised with power p if there is one, and bounds on their errors.
+def region_mean(x, boxes, dtype, *, pool, p=3):
+    """Means (N, R, C) by `pool`, and bounds on their errors.
 
-    The bounds are for sums in `dtype`. A window of n cells rounds at the power, by p eps or the 4
-    units in the last place that a GPU's own may err, at n additions and when it is divided; the
-    root divides the relative error by p and errs itself.
+    The bounds are for sums in `dtype`. A window of n cells rounds at the power (by p eps, or by 4
+    units in the last place on a GPU), at n additions and at the division. The root divides the
+    relative error by p, and rounds itself.
     """
     means = np.empty((x.shape[0], len(boxes), x.shape[1]))
     errors = np.empty_like(means)
     with np.errstate(invalid="ignore"):  # NaN, and inf - inf
         for r, (x1, y1, x2, y2) in enumerate(boxes):
             window = x[:, :, y1 : y2 + 1, x1 : x2 + 1].astype(np.float64)
-            roundings = window[0, 0].size + (p or 0) + 6
-            if p is None:
+            roundings = window[0, 0].size + 6
+            if pool == "mean":
                 means[:, r] = window.mean(axis=(2, 3))
                 errors[:, r] = roundings * np.abs(window).mean(axis=(2, 3))
             else:
+                assert pool == "gem", "the oracle does not know this pool"
+                roundings += p
                 powers = np.where(window < 1e-6, 1e-6, window) ** p
                 means[:, r] = powers.mean(axis=(2, 3)) ** (1 / p)
                 errors[:, r] = (roundings / p + 5) * means[:, r]

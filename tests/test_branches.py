@@ -1,7 +1,5 @@
 """Branches of convolution, ReLU and maximum agree with a naive float64 oracle."""
 
-import tracemalloc
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from helpers import (
     check_array,
     examples,
     optional_module,
+    peak_memory,
     random_map,
     stored_as,
     to_host,
@@ -128,10 +127,8 @@ def test_memory_is_that_of_a_block(rng, monkeypatch):
     monkeypatch.setattr(branches, "_BLOCK", 4 << 20)
     x = random_map(rng, (24, 32, 24, 32), DTYPES["uint8"])
     weights = [random_map(rng, (48, 32, k, k), DTYPES["float32"]) for k in (1, 3)]
-    tracemalloc.start()
     result = rmac.branch_pool(x, weights, [6, 4])
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    peak = peak_memory(lambda: rmac.branch_pool(x, weights, [6, 4]))
     assert peak - result.nbytes < 5 << 20
 
 

@@ -1,21 +1,29 @@
-"""What is particular to the CPU backend: plans, paths through the kernels, threads."""
+"""What is particular to the CPU backend: plans, paths through the kernels, instruction sets."""
 
 import os
 import pathlib
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import reference
-from helpers import DTYPES, assert_same_values, assert_within, random_map
+from helpers import (
+    DTYPES,
+    assert_same_values,
+    assert_within,
+    peak_memory,
+    random_map,
+    run_python,
+)
 from hypothesis import given
 
 import rmac
 from rmac import _dtypes, _options, cpu
 from rmac._options import AggregationOptions, Pool, PoolingOptions
-from rmac.cpu import isa, plan, tables, threads
+from rmac.cpu import isa, plan, tables
 from rmac.cpu import route as routing
 from rmac.cpu.isa import kernels
 from rmac.cpu.tables import LINE_BYTES, Path
@@ -123,7 +131,7 @@ def test_parts_of_the_kernels_divide_as_c_does(part):
     assert source.read_text().startswith("# cython: language_level=3, cdivision=True\n")
 
 
-@pytest.mark.parametrize("kind", [0, 7, -1])
+@pytest.mark.parametrize("kind", [0, max(_dtypes.Kind) + 1, -1])
 def test_an_unknown_kind_is_an_error(kind):
     with pytest.raises(ValueError, match=f"kind: expected a Kind, got {kind}"):
         tables.KernelSpec(np.dtype("int8"), kind, sums=False, p=0, shift=0, itemsize=1)
@@ -136,7 +144,7 @@ def test_keys_of_another_size_are_an_error(sums, itemsize):
         tables.KernelSpec(bits, kind, sums=sums, p=0, shift=0, itemsize=itemsize)
 
 
-@pytest.mark.parametrize("aggregate", [4, -1])
+@pytest.mark.parametrize("aggregate", [max(_options.Aggregate) + 1, -1])
 def test_an_unknown_aggregate_is_an_error(rng, aggregate):
     """Before anything is written."""
     options = AggregationOptions(True, aggregate, True, 0.0)
@@ -159,6 +167,7 @@ def test_an_unknown_path_is_an_error(path):
         tables.Route(empty, path, 16, keep_bands=True, prefetch=1)
 
 
+@pytest.mark.usefixtures("both_ways_to_share")
 @pytest.mark.parametrize("path", list(Path))
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
@@ -167,7 +176,7 @@ def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
         x = random_map(rng, shape, DTYPES[dtype], 0.05)
         boxes = rmac.region_grid(*shape[2:], levels=4).boxes
         expected = reference.region_pool(x, boxes)
-        means, allowed = reference.region_mean(x, boxes, 3, np.float32)
+        means, allowed = reference.region_mean(x, boxes, np.float32, pool="gem")
         if path == Path.PLANES and shape[1] * x.itemsize < LINE_BYTES:
             continue  # it takes whole lines of channels
         if path == Path.ROWS and (shape[2] + 1) * shape[3] * x.itemsize < LINE_BYTES:
@@ -181,6 +190,7 @@ def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
     routing.region_route.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
 def test_nothing_past_the_end_of_a_map_is_read():
     """Maps that end where memory ends, of rows short and long: a read past them is a crash."""
@@ -212,8 +222,6 @@ def test_nothing_past_the_end_of_a_map_is_read():
 
 def test_no_copy_of_the_map(rng):
     """Peak memory in every path, for a map that is much larger than any workspace."""
-    import tracemalloc
-
     x = random_map(rng, (64, 256, 16, 32), DTYPES["float32"])
     for view in (
         x,
@@ -222,102 +230,25 @@ def test_no_copy_of_the_map(rng):
         x.reshape(64, 16, 32, 256).transpose(0, 3, 1, 2),
     ):
         rmac.rmac(view)
-        tracemalloc.start()
-        rmac.rmac(view)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < x.nbytes / 4
-
-
-def run_python(code, **environment):
-    environment = {**os.environ, **environment}
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd="/",
-        check=False,
-    )
-
-
-@pytest.mark.parametrize(("value", "expected"), [("3", "3"), ("2,4", "2"), (" 5 ", "5")])
-def test_default_workers_are_those_of_the_environment(value, expected):
-    code = "from rmac.cpu import threads; print(threads.workers_for(None))"
-    if not kernels.build_info()["openmp"]:
-        expected = "1"
-    assert run_python(code, OMP_NUM_THREADS=value).stdout.strip() == expected
-
-
-def test_default_workers_fit_the_machine():
-    code = "from rmac.cpu import threads; print(threads.workers_for(None))"
-    for value in ("", "0", "many"):
-        count = int(run_python(code, OMP_NUM_THREADS=value).stdout)
-        assert 1 <= count <= len(os.sched_getaffinity(0))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_child_computes_on_one_thread():
-    """It would hang with more: the OpenMP threads stay in the parent."""
-    code = (
-        "import os, numpy as np, rmac\n"
-        "from rmac.cpu import threads\n"
-        "x = np.random.default_rng(0).random((8, 64, 24, 32), dtype='f4')\n"
-        "expected = rmac.rmac(x, workers=4)\n"
-        "if pid := os.fork():\n"
-        "    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
-        "same = rmac.rmac(x, workers=4).tobytes() == expected.tobytes()\n"
-        "os._exit(0 if same and threads.workers_for(4) == threads.workers_for(None) == 1 else 3)\n"
-    )
-    result = run_python(code)
-    assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"cgroup": "0::/\n", "cpu.max": "150000 100000\n"}, 1.5),
-        ({"cgroup": "0::/\n", "cpu.max": "max 100000\n"}, None),
-        (
-            {"cgroup": "0::/a/b\n", "a/b/cpu.max": "max 100000\n", "a/cpu.max": "200000 100000\n"},
-            2.0,
-        ),
-        (
-            {
-                "cgroup": "4:memory:/x\n3:cpu,cpuacct:/x\n",
-                "cpu/x/cpu.cfs_quota_us": "50000\n",
-                "cpu/x/cpu.cfs_period_us": "100000\n",
-            },
-            0.5,
-        ),
-        (
-            {
-                "cgroup": "3:cpu,cpuacct:/x\n",
-                "cpu/cpu.cfs_quota_us": "-1\n",
-                "cpu/cpu.cfs_period_us": "100000\n",
-            },
-            None,
-        ),
-        ({"cgroup": ""}, None),
-    ],
-)
-def test_cgroup_quota(tmp_path, files, expected):
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    assert threads.cgroup_quota(str(tmp_path / "cgroup"), str(tmp_path)) == expected
-
-
-def test_cgroup_files_may_be_missing(tmp_path):
-    assert threads.cgroup_quota(str(tmp_path / "none"), str(tmp_path)) is None
+        assert peak_memory(lambda view=view: rmac.rmac(view)) < x.nbytes / 4
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_read_reads_every_word(rng, workers):
     words = rng.integers(-(2**62), 2**62, 100_003)
     assert kernels.read(words, workers) == np.bitwise_xor.reduce(words)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/cpuinfo"), reason="needs Linux's list of flags")
+def test_isas_are_those_that_the_machine_and_the_build_have():
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        flags = set(file.read().split())
+    needed = {"x86-64-v3": "avx2", "x86-64-v4": "avx512bw"}
+    built = [name for name in isa.ISAS if find_spec(isa._module_name(name))]
+    expected = [name for name in built if name not in needed or needed[name] in flags]
+    assert isa.available_isas() == expected
+    assert set(isa.ISAS) == {"baseline", *needed}
+    assert not kernels.machine_has("avx1024")
 
 
 @pytest.mark.parametrize("isa", isa.available_isas())
@@ -331,6 +262,7 @@ def test_an_isa_that_is_not_there_is_an_error():
     assert "ImportError: RMAC_ISA: expected one of baseline" in result.stderr
 
 
+@pytest.mark.slow
 def test_isas_agree(rng):
     """Maxima bit for bit; descriptors too, as sums have one order, unless values are subnormal."""
     x = random_map(rng, (2, 100, 24, 33), DTYPES["float32"], 0.001)
@@ -356,48 +288,6 @@ def test_isas_agree(rng):
     }
     assert len(outputs) == 1
     assert len(outputs.pop()) > 0
-
-
-def test_threads_are_used(monkeypatch):
-    """As many as are asked for, where there is work for them."""
-    assert routing.threads_for(3, 1 << 30) == 3
-    used = []
-    x = np.zeros((8, 64, 24, 32), np.float32)
-    route = route_of(x, rmac.region_grid(24, 32).boxes, threads=3)
-    monkeypatch.setattr(kernels, "pool", lambda *args: used.append(args[-1]))
-    cpu._pool(x, spec_of(x, "max"), route, np.empty((8, 20, 64), np.float32), 3)
-    assert used == [3]
-
-
-def test_more_workers_than_the_system_can_start():
-    assert threads.workers_for(10**9) <= 8 * os.cpu_count()
-    result = run_python(
-        "from rmac.cpu import threads as t; print(t.workers_for(None))", OMP_NUM_THREADS="10" * 9
-    )
-    assert int(result.stdout) <= 8 * os.cpu_count()
-
-
-def test_default_workers_heed_the_quota(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(threads, "_affinity", lambda: 64)
-    monkeypatch.setattr(kernels, "max_threads", lambda: 64, raising=False)
-    threads.default_workers.cache_clear()
-    monkeypatch.setattr(threads, "cgroup_quota", lambda: 1.5)
-    assert threads.default_workers() == 2
-    threads.default_workers.cache_clear()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="tells a fork by Linux's process flags")
-def test_a_child_forked_before_the_import_computes_on_one_thread():
-    code = (
-        "import os\n"
-        "if pid := os.fork():\n"
-        "    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
-        "from rmac.cpu import threads\n"
-        "os._exit(0 if threads.workers_for(4) == 1 else 3)\n"
-    )
-    assert run_python(code).returncode == 0
-    assert threads.workers_for(2) == 2
 
 
 def test_many_boxes_need_no_more_workspace_than_regions(rng):
@@ -435,11 +325,3 @@ def test_many_boxes_are_still_reduced_along_rows(monkeypatch):
     corners = np.random.default_rng(0).integers(0, (64, 48), (2, 1000, 2))
     boxes = np.concatenate([corners.min(0), corners.max(0)], axis=1)
     assert route_of(x, boxes).path == Path.ROWS
-
-
-def test_workers_before_a_matrix_product(monkeypatch):
-    """One, unless more were asked for or have much to do: they would disturb the product."""
-    for cpus, size, expected in ((2, 1 << 20, 1), (2, 1 << 26, None), (65, 1 << 20, None)):
-        monkeypatch.setattr(routing, "default_workers", lambda cpus=cpus: cpus)
-        assert routing.workers_before_product(None, size) == expected
-        assert routing.workers_before_product(3, size) == 3

@@ -1,6 +1,8 @@
-"""What is particular to the GPU backend. Its results are tested with the others, through `xp`."""
+"""What only the GPU backend does. Other tests check its results too, through `xp`."""
 
 import re
+import subprocess
+from enum import IntEnum
 
 import numpy as np
 import pytest
@@ -17,8 +19,10 @@ from helpers import (
 
 import rmac
 from rmac import cuda
-from rmac._options import MAX_POOLING
-from rmac.cuda import plan
+from rmac._dtypes import DTYPES as DTYPE_TABLE
+from rmac._dtypes import Kind
+from rmac._options import MAX_POOLING, Aggregate, AggregationOptions
+from rmac.cuda import c_types, plan, route, source
 
 
 @pytest.fixture
@@ -30,28 +34,69 @@ def gpu(xp):
 
 
 def specialisations():
-    for name, dtype in cuda._DTYPES.items():
-        yield f"pool_rois<{dtype.kind}>"
+    """The names of all kernels that a call can launch."""
+    for info in DTYPE_TABLE.values():
+        kind = info.kind.name
+        types = c_types.kernel_types(info)
+        bits, real = c_types.c_name(types.bits), c_types.c_name(types.real)
+        yield f"pool_rois<{kind}>"
         vector = 1
-        while vector * DTYPES[name].itemsize <= cuda._VECTOR:
-            for out in (dtype.bits, dtype.real):
-                yield f"pool_rows<{dtype.kind}, {vector}, {out}>"
-                yield f"pool_channels<{dtype.kind}, {vector}, {out}>"
+        while vector * info.itemsize <= route._WIDEST_LOAD:
+            for out in {bits} if info.descriptor.name == info.name else {bits, real}:
+                yield f"pool_rows<{kind}, {vector}, {out}>"
+                yield f"pool_channels<{kind}, {vector}, {out}>"
             vector *= 2
-        for sums in sorted({dtype.real, "double"}):
-            yield f"pool_means<{dtype.kind}, {sums}, {dtype.real}>"
+        for sums in sorted({real, "double"}):
+            yield f"pool_means<{kind}, {sums}, {real}>"
     yield from ("describe<float>", "describe<double>", "write_rois")
+
+
+def test_the_kernels_know_every_dtype_and_aggregate():
+    code = source.kernel_source()
+    for enum in (Kind, Aggregate):
+        (members,) = re.findall(rf"^enum {enum.__name__} : int {{ (.*) }};$", code, re.MULTILINE)
+        assert members.split(", ") == [f"{member.name} = {member.value}" for member in enum]
+    structs = dict(re.findall(r"template <> struct Dtype<(\w+)> {([^}]*)};\n", code))
+    assert set(structs) == {kind.name for kind in Kind}
+    for info in DTYPE_TABLE.values():
+        assert f"key_shift = (Bits){info.key_shift}LL;" in structs[info.kind.name]
+        bits, key, _ = c_types.kernel_types(info)
+        assert (bits.itemsize, key.itemsize) == (info.itemsize, max(info.itemsize, 4))
+
+
+def test_a_struct_of_another_layout_does_not_compile(gpu, capfd):
+    if gpu.__name__ != "shim":
+        pytest.skip("needs the error of the shim's compiler")
+    code = source.kernel_source()
+    fields = "    int channels;\n    AggregationOptions options;\n"
+    assert code.count(fields) == 1
+    moved = code.replace(fields, "".join(fields.splitlines(keepends=True)[::-1]))
+    module = gpu.RawModule(code=moved, options=(), name_expressions=("write_rois",))
+    with pytest.raises(subprocess.CalledProcessError):
+        module.get_function("write_rois")
+    assert "offset of channels in DescribeLaunch" in capfd.readouterr().err
+
+
+def test_an_unknown_aggregate_is_an_error(gpu):
+    class Foreign(IntEnum):
+        MEDIAN = 9
+
+    vectors, out = gpu.ones((2, 3, 4), np.float32), gpu.zeros((2, 4), np.float32)
+    with pytest.raises(AssertionError, match="MEDIAN"):
+        cuda.describe(vectors, out, AggregationOptions(True, Foreign.MEDIAN, True, 0.0))
+    assert not to_host(out).any()
 
 
 @pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90", "sm_120"])
 def test_every_specialisation_compiles_without_spills(arch):
     nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="needs CuPy and NVRTC")
-    program = nvrtc.createProgram(cuda.source(), "rmac.cu", (), ())
+    program = nvrtc.createProgram(source.kernel_source(), "rmac.cu", (), ())
     names = list(specialisations())
     for name in names:
         nvrtc.addNameExpression(program, name)
     nvrtc.compileProgram(
-        program, (f"--gpu-architecture={arch}", "--ptxas-options=-v", "-ftz=true", *cuda.OPTIONS)
+        program,
+        (f"--gpu-architecture={arch}", "--ptxas-options=-v", "-ftz=true", *source.COMPILER_OPTIONS),
     )
     log = nvrtc.getProgramLog(program)
     registers = [int(count) for count in re.findall(r"Used (\d+) registers", log)]
@@ -59,7 +104,7 @@ def test_every_specialisation_compiles_without_spills(arch):
     print(f"{arch}: {len(names)} kernels, {min(registers)} to {max(registers)} registers")
     spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
     assert len(spills) >= len(names)
-    assert {int(stores) for _, stores in spills} == {0}
+    assert set(spills) == {("0", "0")}
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
@@ -73,32 +118,32 @@ def test_every_shape_and_number_of_levels(gpu, rng, layout, dtype):
             result = rmac.region_pool(stored, layout=layout, levels=levels)
             expected = reference.region_pool(x, boxes)
             assert_same_values(check_array(result, gpu, expected.shape, x.dtype), expected)
-            means, allowed = reference.region_mean(x, boxes, 3, np.float32)
+            means, allowed = reference.region_mean(x, boxes, np.float32, pool="gem")
             pooled = rmac.region_pool(stored, layout=layout, levels=levels, pool="gem")
             assert_within(to_host(pooled), means, allowed)
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_regions_that_take_many_launches(gpu, rng, layout):
-    """Hundreds of boxes, on a map with more columns than cells fit in shared memory."""
+    """Hundreds of boxes, on a map with more columns than shared memory holds tiles."""
     x = random_map(rng, (2, 3, 5, 900), DTYPES["float64"])
     corners = np.sort(rng.integers(0, (900, 5), (500, 2, 2)), axis=1)
     boxes = np.concatenate([corners[:, 0], corners[:, 1]], axis=1)
-    assert len(plan.region_tables(boxes.tobytes(), 100)) > 10
+    assert len(plan.region_plans(boxes.tobytes(), 100)) > 10
     stored = gpu.asarray(np.ascontiguousarray(x.transpose(LAYOUTS[layout])))
     result = rmac.region_pool(stored, boxes, layout=layout)
     expected = reference.region_pool(x, boxes)
     assert_same_values(check_array(result, gpu, expected.shape, x.dtype), expected)
-    means, allowed = reference.region_mean(x, boxes, None, x.dtype)
+    means, allowed = reference.region_mean(x, boxes, x.dtype, pool="mean")
     pooled = rmac.region_pool(stored, boxes, layout=layout, pool="mean")
     assert_within(to_host(pooled), means, allowed)
 
 
 def test_loads_are_as_wide_as_memory_allows(gpu):
     def vector(x):
-        way = cuda._way(cuda._dtype_of(x), MAX_POOLING, "float")
-        (job,) = cuda._jobs(x, 0, rmac.region_grid(*x.shape[2:]).boxes, way)
-        return job.by_channels, job.vector
+        spec = route.kernel_spec(x.dtype, MAX_POOLING, np.dtype(np.float32))
+        (found,) = route.region_routes(x, rmac.region_grid(*x.shape[2:]).boxes, spec)
+        return found.by_channels, found.vector
 
     x = gpu.zeros((2, 64, 24, 32), np.float32)
     last = gpu.zeros((2, 24, 32, 64), np.float32).transpose(0, 3, 1, 2)
@@ -119,7 +164,7 @@ def test_the_order_of_threads_does_not_matter(gpu, rng):
 
 
 def test_rois_that_are_on_no_map_have_empty_bins(gpu, rng):
-    """They cannot be an error: nobody waits for the device to tell."""
+    """They cannot be an error, because the host does not wait for the device."""
     x = gpu.asarray(random_map(rng, (2, 3, 6, 5), DTYPES["float32"]))
     rois = np.array([[0, 0, 0, 4, 4]] * 5, np.float32)
     rois[1:, 0] = -1, 2, np.nan, 1
@@ -131,7 +176,7 @@ def test_rois_that_are_on_no_map_have_empty_bins(gpu, rng):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_subnormals_are_numbers(gpu, dtype):
-    """CuPy has float32 arithmetic take them as 0; that is kept away from them."""
+    """CuPy compiles float32 arithmetic to take subnormals as 0; the kernels avoid it."""
     least = np.array(1, f"u{DTYPES[dtype].itemsize}").view(DTYPES[dtype])
     x = (np.arange(1, 21) % 7 + 1).astype(least.dtype).reshape(1, 20, 1, 1) * least
     plain = {"aggregate": "none", "normalize_regions": False}
@@ -139,6 +184,14 @@ def test_subnormals_are_numbers(gpu, dtype):
         to_host(rmac.rmac(gpu.asarray(x), **plain)), rmac.rmac(x, **plain)
     )
     np.testing.assert_allclose(to_host(rmac.rmac(gpu.asarray(x))), rmac.rmac(x), rtol=1e-6)
+
+
+def test_a_norm_at_the_edge_of_its_range(gpu, rng):
+    """A block and a warp add squares in different orders, so one sum may be in range alone."""
+    x = rng.random((100, 1024, 1, 1)) + 0.5
+    x *= 1e30 / np.linalg.norm(x, axis=1, keepdims=True)
+    described = to_host(rmac.rmac(gpu.asarray(x), normalize_regions=False))
+    np.testing.assert_allclose(np.linalg.norm(described, axis=1), 1, rtol=1e-12)
 
 
 def test_workers_are_an_error(gpu):
@@ -155,7 +208,7 @@ def test_workers_are_an_error(gpu):
 
 def test_arrays_on_several_devices_are_an_error(gpu):
     if gpu.__name__ != "shim":
-        pytest.skip("needs two devices, which the shim pretends")
+        pytest.skip("only the shim pretends to have two devices")
     x, there = gpu.zeros((1, 4, 5, 5), np.float32), gpu.zeros((4, 5, 5), np.float32)
     there.device = gpu.cuda.Device(1)
     out = gpu.zeros((1, 4), np.float32)
@@ -178,34 +231,34 @@ def test_overlapping_output(gpu, rng):
 
 
 def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
-    """The shim's, and so the other tests', power to see a race."""
+    """Without any one of the barriers, the shim gives another result or an error."""
     if gpu.__name__ != "shim":
-        pytest.skip("threads of the device run in its own order")
-    source, barrier = cuda.source(), "__syncthreads();"
+        pytest.skip("a device runs threads in an order of its own")
+    code, barrier = source.kernel_source(), "__syncthreads();"
     maps = random_map(rng, (1, 70, 9, 12), DTYPES["float32"])
     inputs = gpu.asarray(maps), gpu.asarray(maps.transpose(0, 2, 3, 1).copy())
 
     def results():
-        cuda._function.cache_clear()
+        source.kernel.cache_clear()
         try:
             return [
                 to_host(rmac.rmac(x, layout=layout, pool=pool)).tobytes()
                 for x, layout in zip(inputs, ("NCHW", "NHWC"), strict=True)
                 for pool in ("max", "mean")
             ]
-        except RuntimeError:  # threads that wait for others which took another way
+        except RuntimeError:  # some threads wait for others that have finished
             return None
         finally:
-            cuda._function.cache_clear()
+            source.kernel.cache_clear()
 
     expected = results()
-    places = [match.start() for match in re.finditer(re.escape(barrier), source)]
+    places = [match.start() for match in re.finditer(re.escape(barrier), code)]
     assert len(places) == 7
     for place in places:
-        mutated = source[:place] + source[place + len(barrier) :]
+        mutated = code[:place] + code[place + len(barrier) :]
         with monkeypatch.context() as patch:
-            patch.setattr(cuda, "source", lambda code=mutated: code)
-            assert results() != expected, source[:place].rpartition("__global__")[2][:60]
+            patch.setattr(source, "kernel_source", lambda code=mutated: code)
+            assert results() != expected, code[:place].rpartition("__global__")[2][:60]
     assert results() == expected
 
 
@@ -249,6 +302,6 @@ def test_more_elements_than_32_bits_count(gpu):
 
 
 def test_the_package_has_its_kernels():
-    names = re.findall(r"__global__ void (\w+)", cuda.source())
+    names = re.findall(r"__global__ void (\w+)", source.kernel_source())
     rois = ["pool_rois", "write_rois"]
     assert names == ["pool_rows", "pool_channels", "pool_means", *rois, "describe"]

@@ -1,7 +1,5 @@
 """Descriptors agree with the float64 oracle within the rounding that their arithmetic explains."""
 
-import tracemalloc
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -11,10 +9,11 @@ from helpers import (
     DTYPES,
     GRID_OPTIONS,
     LAYOUTS,
+    MEANS,
     MEMORY,
-    POOLS,
     check_array,
     examples,
+    peak_memory,
     random_map,
     stored_as,
     to_host,
@@ -34,6 +33,8 @@ DESCRIPTOR_OPTIONS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(1000))
 @given(
     images=st.integers(1, 3),
@@ -42,7 +43,7 @@ DESCRIPTOR_OPTIONS = st.fixed_dictionaries(
     dtype=st.sampled_from(sorted(DTYPES)),
     layout=st.sampled_from(sorted(LAYOUTS)),
     memory=MEMORY,
-    pool=st.one_of(st.just({}), POOLS),
+    pool=st.one_of(st.just({}), MEANS),
     grid_options=GRID_OPTIONS,
     options=DESCRIPTOR_OPTIONS,
     workers=st.integers(1, 4),
@@ -134,6 +135,7 @@ def test_one_channel_becomes_exactly_one(xp, rng, dtype):
     np.testing.assert_array_equal(to_host(rmac.rmac(x)), np.sign(vectors.sum(axis=1)))
 
 
+@pytest.mark.usefixtures("both_ways_to_share")
 @pytest.mark.parametrize("images", [1, 3, 4, 9])
 def test_images_share_workers_and_workers_share_images(rng, images):
     """Both ways to divide the work, with 4 workers."""
@@ -227,10 +229,7 @@ def test_whitening_takes_memory_for_a_block_alone(rng, monkeypatch):
     x = random_map(rng, (200, 256, 7, 7), DTYPES["float32"])
     w = rmac.Whitening.from_projection(np.zeros(256), np.eye(256))
     rmac.rmac(x, whitening=w)
-    tracemalloc.start()
-    rmac.rmac(x, whitening=w, workers=1)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    peak = peak_memory(lambda: rmac.rmac(x, whitening=w, workers=1))
     assert peak < 2 << 20  # where all regions take 2.9 MB, twice
 
 

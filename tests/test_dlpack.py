@@ -5,9 +5,21 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import DTYPES, Tensor, optional_module, random_map
+from helpers import DTYPES, Tensor, optional_module, peak_memory, random_map
 
 import rmac
+
+
+class Foreign(Tensor):
+    """A tensor that can be reshaped and divided into the tensors of its first axis."""
+
+    __module__ = "elsewhere"
+
+    def __iter__(self):
+        return map(Foreign, self._array)
+
+    def reshape(self, *shape):
+        return Foreign(self._array.reshape(*shape))
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -114,6 +126,54 @@ def test_memory_is_shared(rng):
         pytest.skip("this NumPy takes in all such memory as read-only")
     assert rmac.rmac(Tensor(x), out=out) is out
     np.testing.assert_array_equal(out._array, rmac.rmac(x))
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Feature maps of 64 MB."""
+    return np.ones((16, 1024, 32, 32), np.float32)
+
+
+WHITENING = rmac.Whitening.from_projection(np.zeros(1024), np.eye(2, 1024))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: rmac.rmac(x),
+        lambda x: rmac.rmac(list(x)),
+        lambda x: rmac.region_pool(x),
+        lambda x: rmac.region_pool(tuple(x)),
+        lambda x: rmac.rmac_regions(x),
+        lambda x: rmac.roi_pool(x, np.zeros((1, 5))),
+        lambda x: rmac.branch_pool(x, [np.ones((1, 1024, 1, 1), np.float32)], [None]),
+        lambda x: rmac.merge_scales(x.reshape(16, 1024, 1024)),
+        lambda x: rmac.merge_scales(list(x.reshape(16, 1024, 1024))),
+        lambda x: WHITENING.apply(x.reshape(-1, 1024)),
+        lambda x: rmac.Whitening().fit(x.reshape(-1, 1024)),
+        lambda x: rmac.operators.run_on_device("RMAC", x, "cpu"),
+    ],
+    ids=[
+        "rmac",
+        "rmac of a list",
+        "region_pool",
+        "region_pool of a list",
+        "rmac_regions",
+        "roi_pool",
+        "branch_pool",
+        "merge_scales",
+        "merge_scales of a list",
+        "Whitening.apply",
+        "Whitening.fit",
+        "run_on_device",
+    ],
+)
+def test_input_of_another_library_is_not_copied(call, large):
+    """A call takes as much memory as with NumPy's array, and no more."""
+    plain, foreign = peak_memory(lambda: call(large)), peak_memory(lambda: call(Foreign(large)))
+    assert foreign < plain + large.nbytes / 8
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -180,7 +180,7 @@ BAD_SAFETENSORS = {
     "one offset": ({"x": tensor(data_offsets=(1,))}, ValueError, "not enough values to unpack"),
     "too few": ({"x": tensor(data_offsets=(0, 8))}, ValueError, "bytes of F32 (2, 3), got 8"),
     "truncated": ({"x": tensor()}, ValueError, "truncated: 24 bytes of data expected, 0 there"),
-    "int64": ({"x": tensor("I64")}, TypeError, "expected one of U8, I8, F16, BF16, F32, F64"),
+    "int64": ({"x": tensor("I64")}, TypeError, "expected one of F16, BF16, F32, F64, U8, I8"),
 }
 
 

@@ -86,7 +86,49 @@ def test_openmp_is_in_the_build():
         assert rmac.show_config("dicts")["OpenMP"] >= 201107
 
 
-def test_public_names():
-    assert set(rmac.__all__) <= set(dir(rmac))
-    for name in rmac.__all__:
-        assert getattr(rmac, name) is not None
+PUBLIC_NAMES = [
+    "RegionGrid",
+    "Whitening",
+    "__version__",
+    "branch_pool",
+    "merge_scales",
+    "operators",
+    "region_grid",
+    "region_pool",
+    "rmac",
+    "rmac_regions",
+    "roi_pool",
+    "sequence_grid",
+    "show_config",
+]
+OPERATOR_NAMES = [
+    "GradientNotDefinedError",
+    "RMACRegionsOp",
+    "gradient",
+    "register_cpu_operator",
+    "register_cuda_operator",
+    "run_on_device",
+    "should_not_do_gradient",
+]
+
+
+def test_the_public_names_are_exactly_these():
+    assert sorted(rmac.__all__) == PUBLIC_NAMES
+    assert sorted(rmac.operators.__all__) == OPERATOR_NAMES
+    for name in OPERATOR_NAMES:
+        assert hasattr(rmac.operators, name)
+
+
+def test_the_package_holds_public_names_and_submodules():
+    """Nothing else that a user could take for public."""
+    submodules = {name for name in dir(rmac) if f"rmac.{name}" in sys.modules}
+    others = {name for name in dir(rmac) if not name.startswith("_")} - submodules
+    public = {name for name in PUBLIC_NAMES if not name.startswith("_")}
+    assert others | {"operators"} == public
+
+
+def test_commands_are_modules_of_the_command_line_alone():
+    code = "import rmac.cli; print(*dir(rmac))"
+    names = run_python("-P", "-c", code, cwd="/").stdout.split()
+    assert "cli" in names
+    assert not {"demo", "describe", "files", "whiten"} & set(names)

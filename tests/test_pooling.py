@@ -12,8 +12,8 @@ from helpers import (
     DTYPES,
     GRID_OPTIONS,
     LAYOUTS,
+    MEANS,
     MEMORY,
-    POOLS,
     assert_same_values,
     assert_within,
     check_array,
@@ -25,8 +25,11 @@ from helpers import (
 from hypothesis import given, settings
 
 import rmac
+from rmac import _options
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(2500))
 @given(
     images=st.integers(1, 3),
@@ -55,6 +58,8 @@ def test_region_pool_equals_the_oracle(
     assert_same_values(result, expected)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(1000))
 @given(
     images=st.integers(1, 2),
@@ -64,7 +69,7 @@ def test_region_pool_equals_the_oracle(
     layout=st.sampled_from(sorted(LAYOUTS)),
     memory=MEMORY,
     special=st.sampled_from([0.0, 0.01, 0.9]),
-    pool=POOLS,
+    pool=MEANS,
     workers=st.integers(1, 4),
     options=GRID_OPTIONS,
     seed=st.integers(0, 2**32),
@@ -77,7 +82,7 @@ def test_means_equal_the_oracle(
     stored = xp.asarray(stored_as(x, memory, rng).transpose(LAYOUTS[layout]))
     boxes = rmac.region_grid(*size, **options).boxes
     result_dtype = np.dtype("float64" if dtype == "float64" else "float32")
-    expected, allowed = reference.region_mean(x, boxes, pool.get("p"), result_dtype)
+    expected, allowed = reference.region_mean(x, boxes, result_dtype, **pool)
     threads = {"workers": workers} if xp is np else {}
     result = rmac.region_pool(stored, layout=layout, **pool, **options, **threads)
     result = check_array(result, xp, expected.shape, result_dtype)
@@ -100,7 +105,7 @@ def test_means_of_any_boxes(xp, rng):
     x = random_map(rng, (1, 20, 30, 40), DTYPES["float64"])
     for order in LAYOUTS.values():
         stored = np.ascontiguousarray(x.transpose(order)).transpose(np.argsort(order))
-        expected, allowed = reference.region_mean(x, boxes, 3, np.float64)
+        expected, allowed = reference.region_mean(x, boxes, np.float64, pool="gem")
         result = rmac.region_pool(xp.asarray(stored), boxes, pool="gem")
         assert_within(to_host(result), expected, allowed)
 
@@ -125,6 +130,8 @@ def test_region_pool_takes_any_boxes(xp, size, count, memory, dtype, seed):
     assert_same_values(check_array(result, xp, expected.shape, x.dtype), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(400))
 @given(
     channels=CHANNELS,
@@ -134,10 +141,11 @@ def test_region_pool_takes_any_boxes(xp, size, count, memory, dtype, seed):
     count=st.integers(0, 12),
     layout=st.sampled_from(sorted(LAYOUTS)),
     dtype=st.sampled_from(sorted(DTYPES)),
+    workers=st.integers(1, 4),
     seed=st.integers(0, 2**32),
 )
 def test_roi_pool_equals_the_oracle(
-    xp, channels, size, output_size, scale, count, layout, dtype, seed
+    xp, channels, size, output_size, scale, count, layout, dtype, workers, seed
 ):
     rng = np.random.default_rng(seed)
     x = random_map(rng, (3, channels, *size), DTYPES[dtype], 0.02)
@@ -147,12 +155,14 @@ def test_roi_pool_equals_the_oracle(
         corners = np.round(2 * corners) / 2
     rois = np.column_stack([rng.integers(0, 3, count), corners]).astype("float32")
     expected = reference.roi_pool(x, rois, output_size, scale)
+    threads = {"workers": workers} if xp is np else {}
     result = rmac.roi_pool(
         xp.asarray(np.ascontiguousarray(x.transpose(LAYOUTS[layout]))),
         xp.asarray(rois),
         output_size=output_size,
         spatial_scale=scale,
         layout=layout,
+        **threads,
     )
     assert_same_values(check_array(result, xp, expected.shape, DTYPES[dtype]), expected)
 
@@ -194,6 +204,7 @@ def test_nan_of_either_sign_propagates_to_every_region_that_holds_it(xp, sign):
     np.testing.assert_array_equal(np.isnan(result[0, :, 0]), holds)
 
 
+@pytest.mark.usefixtures("both_ways_to_share")
 @pytest.mark.parametrize("shape", [(1, 3, 8, 9), (5, 33, 24, 32), (2, 100, 7, 7), (1, 1, 1, 300)])
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_workers_do_not_change_a_bit(rng, shape, layout):
@@ -284,7 +295,7 @@ def test_empty_batches_and_channels(xp, layout):
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
-@pytest.mark.parametrize("pool", ["max", "mean", "gem"])
+@pytest.mark.parametrize("pool", _options.POOLS)
 def test_none_of_some_images(xp, layout, pool):
     """A slice of no images has the strides of many."""
     shape = [(2, 16, 5, 6)[axis] for axis in LAYOUTS[layout]]

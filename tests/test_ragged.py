@@ -8,6 +8,7 @@ from hypothesis import given, settings
 
 import rmac
 from rmac import operators
+from rmac.cpu.isa import kernels
 
 
 def random_maps(rng, sizes, channels, dtype, layout):
@@ -16,6 +17,8 @@ def random_maps(rng, sizes, channels, dtype, layout):
     return [np.ascontiguousarray(x.transpose(axes)) for x in maps]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(200))
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=9),
@@ -39,6 +42,24 @@ def test_a_list_is_its_maps_one_by_one(xp, sizes, channels, dtype, layout, worke
     for x, regions in zip(maps, pooled, strict=True):
         expected = to_host(rmac.region_pool(x[None], layout=layout))[0]
         assert check_array(regions, xp, expected.shape, x.dtype).tobytes() == expected.tobytes()
+
+
+@pytest.mark.usefixtures("shared_small_maps")
+def test_threads_take_the_largest_maps_first(rng, monkeypatch):
+    """So that no thread begins a large map when the others are done."""
+    maps = random_maps(rng, [(5, 5), (20, 30), (1, 1), (12, 12), (30, 20)], 7, "float32", "NCHW")
+    kernel, orders = kernels.rmac, []
+
+    def record(*args):
+        orders.extend(a for a in args if isinstance(a, np.ndarray) and a.dtype == np.intp)
+        return kernel(*args)
+
+    monkeypatch.setattr(kernels, "rmac", record)
+    rmac.rmac(maps, workers=2)
+    (order,) = orders
+    assert sorted(order) == [0, 1, 2, 3, 4]
+    sizes = [maps[i].size for i in order]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_out(xp, rng):

@@ -14,6 +14,8 @@ from helpers import optional_module, readme_parts
 
 import rmac
 
+pytestmark = pytest.mark.slow  # most of them learn, build an index or start a cluster
+
 RECIPES = {
     part.partition("\n")[0]: "".join(re.findall(r"```python\n(.*?)```", part, re.DOTALL))
     for part in readme_parts()["Recipes"].split("\n### ")[1:]

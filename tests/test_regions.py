@@ -42,7 +42,7 @@ def test_windows_of_a_level_span_the_map(height, width, options):
 
 
 def test_the_whole_map_comes_first_with_cirtorch_alone():
-    for preset in ("caffe2", "matlab", "cirtorch"):
+    for preset in regions.PRESETS:
         grid = rmac.region_grid(5, 9, preset=preset)
         assert (grid.level == 0).sum() == (preset == "cirtorch")
     assert grid.boxes[0].tolist() == [0, 0, 8, 4]
@@ -176,6 +176,15 @@ def test_to_image():
     for size in (0, -1, np.inf, np.nan):
         with pytest.raises(ValueError, match="image_width: expected"):
             grid.to_image(384, size)
+
+
+def test_to_image_scales_each_axis_by_its_own_factor():
+    """Cells of 30 x 10 pixels: two windows of 4 x 4 cells, the second at column 2."""
+    grid = rmac.region_grid(4, 6, levels=1)
+    np.testing.assert_array_equal(grid.boxes, [[0, 0, 3, 3], [2, 0, 5, 3]])
+    boxes = grid.to_image(image_height=40, image_width=180)
+    np.testing.assert_array_equal(boxes, [[0, 0, 120, 40], [60, 0, 180, 40]])
+    np.testing.assert_array_equal(grid.to_image(40, 180), boxes)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import reference
-from helpers import DTYPES, Tensor, check_array, examples, to_host
+from helpers import DTYPES, Tensor, check_array, examples, peak_memory, to_host
 from hypothesis import given, settings
 
 import rmac
@@ -84,6 +84,18 @@ def test_blocks_do_not_change_a_bit(xp, rng, monkeypatch):
     expected = to_host(rmac.merge_scales(descriptors, p=3))
     monkeypatch.setattr(scales, "_BLOCK", 200)
     assert to_host(rmac.merge_scales(descriptors, p=3)).tobytes() == expected.tobytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("p", [1, 3])
+def test_memory_does_not_grow_with_the_number_of_images(p):
+    """Beside the result."""
+    peaks = []
+    for images in (40_000, 160_000):
+        descriptors = np.ones((2, images, 64), np.float16)
+        peak = peak_memory(lambda d=descriptors: rmac.merge_scales(d, p=p))
+        peaks.append(peak - images * 64 * 4)
+    assert peaks[1] < peaks[0] * 1.1
 
 
 def test_any_strides_and_input_is_not_written(xp, rng):

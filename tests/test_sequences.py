@@ -23,9 +23,9 @@ from hypothesis import given, settings
 import rmac
 from rmac._arrays import feature_map
 from rmac._backend import HOST
+from rmac._options import PRESETS
 
 AXES = {"NCT": (0, 1, 2), "NTC": (0, 2, 1)}
-PRESETS = ("caffe2", "matlab", "cirtorch")
 GRID_OPTIONS = {"levels": st.integers(1, 6), "preset": st.sampled_from(PRESETS)}
 
 
@@ -85,6 +85,8 @@ SEQUENCES = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(500))
 @given(special=st.sampled_from([0.0, 0.05]), **SEQUENCES)
 def test_region_pool_equals_the_oracle(
@@ -100,6 +102,8 @@ def test_region_pool_equals_the_oracle(
     assert_same_values(check_array(result, xp, expected.shape, DTYPES[dtype]), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(300))
 @given(aggregate=st.sampled_from(["sum", "mean", "concat", "none"]), **SEQUENCES)
 def test_rmac_equals_the_oracle(

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pickle
-import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from helpers import (
     check_array,
     examples,
     mixed,
+    peak_memory,
     random_map,
     to_host,
 )
@@ -117,15 +117,6 @@ def test_learning_from_any_array(xp, rng, monkeypatch, dtype, shape):
         assert to_host(vectors).tobytes() == values.tobytes()
 
 
-def peak(function):
-    """The most memory that a call has taken at a time."""
-    tracemalloc.start()
-    function()
-    taken = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return taken
-
-
 def test_memory_is_bounded(rng, monkeypatch):
     """Whatever the strides: a block and the scatter, not a copy of the vectors."""
     vectors = random_map(rng, (400, 50, 24), DTYPES["float32"])
@@ -134,8 +125,8 @@ def test_memory_is_bounded(rng, monkeypatch):
     w.apply(vectors[0])
     result = vectors.nbytes
     for some in (vectors, vectors.transpose(1, 0, 2), vectors[:, ::-1]):
-        assert peak(lambda some=some: Whitening().fit(some)) < 1 << 18
-        assert peak(lambda some=some: w.apply(some)) < result + (1 << 18)
+        assert peak_memory(lambda some=some: Whitening().fit(some)) < 1 << 18
+        assert peak_memory(lambda some=some: w.apply(some)) < result + (1 << 18)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -325,7 +316,7 @@ def test_repeated_calls_take_no_memory(rng):
     vectors = rng.standard_normal((500, 256)).astype(np.float32)
     out = np.empty_like(vectors)
     w._apply_to(vectors, out)
-    assert peak(lambda: w._apply_to(vectors, out)) < w.projection.nbytes // 4
+    assert peak_memory(lambda: w._apply_to(vectors, out)) < w.projection.nbytes // 4
 
 
 def test_arrays_are_read_only():

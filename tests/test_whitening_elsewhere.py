@@ -49,7 +49,7 @@ def test_from_projection(xp, rng):
         result = check_array(w.apply(xp.asarray(vectors)), xp, (20, 3), "float64")
         np.testing.assert_allclose(result, (vectors - mean) @ projection.T, rtol=1e-12)
     assert (w.dim, w.channels, w.count, w.variances) == (3, 5, 0, None)
-    message = "expected a Whitening that has moments to go on from, got one made from a projection"
+    message = "expected a Whitening that was learned from vectors, got one that was made from"
     fitted = Whitening().fit(xp.asarray(vectors))
     for wrong in (lambda: w.partial_fit(vectors), lambda: w.merge(fitted), lambda: fitted.merge(w)):
         with pytest.raises(ValueError, match=message):
@@ -205,7 +205,7 @@ def test_scikit_learn(dtype, whiten, dim):
     vectors = VECTORS.astype(dtype)
     for kind in (decomposition.PCA, decomposition.IncrementalPCA):
         pca = kind(dim, whiten=whiten)
-        with pytest.raises(ValueError, match="pca: expected a fitted one"):
+        with pytest.raises(ValueError, match="pca: expected a fitted PCA"):
             Whitening.from_sklearn(pca)
         w = Whitening.from_sklearn(pca.fit(vectors))
         np.testing.assert_allclose(w.apply(vectors), pca.transform(vectors), atol=1e-5)
@@ -239,7 +239,7 @@ def test_faiss_there_and_back(tmp_path, dim, power, rotated):
     faiss = optional_module("faiss")
     vectors = VECTORS.astype(np.float32)
     pca = faiss.PCAMatrix(6, dim, power, rotated)
-    with pytest.raises(ValueError, match="transform: expected a trained one"):
+    with pytest.raises(ValueError, match="transform: expected a trained transform"):
         Whitening.from_faiss(pca)
     pca.train(vectors)
     path = str(tmp_path / "pca")

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_args, **_options: say(f"warning: {message}")
             options.run(options)
-    except BrokenPipeError:  # the reader of the output has what it wants
+    except BrokenPipeError:  # the reader of the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, TypeError, ImportError, MemoryError) as error:
         say(f"error: {str(error) or type(error).__name__}")
@@ -40,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def program() -> None:
     """Run the command line as a process of its own."""
     for ending in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(ending) != signal.SIG_IGN:  # nohup has SIGHUP ignored
             signal.signal(ending, _interrupt)
     status = main()
     if status:
         sys.stdout.flush()
-        os._exit(status)  # at once: else zarr tells at length of the reads that were cut short
+        os._exit(status)  # an ordinary exit prints many lines about zarr's unfinished reads
 
 
 def _say(who: str, what: str) -> None:
@@ -53,7 +53,7 @@ def _say(who: str, what: str) -> None:
 
 
 def _interrupt(number: int, _frame: object) -> None:
-    """End as on Ctrl-C, so that nothing half-written stays behind."""
+    """End as Ctrl-C does, so that no partial output stays behind."""
     raise KeyboardInterrupt(number)
 
 
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     command = partial(commands.add_parser, allow_abbrev=False)
     _add_demo(command("demo", help="rank the photographs that rmac ships"))
     _add_describe(command("describe", help="describe the feature maps in a file"))
-    _add_whiten(command("whiten", help="learn a PCA-whitening of regional vectors"))
+    _add_whiten(command("whiten", help="learn a PCA-whitening from vectors of regions"))
     return parser
 
 
@@ -85,48 +85,56 @@ def _add_describe(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dtype",
         choices=["float16", "float32", "float64"],
-        help="of the descriptors (default: float32, or float64 for float64 maps)",
+        help="dtype of the descriptors (default: float32, or float64 for float64 maps)",
     )
-    # Those that are not given are left to rmac.rmac, whose defaults the texts repeat.
+    # An option that is not given is not passed on: rmac.rmac has the defaults.
     add = command.add_argument_group("pipeline", argument_default=argparse.SUPPRESS).add_argument
-    add("--layout", choices=LAYOUTS, help="the meaning of the axes (default: NCHW)")
-    add("--pool", choices=POOLS, help="of a region's values (default: max)")
-    add("--p", type=float, help="exponent of gem (default: 3)")
+    add("--layout", choices=LAYOUTS, help="order of the axes (default: NCHW)")
+    add("--pool", choices=POOLS, help="pooling of the values in a region (default: max)")
+    add("--p", type=float, help="power of the generalised mean, gem (default: 3)")
     add("--levels", type=int, help="number of window sizes (default: 3)")
-    add("--overlap", type=float, help="of neighbouring windows (default: 0.4)")
-    add("--preset", choices=PRESETS, help="whose windows exactly (default: caffe2)")
-    add("--whitening", metavar="W.npz", help="whiten regional vectors, as rmac whiten learned")
+    add("--overlap", type=float, help="overlap of neighbouring windows (default: 0.4)")
+    add("--preset", choices=PRESETS, help="grid preset (default: caffe2)")
+    add(
+        "--whitening",
+        metavar="W.npz",
+        help="whiten vectors of regions; written by rmac whiten",
+    )
     add(
         "--aggregate",
         choices=AGGREGATES,
-        help="of regional vectors (default: sum); none leaves them, (N, R, D), for rmac whiten",
+        help="how vectors of regions become a descriptor (default: sum); "
+        "none writes them as they are, (N, R, D), for rmac whiten",
     )
-    add("--eps", type=float, help="added to norms before they divide (default: 0)")
+    add("--eps", type=float, help="number added to each norm before the division (default: 0)")
     add(
         "--no-normalize-regions",
         dest="normalize_regions",
         action="store_false",
-        help="leave the lengths of regional vectors",
+        help="do not L2-normalise the vectors of regions",
     )
     add(
         "--no-normalize",
         dest="normalize",
         action="store_false",
-        help="leave the lengths of descriptors",
+        help="do not L2-normalise descriptors",
     )
-    add("--workers", type=int, help="threads to use (default: all CPUs that it may use)")
+    add("--workers", type=int, help="threads to use (default: all CPUs that the process may use)")
     command.set_defaults(run=describe.run)
 
 
 def _add_whiten(command: argparse.ArgumentParser) -> None:
     _add_files(
         command,
-        ("vectors", "vectors (M, C), or (N, R, C) as rmac describe --aggregate none gives them"),
+        ("vectors", "vectors (M, C), or (N, R, C) as rmac describe --aggregate none writes them"),
         ("W.npz", "the whitening, for rmac describe --whitening"),
     )
     command.add_argument("--dim", type=int, help="components to keep (default: all)")
     command.add_argument(
-        "--eps", type=float, default=0.0, help="the least eigenvalue to divide by (default: 0)"
+        "--eps",
+        type=float,
+        default=0.0,
+        help="least variance to divide by (default: 0)",
     )
     command.set_defaults(run=whiten.run)
 
@@ -134,11 +142,11 @@ def _add_whiten(command: argparse.ArgumentParser) -> None:
 def _add_files(
     command: argparse.ArgumentParser, source: tuple[str, str], target: tuple[str, str]
 ) -> None:
-    """Add the file that a command reads, as (name, help), and the one it writes."""
+    """Add the arguments of a command for its input and its output, each as (name, help)."""
     name, text = source
     command.add_argument(
         name, metavar=name.upper(), help=f"{text}: a .npy, .zarr or .safetensors file"
     )
-    command.add_argument("--key", help="the array's name, in a file that holds several")
+    command.add_argument("--key", help="name of the array, in a file that holds several")
     name, text = target
     command.add_argument("-o", "--output", metavar=name, required=True, help=text)

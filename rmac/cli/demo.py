@@ -1,4 +1,4 @@
-"""The demonstration: rank real photographs by their R-MAC descriptors."""
+"""The command ``rmac demo``: rank photographs by the similarity of their descriptors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _REPEATS = 20
 
 
 def feature_maps() -> dict[str, npt.NDArray[np.uint8]]:
-    """Return the feature maps (C, H, W) that rmac ships, by the photograph's name."""
+    """Return the feature maps (C, H, W) that rmac ships, by the names of their photographs."""
     with as_file(files("rmac") / "data" / "features.npz") as path, np.load(path) as archive:
         return {name: archive[name] for name in archive.files if "__" not in name}
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print how the photographs rank for a query; draw its region grid if asked to."""
+    """Print the ranking of the photographs for a query, and draw its region grid if asked."""
     maps = feature_maps()
     if options.query not in maps:
         raise ValueError(f"--query: expected one of {', '.join(maps)}, got {options.query!r}")
@@ -35,8 +35,7 @@ def run(options: argparse.Namespace) -> None:
 
     started = time.perf_counter()
     for _ in range(_REPEATS):
-        # The maps differ in size, so each is a batch of its own.
-        descriptors = np.concatenate([rmac.rmac(image[None]) for image in maps.values()])
+        descriptors = rmac.rmac(list(maps.values()))
     seconds = (time.perf_counter() - started) / _REPEATS / len(maps)
 
     query = maps[options.query]

@@ -1,4 +1,4 @@
-"""The command ``rmac describe``: descriptors of a file of feature maps, however large."""
+"""The command ``rmac describe``: descriptors of the feature maps in a file of any size."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from rmac.cli.files import batches, naming, open_array, require_suffix
 if TYPE_CHECKING:
     import argparse
 
-_SETTINGS = inspect.signature(rmac.rmac).parameters
+_OPTIONS = inspect.signature(rmac.rmac).parameters
 
 
 def run(options: argparse.Namespace) -> None:
-    """Describe the feature maps of one file into another, a batch at a time."""
+    """Read feature maps from a file a batch at a time, and write their descriptors to another."""
     require_suffix("--output", options.output, ".npy")
     maps = open_array(options.features, options.key)
-    settings = {name: value for name, value in vars(options).items() if name in _SETTINGS}
+    settings = {name: value for name, value in vars(options).items() if name in _OPTIONS}
     sources = [options.features]
     if "whitening" in settings:
         sources.append(settings["whitening"])
         settings["whitening"] = rmac.Whitening.load(settings["whitening"])
     with naming(maps, "x"):
         require_axes(maps, settings.get("layout", "NCHW"))
-        # no maps check the options, dtype and shape before a file is touched
+        # A batch of no maps checks options, dtype and shape before any file is written.
         none = rmac.rmac(np.empty((0, *maps.shape[1:]), maps.dtype), **settings)
     dtype = np.dtype(options.dtype or none.dtype)
     header = {

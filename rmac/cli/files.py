@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
     import zarr
 
-_BATCH = 1 << 26  # bytes held at a time
-_HEADER_LIMIT = 100_000_000  # bytes, as safetensors has it
+_BATCH = 1 << 26  # bytes of a batch
+_HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors library
 _SAFETENSORS = {info.safetensors: info.name for info in DTYPES.values()}
 
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """An array in a file, of which slices of the first axis can be read."""
+    """An array in a file. Slices of its first axis can be read."""
 
-    name: str  # what error messages call it
+    name: str  # in error messages
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[int, int], npt.NDArray[Any]]  # rows first:last
-    step: int = 1  # rows that are best read together
+    step: int = 1  # rows that lie together in the file, and are read together
 
     @property
     def ndim(self) -> int:
@@ -53,7 +53,7 @@ def open_array(path: str, key: str | None = None) -> ArrayFile:
 
 @contextmanager
 def naming(array: ArrayFile, argument: str) -> Iterator[None]:
-    """Have errors about an argument that was read from a file name that file."""
+    """Replace the name of an argument, in errors about it, by the name of the file it came from."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -68,7 +68,7 @@ def batches(
 ) -> Generator[npt.NDArray[Any], None, None]:
     """Yield all rows of an array, a batch at a time, with a progress bar on a terminal.
 
-    `row_bytes` is what the caller makes of a row, so that batches are small where that is much.
+    `row_bytes` are the bytes of the caller's result of a row: they count as bytes of the batch.
     """
     row_bytes += prod(array.shape[1:]) * array.dtype.itemsize
     rows = max(1, _BATCH // max(1, row_bytes) // array.step) * array.step
@@ -81,7 +81,7 @@ def batches(
 
 @contextmanager
 def _progress(total: int, unit: str) -> Iterator[Callable[[int], Any]]:
-    """Show a bar on the terminal where tqdm is installed; yield what advances it."""
+    """Show a progress bar on a terminal if tqdm is installed; yield the function to advance it."""
     try:
         from tqdm import tqdm
     except ImportError:
@@ -93,15 +93,15 @@ def _progress(total: int, unit: str) -> Iterator[Callable[[int], Any]]:
 
 @contextmanager
 def _readable(path: str, kind: str) -> Iterator[None]:
-    """Raise whatever fails in reading a file as a ValueError that names it."""
+    """Turn every error into a ValueError that names the file."""
     try:
         yield
-    except Exception as error:  # headers and compressed data fail to parse in many ways
+    except Exception as error:  # broken headers and compressed data raise many types of errors
         raise ValueError(f"{path}: not a {kind} that can be read: {error}") from None
 
 
 def _chosen(path: str, key: str | None, keys: Collection[str]) -> str:
-    """Return the key of one of the arrays in a file: the one asked for, or the only one."""
+    """Return the key of an array in a file: `key` if it is given, else the only one."""
     if not keys:
         raise ValueError(f"{path}: expected an array, got none")
     if key is None and len(keys) == 1:
@@ -142,7 +142,7 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _open_safetensors(path: str, key: str | None) -> ArrayFile:
-    # Mapped as .npy files are, which the safetensors package does not do: its slices are copies.
+    # Mapped like .npy files. The safetensors library would copy every slice.
     with open(path, "rb") as file:
         with _readable(path, ".safetensors file"):
             tensors = _safetensors_header(file)
@@ -183,9 +183,9 @@ def _mapped(
     offset: int,
     order: Any = "C",
 ) -> ArrayFile:
-    """Map an array that lies in a file as it does in memory, if it has elements to map.
+    """Map an array that has the same bytes in the file as in memory.
 
-    It is read in native byte order, and aligned; a copy where it is not.
+    Rows are copied when they are read, if they are misaligned or of the other byte order.
     """
     size = prod(shape) * dtype.itemsize
     there = os.stat(path).st_size - offset
@@ -209,7 +209,7 @@ def _open_zarr(path: str, key: str | None) -> ArrayFile:
         import zarr
     except ImportError:
         raise ImportError(f"{path}: needs zarr: pip install 'rmac[files]'") from None
-    os.stat(path)  # an ordinary error where there is nothing
+    os.stat(path)  # raises FileNotFoundError
     with _readable(path, ".zarr folder"):
         node = zarr.open(zarr.storage.LocalStore(path, read_only=True), mode="r")
         members = () if isinstance(node, zarr.Array) else node.members(max_depth=None)
@@ -229,7 +229,7 @@ def _open_zarr(path: str, key: str | None) -> ArrayFile:
 
 
 def _zarr_step(array: zarr.Array[Any]) -> int:
-    """Return the rows of a chunk, or 1 where chunks side by side make that many too much."""
+    """Return the rows of a chunk; 1 if that many rows of all chunks side by side are too large."""
     if not array.shape:
         return 1
     rows: int = array.chunks[0]
@@ -238,6 +238,6 @@ def _zarr_step(array: zarr.Array[Any]) -> int:
 
 
 def require_suffix(argument: str, path: str, suffix: str) -> None:
-    """Raise unless the name of an output tells what kind of file it will be."""
+    """Raise unless the name of an output file ends in `suffix`."""
     if not path.lower().endswith(suffix):
         raise ValueError(f"{argument}: expected a name that ends in {suffix}, got {path!r}")

@@ -1,4 +1,4 @@
-"""The command ``rmac whiten``: learn a whitening from a file of regional vectors, however large."""
+"""The command ``rmac whiten``: learn a whitening from the vectors in a file of any size."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"{vectors.name}: expected {axes}, got shape {vectors.shape}")
     whitening = rmac.Whitening(options.dim, eps=options.eps)
     with naming(vectors, "vectors"):
-        # no vectors check the options, dtype and shape before a file is touched
+        # A batch of no vectors checks options, dtype and shape before any file is written.
         whitening.partial_fit(np.empty((0, *vectors.shape[1:]), vectors.dtype))
         with atomic_write(options.output, options.vectors) as file:
             with closing(batches(vectors, "row")) as parts:
                 for part in parts:
                     whitening.partial_fit(part)
-            whitening._ready()  # or an error, of too few vectors
+            whitening._ready()  # raises for too few vectors
             write_archive(file, whitening._contents())

@@ -50,10 +50,13 @@ def plain(x: Array, name: str) -> Array:
     return np.asarray(x)
 
 
-def require_aligned(x: Array, name: str) -> None:
-    """Raise unless elements lie at multiples of their size in memory."""
+def readable(x: Array, name: str) -> Array:
+    """Return an array, as `plain` does, if kernels can read it where it lies; or raise."""
+    if type(x) is not np.ndarray:
+        x = plain(x, name)
     if not x.flags.aligned:
         raise TypeError(f"{name}: expected an aligned array, got misaligned {x.dtype.name}")
+    return x
 
 
 def require_finite(x: Array, name: str) -> None:

@@ -1,5 +1,7 @@
 /* What the compiler and the build made of a kernel module, and what this machine has. */
 
+#include <string.h>
+
 #ifdef _OPENMP
 #include <omp.h>
 #define RMAC_OPENMP _OPENMP
@@ -8,15 +10,18 @@
 #define omp_get_max_threads() 1
 #endif
 
-#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 18 : __GNUC__ >= 12)
-static int rmac_vector_level(void)
+/* Whether this machine has the instruction set of that name. */
+static int rmac_machine_has(const char *isa)
 {
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 18 : __GNUC__ >= 12)
     __builtin_cpu_init();
-    return __builtin_cpu_supports("x86-64-v4") ? 2 : !!__builtin_cpu_supports("x86-64-v3");
-}
-#else
-#define rmac_vector_level() 0
+    if (strcmp(isa, "x86-64-v3") == 0)
+        return !!__builtin_cpu_supports("x86-64-v3");
+    if (strcmp(isa, "x86-64-v4") == 0)
+        return !!__builtin_cpu_supports("x86-64-v4");
 #endif
+    return strcmp(isa, "baseline") == 0;
+}
 
 #if defined(__clang__)
 #define RMAC_COMPILER "clang " __clang_version__

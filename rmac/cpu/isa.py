@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = ["available_isas", "kernels", "second_level_cache"]
 
-ISAS = ("baseline", "x86-64-v3", "x86-64-v4")  # each one contains those before it
+ISAS = ("baseline", "x86-64-v3", "x86-64-v4")  # the best one last
 
 
 def available_isas() -> list[str]:
     """Return the instruction sets that both this build and this machine have."""
-    level = _load("baseline").vector_level()
-    return [isa for isa in ISAS[: 1 + level] if find_spec(_module_name(isa))]
+    machine_has = _load("baseline").machine_has
+    return [isa for isa in ISAS if machine_has(isa) and find_spec(_module_name(isa))]
 
 
 def second_level_cache() -> int:

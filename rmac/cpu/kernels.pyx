@@ -39,7 +39,7 @@ cdef extern from "build.h":
     const char* RMAC_COMPILER
     const char* RMAC_VERSION  # this one and the next are defined by the build
     const char* RMAC_ISA
-    int rmac_vector_level()
+    bint rmac_machine_has(const char* isa)
     int omp_get_max_threads() nogil
 
 cdef struct Call:
@@ -440,9 +440,9 @@ def build_info():
     return {name: text.decode() for name, text in names.items()} | {"openmp": RMAC_OPENMP}
 
 
-def vector_level():
-    """Return how many levels of x86-64 vector instructions above the baseline this machine has."""
-    return rmac_vector_level()
+def machine_has(str isa):
+    """Return whether this machine has an instruction set; False for one that is not known."""
+    return rmac_machine_has(isa.encode())
 
 
 def max_threads():

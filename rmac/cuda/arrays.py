@@ -14,12 +14,12 @@ DEVICE = "cuda"
 ARRAY = "cupy.ndarray"
 DLPACK_DEVICES: tuple[int, ...] = (2, 13)  # CUDA memory, and CUDA managed memory
 
-# Arrays that a captured graph will use again whenever it is launched.
+# Temporary arrays of captured graphs. Each launch of a graph uses them again, so none is freed.
 _kept_for_graphs: list[Array] = []
 
 
 def namespace() -> Any:
-    """Return CuPy, imported when it is first needed."""
+    """Return CuPy, imported when a GPU array or kernel first needs it."""
     try:
         import cupy
     except ImportError as error:
@@ -51,12 +51,13 @@ def plain(x: Array, name: str) -> Array:  # noqa: ARG001
     return x
 
 
-def require_aligned(x: Array, name: str) -> None:
-    """Do nothing: elements of CuPy arrays are aligned."""
+def readable(x: Array, name: str) -> Array:  # noqa: ARG001
+    """Return the array as it is: elements of CuPy arrays are aligned."""
+    return x
 
 
 def require_finite(x: Array, name: str) -> None:
-    """Do nothing: the answer would have to wait for the device."""
+    """Do nothing: the host would have to wait for the device."""
 
 
 def require_writeable(out: Array, name: str) -> None:
@@ -69,9 +70,10 @@ def can_compute_into(out: Array, inputs: Sequence[Array]) -> bool:
 
 
 def _overlap(a: Array, b: Array) -> bool:
-    """Return whether the memory that two arrays span has bytes in common.
+    """Return whether two arrays span common bytes of memory.
 
-    CuPy's `may_share_memory` says no for arrays that came by two pointers, as DLPack's do.
+    CuPy's `may_share_memory` returns False for arrays from two allocations or imports, even if
+    these overlap, as with DLPack.
     """
     if not a.size or not b.size:
         return False
@@ -80,7 +82,7 @@ def _overlap(a: Array, b: Array) -> bool:
 
 
 def read_only(x: Array) -> Array:
-    """Return a view; CuPy has none that cannot be written."""
+    """Return a view; CuPy has no read-only arrays."""
     return x.view()
 
 
@@ -104,7 +106,7 @@ def to_host(x: Array) -> Array:
 
 
 def keep_for_graph(array: Array) -> Array:
-    """Return an array for the current call alone; a graph that captures the call keeps it alive."""
+    """Return a temporary array of the current call, kept alive if a graph captures the call."""
     if namespace().cuda.get_current_stream().is_capturing():
         _kept_for_graphs.append(array)
     return array

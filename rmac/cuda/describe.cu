@@ -1,28 +1,47 @@
-/* From an image's regional maxima to its descriptor: a block for each image, a warp for each region's
-   norm.
+/* Descriptors of images from their regional vectors.
 
-   Norms are summed in float64, regional vectors in the type of the descriptor, both in an order that
-   depends on the shape alone. CuPy has float32 arithmetic take subnormals as 0: so do sums over
-   regions; norms are kept from it. */
+   Accumulation
+       Norms in float64. Sums over regions in the type of the descriptor, `Real`. The order of
+       additions depends on the shape alone. CuPy compiles float32 arithmetic to take subnormals as
+       0; sums over regions do so, norms do not.
+   NaN
+       A NaN in a regional vector makes its norm NaN, and so all elements of the vector.
+   Memory layout
+       Regional vectors are (image, region, channel), contiguous, and are overwritten.
+   Thread mapping
+       A block for each image. A warp takes the norm of a region; then a thread takes a channel. */
 
-enum Aggregate { NONE, SUM, MEAN, CONCAT };
+struct AggregationOptions {
+    int normalize_regions;
+    Aggregate aggregate;
+    int in_place; /* whether the regional vectors are the descriptors */
+    int normalize;
+    double eps;
+};
 
-const int WARP = 32;
+struct DescribeLaunch {
+    Index first_image;
+    int most_regions; /* of an image; all have room for so many vectors */
+    int channels;
+    AggregationOptions options;
+    int same_count;     /* the number of regions if all images have the same, else 0 */
+    int counts[COUNTS]; /* each image's own number, if they differ */
+};
 
-/* A number in float64, subnormals too. */
-__device__ inline double wide(double value) { return value; }
+/* Return a number in float64, even if it is subnormal in float32. */
+__device__ inline double to_double(double value) { return value; }
 
-__device__ inline double wide(float value)
+__device__ inline double to_double(float value)
 {
     unsigned int bits;
     memcpy(&bits, &value, sizeof(bits));
     if (bits & 0x7F800000)
         return value;
-    const double magnitude = (bits & 0x7FFFFF) * 1.401298464324817e-45; /* times 2**-149 */
+    const double magnitude = (bits & 0x7FFFFF) * 1.401298464324817e-45; /* 2**-149 */
     return bits >> 31 ? -magnitude : magnitude;
 }
 
-/* The sum of a warp's values, the same in all its lanes. */
+/* Return the sum of a warp's values to all its threads. */
 __device__ inline double sum_of_warp(double value)
 {
     for (int distance = WARP / 2; distance > 0; distance /= 2)
@@ -30,113 +49,152 @@ __device__ inline double sum_of_warp(double value)
     return value;
 }
 
-__device__ inline double peak_of_warp(double value)
+/* Return the maximum of a warp's values to all its threads. */
+__device__ inline double max_of_warp(double value)
 {
     for (int distance = WARP / 2; distance > 0; distance /= 2)
         value = fmax(value, __shfl_xor_sync(0xFFFFFFFF, value, distance));
     return value;
 }
 
-/* What each of `threads` threads adds to the sum of squares of values divided by `peak`. */
+/* Sum the squares of every `threads`th value, from `thread` on, after division by `peak`. */
 template <typename Real>
 __device__ double part_of_squares(const Real *values, Index n, int thread, int threads, double peak)
 {
     double sum = 0;
 #pragma unroll 4
     for (Index i = thread; i < n; i += threads) {
-        const double value = peak == 1 ? wide(values[i]) : wide(values[i]) / peak;
+        const double value = peak == 1 ? to_double(values[i]) : to_double(values[i]) / peak;
         sum += value * value;
     }
     return sum;
 }
 
-__device__ inline bool in_range(double squares, double eps)
+/* Return the sum of squares to a whole warp. */
+template <typename Real>
+__device__ double squares_by_warp(const Real *values, Index n, double peak)
+{
+    return sum_of_warp(part_of_squares(values, n, threadIdx.x % WARP, WARP, peak));
+}
+
+/* Return the sum of squares to a whole block. A thread reads only values that it wrote itself. */
+template <typename Real> __device__ double squares_by_block(const Real *values, Index n)
+{
+    double *parts = (double *)shared_memory;
+    const double part = sum_of_warp(part_of_squares(values, n, threadIdx.x, blockDim.x, 1.0));
+    if (threadIdx.x % WARP == 0)
+        parts[threadIdx.x / WARP] = part;
+    __syncthreads();
+    double squares = 0;
+    for (int i = 0; i < (int)blockDim.x / WARP; i++)
+        squares += parts[i];
+    return squares;
+}
+
+/* Return whether a norm, its square and their inverses are far from overflow and underflow. */
+__device__ inline bool is_in_range(double squares, double eps)
 {
     return squares > 1e-60 && squares < 1e60 && eps < 1e30;
 }
 
-/* Return, to a whole warp, what a vector is to be divided by: its norm plus eps. Where that, its
-   inverse or its square could be out of range, the vector is divided here, and 1 remains to do. */
-template <typename Real> __device__ Real norm_of(Real *values, Index n, double eps)
+/* Divide a vector by its norm plus eps, by a whole warp, where the norm is not in range. The vector
+   and eps are divided by the largest magnitude first. */
+template <typename Real> __device__ void normalize_scaled(Real *values, Index n, double eps)
 {
-    const int lane = threadIdx.x % WARP;
-    const double squares = sum_of_warp(part_of_squares(values, n, lane, WARP, 1.0));
-    if (in_range(squares, eps))
-        return (Real)(sqrt(squares) + eps);
     double peak = 0;
-    for (Index i = lane; i < n; i += WARP)
-        peak = fmax(peak, fabs(wide(values[i])));
-    peak = peak_of_warp(peak);
+    for (Index i = threadIdx.x % WARP; i < n; i += WARP)
+        peak = fmax(peak, fabs(to_double(values[i])));
+    peak = max_of_warp(peak);
     if (peak == 0 || peak > 1.7976931348623157e308)
         peak = 1;
-    double length = sqrt(sum_of_warp(part_of_squares(values, n, lane, WARP, peak))) + eps / peak;
-    if (length == 0)
-        length = 1;
-    for (Index i = lane; i < n; i += WARP)
-        values[i] = (Real)(wide(values[i]) / peak / length);
-    return 1;
+    double divisor = sqrt(squares_by_warp(values, n, peak)) + eps / peak;
+    if (divisor == 0)
+        divisor = 1;
+    for (Index i = threadIdx.x % WARP; i < n; i += WARP)
+        values[i] = (Real)(to_double(values[i]) / peak / divisor);
 }
 
-/* How many regions images have: all the same number, or each of a launch's its own. */
-struct Counts {
-    int same, of_image[COUNTED];
-};
-
-/* Turn regional maxima (N, most, C), which are overwritten, into descriptors: (N, C), or in place
-   if regions are neither summed nor averaged. `norms` is (N, most), for the block's use. */
+/* Find the divisor of each regional vector: its norm plus eps. A vector whose norm is not in range
+   is divided here, and its divisor is 1. */
 template <typename Real>
-__global__ void describe(
-    Real *maxima, Real *norms, Real *out, Index first, int most, int channels, const Counts counts,
-    int normalize_regions, int aggregate, int normalize, double eps)
+__device__ void find_divisors(
+    const DescribeLaunch &launch, Real *vectors, Real *divisors, int regions)
 {
-    const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
-    const int regions = counts.same ? counts.same : counts.of_image[blockIdx.x];
-    const Index image = first + blockIdx.x;
-    const bool in_place = aggregate == NONE || aggregate == CONCAT;
-    const Index size = in_place ? (Index)regions * channels : channels;
-    Real *vectors = maxima + image * most * channels;
-    Real *norm = norms + image * most;
-    Real *descriptor = in_place ? vectors : out + image * channels;
+    const double eps = launch.options.eps;
+    for (int region = threadIdx.x / WARP; region < regions; region += blockDim.x / WARP) {
+        Real *vector = vectors + (Index)region * launch.channels;
+        const double squares = squares_by_warp(vector, launch.channels, 1.0);
+        Real divisor = 1;
+        if (is_in_range(squares, eps))
+            divisor = (Real)(sqrt(squares) + eps);
+        else
+            normalize_scaled(vector, launch.channels, eps);
+        if (threadIdx.x % WARP == 0)
+            divisors[region] = divisor;
+    }
+}
 
-    if (normalize_regions)
-        for (int region = warp; region < regions; region += warps) {
-            const Real length = norm_of(vectors + (Index)region * channels, channels, eps);
-            if (threadIdx.x % WARP == 0)
-                norm[region] = length;
-        }
-    __syncthreads();
-    for (Index i = threadIdx.x; i < size; i += blockDim.x) {
-        if (in_place) {
-            if (normalize_regions)
-                vectors[i] /= norm[i / channels];
-            continue;
-        }
+template <typename Real>
+__device__ void divide_in_place(
+    const DescribeLaunch &launch, Real *vectors, const Real *divisors, int regions)
+{
+    for (Index i = threadIdx.x; i < (Index)regions * launch.channels; i += blockDim.x)
+        vectors[i] /= divisors[i / launch.channels];
+}
+
+/* Sum or average the regional vectors, divided if they are to be normalised. */
+template <typename Real>
+__device__ void aggregate_regions(
+    const DescribeLaunch &launch, const Real *vectors, const Real *divisors, int regions,
+    Real *descriptor)
+{
+    for (Index channel = threadIdx.x; channel < launch.channels; channel += blockDim.x) {
         Real sum = 0;
 #pragma unroll 4
         for (int region = 0; region < regions; region++) {
-            const Real value = vectors[(Index)region * channels + i];
-            sum += normalize_regions ? value / norm[region] : value;
+            const Real value = vectors[(Index)region * launch.channels + channel];
+            sum += launch.options.normalize_regions ? value / divisors[region] : value;
         }
-        descriptor[i] = aggregate == MEAN ? sum / regions : sum;
+        descriptor[channel] = launch.options.aggregate == MEAN ? sum / regions : sum;
     }
-    if (!normalize)
-        return;
-    /* A thread sums the squares of what it wrote itself. */
-    double *parts = (double *)shared_memory; /* of each warp */
-    double squares =
-        sum_of_warp(part_of_squares(descriptor, size, threadIdx.x, blockDim.x, 1.0));
-    if (threadIdx.x % WARP == 0)
-        parts[warp] = squares;
+}
+
+/* Divide a descriptor by its norm plus eps, by a whole block. Thread i wrote the elements i,
+   i + blockDim.x, ... itself. */
+template <typename Real>
+__device__ void normalize_descriptor(Real *descriptor, Index size, double eps)
+{
+    const double squares = squares_by_block(descriptor, size);
+    if (is_in_range(squares, eps)) {
+        const Real divisor = (Real)(sqrt(squares) + eps);
+        for (Index i = threadIdx.x; i < size; i += blockDim.x)
+            descriptor[i] /= divisor;
+    } else if (threadIdx.x < WARP) {
+        normalize_scaled(descriptor, size, eps);
+    }
+}
+
+/* Turn regional vectors (image, most_regions, channels) into descriptors: in place, or in `out`
+   (image, channels). The blocks use `divisors` (image, most_regions) as memory. */
+template <typename Real>
+__global__ void describe(const DescribeLaunch launch, Real *vectors, Real *divisors, Real *out)
+{
+    const AggregationOptions &options = launch.options;
+    const int regions = launch.same_count ? launch.same_count : launch.counts[blockIdx.x];
+    const Index image = launch.first_image + blockIdx.x;
+    vectors += image * launch.most_regions * launch.channels;
+    divisors += image * launch.most_regions;
+    Real *descriptor = options.in_place ? vectors : out + image * launch.channels;
+
+    if (options.normalize_regions)
+        find_divisors(launch, vectors, divisors, regions);
     __syncthreads();
-    squares = 0;
-    for (int i = 0; i < warps; i++)
-        squares += parts[i];
-    if (!in_range(squares, eps)) {
-        if (warp == 0)
-            norm_of(descriptor, size, eps);
-        return;
+    if (!options.in_place)
+        aggregate_regions(launch, vectors, divisors, regions, descriptor);
+    else if (options.normalize_regions)
+        divide_in_place(launch, vectors, divisors, regions);
+    if (options.normalize) {
+        const Index size = (Index)(options.in_place ? regions : 1) * launch.channels;
+        normalize_descriptor(descriptor, size, options.eps);
     }
-    const Real length = (Real)(sqrt(squares) + eps);
-    for (Index i = threadIdx.x; i < size; i += blockDim.x)
-        descriptor[i] /= length;
 }

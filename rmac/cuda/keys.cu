@@ -1,98 +1,107 @@
-/* Keys: integers that order as the values do, as in rmac/cpu/kernels.pyx, so that the results have the
-   same bits; of 8 and 16 bits, widened to 32. A NaN of either sign is above +inf, so that a region
-   which holds one gives NaN. +0 > -0. Maxima do not round.
+/* Keys: integers that order as the values do.
 
-   The files are one source: rmac/cuda/__init__.py puts the constants that it shares with
-   them first, then this one. */
+   Accumulation
+       Maxima of keys. They do not round: decode() gives back the bits of one of the values.
+   NaN
+       The keys of NaN, of either sign, are above that of +inf, so a region with a NaN gives a NaN.
+       +0 is greater than -0.
+   Memory layout
+       A key has 64 bits for float64 and 32 for other dtypes. It orders as the CPU's keys do, so CPU
+       and GPU give the same bits.
+   Thread mapping
+       None: each function is for one thread.
 
-enum Kind { UINT8 = 1, INT8, FLOAT16, BFLOAT16, FLOAT32, FLOAT64 };
+   The .cu files are one source. rmac/cuda/source.py puts the definitions that they share with
+   Python first: constants, enum Kind, enum Aggregate and struct Dtype. This file is next. */
 
 typedef long long Index;
 
-template <int kind> struct Dtype;
-template <> struct Dtype<UINT8> { typedef unsigned char Bits; typedef int Key; typedef float Real; };
-template <> struct Dtype<INT8> { typedef signed char Bits; typedef int Key; typedef float Real; };
-template <> struct Dtype<FLOAT16> { typedef short Bits; typedef int Key; typedef float Real; };
-template <> struct Dtype<BFLOAT16> { typedef short Bits; typedef int Key; typedef float Real; };
-template <> struct Dtype<FLOAT32> { typedef int Bits; typedef int Key; typedef float Real; };
-template <> struct Dtype<FLOAT64> { typedef Index Bits; typedef Index Key; typedef double Real; };
+template <Kind kind> using BitsOf = typename Dtype<kind>::Bits;
+template <Kind kind> using KeyOf = typename Dtype<kind>::Key;
+template <Kind kind> using RealOf = typename Dtype<kind>::Real;
 
-template <int kind> __device__ typename Dtype<kind>::Bits shift_of()
+/* Flip all bits but the sign of negative floats, whose bits order backwards. Its own inverse. */
+template <Kind kind> __device__ BitsOf<kind> flip_negative(BitsOf<kind> bits)
 {
-    return kind == FLOAT16    ? (typename Dtype<kind>::Bits)0x3FF
-           : kind == BFLOAT16 ? (typename Dtype<kind>::Bits)0x7F
-           : kind == FLOAT32  ? (typename Dtype<kind>::Bits)0x7FFFFF
-                              : (typename Dtype<kind>::Bits)0xFFFFFFFFFFFFFLL;
+    const int top = 8 * sizeof(bits) - 1;
+    const BitsOf<kind> all_but_sign = (BitsOf<kind>)~((unsigned long long)1 << top);
+    return (BitsOf<kind>)(bits ^ ((bits >> top) & all_but_sign));
 }
 
-template <int kind> __device__ typename Dtype<kind>::Bits in_order(typename Dtype<kind>::Bits bits)
+/* The subtraction wraps around: it moves negative NaNs from the least keys to the greatest.
+   Integers have no NaN, and are their own keys. */
+template <Kind kind> __device__ KeyOf<kind> encode(BitsOf<kind> bits)
 {
-    typedef typename Dtype<kind>::Bits Bits;
-    const int top = 8 * sizeof(Bits) - 1;
-    return (Bits)(bits ^ ((bits >> top) & (Bits)~((unsigned long long)1 << top)));
-}
-
-template <int kind> __device__ typename Dtype<kind>::Key encode(typename Dtype<kind>::Bits bits)
-{
-    typedef typename Dtype<kind>::Bits Bits;
-    if (kind == UINT8 || kind == INT8)
+    if constexpr (!Dtype<kind>::is_float)
         return bits;
-    return (Bits)((unsigned long long)in_order<kind>(bits) - (unsigned long long)shift_of<kind>());
+    else
+        return (BitsOf<kind>)((unsigned long long)flip_negative<kind>(bits)
+                              - (unsigned long long)Dtype<kind>::key_shift);
 }
 
-template <int kind> __device__ typename Dtype<kind>::Bits decode(typename Dtype<kind>::Key key)
+template <Kind kind> __device__ BitsOf<kind> decode(KeyOf<kind> key)
 {
-    typedef typename Dtype<kind>::Bits Bits;
-    if (kind == UINT8 || kind == INT8)
-        return (Bits)key;
-    return in_order<kind>((Bits)((unsigned long long)key + (unsigned long long)shift_of<kind>()));
+    if constexpr (!Dtype<kind>::is_float)
+        return (BitsOf<kind>)key;
+    else
+        return flip_negative<kind>((BitsOf<kind>)((unsigned long long)key
+                                                  + (unsigned long long)Dtype<kind>::key_shift));
 }
 
-template <int kind> __device__ typename Dtype<kind>::Key least_key()
+/* The identity of maxima. */
+template <Kind kind> __device__ KeyOf<kind> least_key()
 {
-    typedef typename Dtype<kind>::Key Key;
-    return (Key)((unsigned long long)1 << (8 * sizeof(Key) - 1));
+    return (KeyOf<kind>)((unsigned long long)1 << (8 * sizeof(KeyOf<kind>) - 1));
 }
 
-/* The same number in float32, or in float64 if it is one. No arithmetic on float32 subnormals:
-   CuPy has them taken as 0. */
-template <int kind> __device__ typename Dtype<kind>::Real widen(typename Dtype<kind>::Bits bits)
+/* Return the bits of a float16 in float32. The only arithmetic is on float32 numbers that are not
+   subnormal, because CuPy compiles float32 arithmetic to take subnormals as 0. */
+__device__ inline unsigned int widen_float16(unsigned short bits)
 {
-    typename Dtype<kind>::Real value;
-    if (kind == UINT8 || kind == INT8)
-        return (typename Dtype<kind>::Real)bits;
-    if (kind == FLOAT32 || kind == FLOAT64) {
+    const unsigned int sign = (unsigned int)(bits & 0x8000) << 16;
+    const unsigned int magnitude = bits & 0x7FFF, exponent = magnitude >> 10;
+    unsigned int wide = (magnitude << 13) + ((127 - 15) << 23); /* the exponents' biases */
+    if (exponent == 31)
+        wide |= 0x7F800000;
+    if (exponent == 0) {
+        const float subnormal = magnitude * 5.9604644775390625e-8f; /* 2**-24 */
+        memcpy(&wide, &subnormal, sizeof(wide));
+    }
+    return sign | wide;
+}
+
+/* Return the same number as a float32, or as a float64 if it is one. */
+template <Kind kind> __device__ RealOf<kind> widen(BitsOf<kind> bits)
+{
+    if constexpr (!Dtype<kind>::is_float) {
+        return (RealOf<kind>)bits;
+    } else if constexpr (sizeof(BitsOf<kind>) == sizeof(RealOf<kind>)) {
+        RealOf<kind> value;
         memcpy(&value, &bits, sizeof(value));
         return value;
+    } else {
+        static_assert(kind == FLOAT16 || kind == BFLOAT16, "a dtype that cannot be widened yet");
+        const unsigned int wide = kind == FLOAT16 ? widen_float16((unsigned short)bits)
+                                                  : (unsigned int)(unsigned short)bits << 16;
+        float value;
+        memcpy(&value, &wide, sizeof(value));
+        return value;
     }
-    unsigned int wide = (unsigned int)(unsigned short)bits << 16;
-    if (kind == FLOAT16) {
-        const unsigned int magnitude = bits & 0x7FFF, exponent = magnitude >> 10;
-        const float subnormal = magnitude * 5.9604644775390625e-8f; /* times 2**-24 */
-        unsigned int result = (magnitude << 13) + (112 << 23); /* what exponents differ by */
-        if (exponent == 31)
-            result |= 0x7F800000;
-        if (exponent == 0)
-            memcpy(&result, &subnormal, sizeof(result));
-        wide = (wide & 0x80000000) | result;
-    }
-    memcpy(&value, &wide, sizeof(wide));
-    return value;
 }
 
-/* A maximum as its bits, or as the number that they mean. */
-template <int kind>
-__device__ void store(typename Dtype<kind>::Bits *out, typename Dtype<kind>::Key key)
+/* Write a maximum as an element of the map's dtype. */
+template <Kind kind> __device__ void store(BitsOf<kind> *out, KeyOf<kind> key)
 {
     *out = decode<kind>(key);
 }
 
-template <int kind>
-__device__ void store(typename Dtype<kind>::Real *out, typename Dtype<kind>::Key key)
+/* Write a maximum as an element of a descriptor. */
+template <Kind kind> __device__ void store(RealOf<kind> *out, KeyOf<kind> key)
 {
     *out = widen<kind>(decode<kind>(key));
 }
 
+/* Elements that one load takes. */
 template <typename Bits, int count> struct alignas(count * sizeof(Bits)) Vector {
     Bits at[count];
 };

@@ -1,23 +1,31 @@
 /* Regional means, plain and generalised, in one pass over the map.
 
-   Memory
-       Cells, tables and launches are those of regions.cu. A block takes PLANES channels of one
-       image, of any strides.
    Accumulation
-       In `Sum`, float32 or float64, without atomics, in an order that depends on the shape alone: a
-       thread sums a cell of one channel or some of its rows, then one sums the cells of a region.
-       NaN stays NaN. CuPy has float32 arithmetic take subnormals as 0.
-   Threads
-       Neighbours take channels that lie side by side in memory, or else segments of a row. */
+       In `Sum`, float32 or float64. There are no atomics, and the order of additions depends on
+       the shape alone. CuPy compiles float32 arithmetic to take subnormals as 0.
+   NaN
+       A region with a NaN gives a NaN.
+   Memory layout
+       Any strides.
+   Thread mapping
+       A thread sums one tile of one channel. If there are fewer tiles than threads, several threads
+       share the rows of a tile. Then a thread sums the tiles of one region and channel.
+       Neighbouring threads take neighbouring channels if these are contiguous (`by_channels`), else
+       neighbouring segments of a row. */
 
-const double LEAST = 1e-6; /* to which values are raised before their power is taken */
-const int MOST_FACTORS = 6; /* of a power that is taken by multiplication */
+struct MeanOptions {
+    double p; /* the power that is summed, 0 for the values themselves */
+    int by_channels;
+};
 
-template <typename Sum> __device__ Sum raised(Sum value, double p)
+const double LEAST_BASE = 1e-6; /* the generalised mean replaces values below this */
+const int MOST_FACTORS = 6;     /* powers up to this one are products; not measured on a GPU */
+
+template <typename Sum> __device__ Sum apply_power(Sum value, double p)
 {
     if (p == 0)
         return value;
-    value = value < (Sum)LEAST ? (Sum)LEAST : value;
+    value = value < (Sum)LEAST_BASE ? (Sum)LEAST_BASE : value;
     if (p > MOST_FACTORS || p != (int)p)
         return pow(value, (Sum)p);
     Sum power = value;
@@ -26,69 +34,73 @@ template <typename Sum> __device__ Sum raised(Sum value, double p)
     return power;
 }
 
-/* Sum every `step`th row of a cell, from row y on. */
-template <int kind, typename Sum>
+/* Sum every `step`th row of a segment, from row y on. */
+template <Kind kind, typename Sum>
 __device__ Sum sum_of_rows(
-    const Map &map, const char *plane, const int *segment, int y, int bottom, int step, double p)
+    const Strides &strides, const char *data, const int *segment, int y, int bottom, int step,
+    double p)
 {
-    typedef typename Dtype<kind>::Bits Bits;
     Sum sum = 0;
     for (; y < bottom; y += step) {
-        const char *pixel = plane + y * map.row_stride + segment[0] * map.pixel_stride;
+        const char *pixel = data + y * strides.row + segment[0] * strides.pixel;
 #pragma unroll 4
-        for (int x = segment[0]; x < segment[1]; x++, pixel += map.pixel_stride)
-            sum += raised((Sum)widen<kind>(*(const Bits *)pixel), p);
+        for (int x = segment[0]; x < segment[1]; x++, pixel += strides.pixel)
+            sum += apply_power((Sum)widen<kind>(*(const BitsOf<kind> *)pixel), p);
     }
     return sum;
 }
 
+/* Return the mean of a region, from `parts` sums of each tile of its channel. */
 template <typename Sum>
-__device__ Sum mean_of_region(
-    const Work &work, const int *region, const Sum *sums, int parts, double p)
+__device__ Sum mean_of_region(const Task &task, int region, const Sum *sums, int parts, double p)
 {
-    const int top = region[0] & 255, bottom = region[0] >> 8 & 255;
-    const int left = region[0] >> 16 & 255, right = region[0] >> 24 & 255;
-    const int part_size = work.bands * work.segments * PLANES;
+    const RegionSpan span = span_of(task, region);
+    const int part_size = task.bands * task.segments * CHANNEL_BLOCK;
     Sum sum = 0;
-    for (int band = top; band <= bottom; band++)
-        for (int segment = left; segment <= right; segment++)
+    for (int band = span.top; band <= span.bottom; band++)
+        for (int segment = span.left; segment <= span.right; segment++)
             for (int part = 0; part < parts; part++)
-                sum += sums[part * part_size + (band * work.segments + segment) * PLANES];
-    const Index high = work.band[2 * bottom + 1] - work.band[2 * top];
-    const Index wide = work.segment[2 * right + 1] - work.segment[2 * left];
-    const Sum mean = sum / (Sum)(high * wide);
+                sum += sums[part * part_size + (band * task.segments + segment) * CHANNEL_BLOCK];
+    const Index height = task.band[2 * span.bottom + 1] - task.band[2 * span.top];
+    const Index width = task.segment[2 * span.right + 1] - task.segment[2 * span.left];
+    const Sum mean = sum / (Sum)(height * width);
     return p == 0 || p == 1 ? mean : pow(mean, (Sum)(1 / p));
 }
 
-template <int kind, typename Sum, typename Out>
-__global__ void pool_means(const Launch launch, double p, int by_channels, Out *out)
+/* Sum all tiles: (part, band, segment, channel). */
+template <Kind kind, typename Sum>
+__device__ void sum_tiles(const Task &task, const MeanOptions &options, Sum *sums, int parts)
+{
+    const int size = task.bands * task.segments * CHANNEL_BLOCK;
+    for (int i = threadIdx.x; i < parts * size; i += blockDim.x) {
+        const int j = i % size, part = i / size;
+        const int channel =
+            options.by_channels ? j % CHANNEL_BLOCK : j / task.segments % CHANNEL_BLOCK;
+        const int segment = (options.by_channels ? j / CHANNEL_BLOCK : j) % task.segments;
+        const int band = j / (task.segments * CHANNEL_BLOCK);
+        if (channel >= task.channels)
+            continue;
+        sums[part * size + (band * task.segments + segment) * CHANNEL_BLOCK + channel] =
+            sum_of_rows<kind, Sum>(
+                task.batch->strides, channel_data(task, channel), task.segment + 2 * segment,
+                task.band[2 * band] + part, task.band[2 * band + 1], parts, options.p);
+    }
+}
+
+template <Kind kind, typename Sum, typename Out>
+__global__ void pool_means(const PoolLaunch launch, const MeanOptions options, Out *out)
 {
     Sum *sums = (Sum *)shared_memory;
-    const Work work = work_of_block(launch, PLANES);
-    const Map &map = *work.map;
-    const int channels = min(PLANES, launch.channels - work.first);
-    const int cells = work.bands * work.segments;
-    const int parts = max(1, (int)blockDim.x / (cells * PLANES)); /* of a cell's rows */
+    const Task task = task_of_block(launch, CHANNEL_BLOCK);
+    const int size = task.bands * task.segments * CHANNEL_BLOCK;
+    const int parts = max(1, (int)blockDim.x / size); /* threads that share a tile's rows */
 
-    for (int i = threadIdx.x; i < parts * cells * PLANES; i += blockDim.x) {
-        const int j = i % (cells * PLANES), part = i / (cells * PLANES);
-        const int channel = by_channels ? j % PLANES : j / work.segments % PLANES;
-        const int segment = (by_channels ? j / PLANES : j) % work.segments;
-        const int band = j / (work.segments * PLANES);
-        if (channel >= channels)
-            continue;
-        const char *plane = work.data + (work.first + channel) * map.channel_stride;
-        sums[part * cells * PLANES + (band * work.segments + segment) * PLANES + channel] =
-            sum_of_rows<kind, Sum>(
-                map, plane, work.segment + 2 * segment, work.band[2 * band] + part,
-                work.band[2 * band + 1], parts, p);
-    }
+    sum_tiles<kind>(task, options, sums, parts);
     __syncthreads();
-    for (int i = threadIdx.x; i < work.regions * PLANES; i += blockDim.x) {
-        const int channel = i % PLANES;
-        const int *region = work.region + 2 * (i / PLANES);
-        if (channel < channels)
-            out[(work.image * launch.regions + region[1]) * launch.channels + work.first + channel] =
-                (Out)mean_of_region(work, region, sums + channel, parts, p);
+    for (int i = threadIdx.x; i < task.regions * CHANNEL_BLOCK; i += blockDim.x) {
+        const int channel = i % CHANNEL_BLOCK, region = i / CHANNEL_BLOCK;
+        if (channel < task.channels)
+            out[output_index(launch, task, region, channel)] =
+                (Out)mean_of_region(task, region, sums + channel, parts, options.p);
     }
 }

@@ -1,82 +1,117 @@
-/* Regions that are given as RoIs, or given out as such: a thread for each element of the result. */
+/* Maxima of RoIs' bins, and boxes written as RoIs.
 
-/* One edge of a bin, in Caffe2's arithmetic: float32, each operation rounded. */
-__device__ inline int bin_edge(float product, Index first, int size)
+   Accumulation
+       Maxima of keys. Bins have the edges that Caffe2's arithmetic gives them: float32, each
+       operation rounded.
+   NaN
+       A bin with a NaN gives a NaN. A RoI that is not finite, or on no image, has empty bins: 0.
+   Memory layout
+       Maps have any strides. RoIs are (K, 5) float32: image, x1, y1, x2, y2.
+   Thread mapping
+       A thread for each element of the result. */
+
+struct RoiLaunch {
+    const char *data;
+    Strides strides;
+    int images, channels, height, width;
+    int bin_rows, bin_columns; /* of each RoI */
+    float scale;
+    Index elements; /* of the output (K, channels, bin_rows, bin_columns) */
+};
+
+/* Half-open. */
+struct Interval {
+    int start, stop;
+};
+
+__device__ inline bool is_on_image(const RoiLaunch &launch, const float *roi)
 {
-    const Index edge = (Index)product + first;
-    return (int)min(max(edge, (Index)0), (Index)size);
+    bool valid = roi[0] >= 0 && roi[0] < launch.images;
+    for (int edge = 1; edge < 5; edge++)
+        valid = valid && fabsf(roi[edge]) <= 3.402823466e38f;
+    return valid;
 }
 
-__device__ inline Index rounded(float coordinate)
+__device__ inline Index round_to_index(float coordinate)
 {
     const double far = 1099511627776.0; /* beyond any map */
     return (Index)min(max(round((double)coordinate), -far), far);
 }
 
-struct Maps {
-    const char *data;
-    Index image_stride, channel_stride, row_stride, pixel_stride; /* bytes */
-    int images, channels, height, width;
-};
-
-/* rois (K, 5) float32; one that is not on any image, or not finite, has empty bins. */
-template <int kind>
-__global__ void pool_rois(
-    const Maps maps, const float *rois, Index bins, int bins_high, int bins_wide, float scale,
-    typename Dtype<kind>::Bits *out)
+__device__ inline int clip_edge(float offset, Index start, int size)
 {
-    typedef typename Dtype<kind>::Bits Bits;
-    typedef typename Dtype<kind>::Key Key;
-    for (Index i = (Index)blockIdx.x * blockDim.x + threadIdx.x; i < bins;
-         i += (Index)gridDim.x * blockDim.x) {
-        const int j = i % bins_wide, k = i / bins_wide % bins_high;
-        const Index plane = i / bins_wide / bins_high;
-        const int channel = plane % maps.channels;
-        const float *roi = rois + plane / maps.channels * 5;
-        bool there = roi[0] >= 0 && roi[0] < maps.images;
-        for (int edge = 1; edge < 5; edge++)
-            there = there && fabsf(roi[edge]) <= 3.402823466e38f;
+    const Index edge = (Index)offset + start;
+    return (int)min(max(edge, (Index)0), (Index)size);
+}
+
+/* Return one of the bins that cut the scaled interval from `first` to `last` into equal parts. */
+__device__ inline Interval bin_interval(
+    const RoiLaunch &launch, float first, float last, int bin, int bins, int size)
+{
+    const Index start = round_to_index(first * launch.scale);
+    const Index length = max(round_to_index(last * launch.scale) - start + 1, (Index)1);
+    const float step = (float)length / (float)bins;
+    return {
+        clip_edge(floorf(bin * step), start, size),
+        clip_edge(ceilf((bin + 1) * step), start, size),
+    };
+}
+
+template <Kind kind>
+__device__ KeyOf<kind> max_of_bin(
+    const Strides &strides, const char *data, Interval rows, Interval columns)
+{
+    KeyOf<kind> most = least_key<kind>();
+    for (int y = rows.start; y < rows.stop; y++)
+        for (int x = columns.start; x < columns.stop; x++)
+            most = max(
+                most,
+                encode<kind>(*(const BitsOf<kind> *)(data + y * strides.row + x * strides.pixel)));
+    return most;
+}
+
+template <Kind kind>
+__global__ void pool_rois(const RoiLaunch launch, const float *rois, BitsOf<kind> *out)
+{
+    const Index threads = (Index)gridDim.x * blockDim.x;
+    for (Index i = (Index)blockIdx.x * blockDim.x + threadIdx.x; i < launch.elements;
+         i += threads) {
+        const int column = i % launch.bin_columns, row = i / launch.bin_columns % launch.bin_rows;
+        const Index plane = i / launch.bin_columns / launch.bin_rows;
+        const int channel = plane % launch.channels;
+        const float *roi = rois + plane / launch.channels * 5;
         out[i] = 0;
-        if (!there)
+        if (!is_on_image(launch, roi))
             continue;
-        const Index x = rounded(roi[1] * scale), y = rounded(roi[2] * scale);
-        const Index wide = max(rounded(roi[3] * scale) - x + 1, (Index)1);
-        const Index high = max(rounded(roi[4] * scale) - y + 1, (Index)1);
-        const float step_x = (float)wide / (float)bins_wide, step_y = (float)high / (float)bins_high;
-        const int x1 = bin_edge(floorf(j * step_x), x, maps.width);
-        const int x2 = bin_edge(ceilf((j + 1) * step_x), x, maps.width);
-        const int y1 = bin_edge(floorf(k * step_y), y, maps.height);
-        const int y2 = bin_edge(ceilf((k + 1) * step_y), y, maps.height);
-        if (x1 >= x2 || y1 >= y2)
+        const Interval columns =
+            bin_interval(launch, roi[1], roi[3], column, launch.bin_columns, launch.width);
+        const Interval rows =
+            bin_interval(launch, roi[2], roi[4], row, launch.bin_rows, launch.height);
+        if (rows.start >= rows.stop || columns.start >= columns.stop)
             continue;
-        const char *data = maps.data + (Index)roi[0] * maps.image_stride
-                           + channel * maps.channel_stride;
-        Key most = least_key<kind>();
-        for (int row = y1; row < y2; row++)
-            for (int column = x1; column < x2; column++)
-                most = max(
-                    most, encode<kind>(*(const Bits *)(data + row * maps.row_stride
-                                                       + column * maps.pixel_stride)));
-        store<kind>(out + i, most);
+        const char *data = launch.data + (Index)roi[0] * launch.strides.image
+                           + channel * launch.strides.channel;
+        store<kind>(out + i, max_of_bin<kind>(launch.strides, data, rows, columns));
     }
 }
 
-/* Boxes of one launch, and how many regions there are in all. */
-struct Boxes {
-    int first, count;
-    Index regions;
-    int at[4 * BOXES];
+struct BoxLaunch {
+    Index images, regions;
+    int first_box, boxes; /* those of the regions that this launch writes */
+    int corners[4 * BOXES];
 };
 
-/* Every image's boxes as RoIs: (images, regions, 5). */
-__global__ void write_rois(const Boxes boxes, Index images, float *rois)
+/* Write boxes as RoIs of every image: (images, regions, 5). */
+__global__ void write_rois(const BoxLaunch launch, float *rois)
 {
-    for (Index i = (Index)blockIdx.x * blockDim.x + threadIdx.x; i < images * boxes.count;
-         i += (Index)gridDim.x * blockDim.x) {
-        const int box = i % boxes.count;
-        float *roi = rois + (i / boxes.count * boxes.regions + boxes.first + box) * 5;
-        roi[0] = i / boxes.count;
+    const Index threads = (Index)gridDim.x * blockDim.x;
+    for (Index i = (Index)blockIdx.x * blockDim.x + threadIdx.x; i < launch.images * launch.boxes;
+         i += threads) {
+        const Index image = i / launch.boxes;
+        const int box = i % launch.boxes;
+        float *roi = rois + (image * launch.regions + launch.first_box + box) * 5;
+        roi[0] = image;
         for (int edge = 0; edge < 4; edge++)
-            roi[1 + edge] = boxes.at[4 * box + edge];
+            roi[1 + edge] = launch.corners[4 * box + edge];
     }
 }

@@ -1,10 +1,10 @@
-"""PCA-whitening: learned from vectors in one pass, however many, and applied to others."""
+"""PCA-whitening: learned from any number of vectors in one pass, and applied to others."""
 
 from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from rmac._arrays import feature_vectors
 from rmac._backend import (
@@ -33,36 +33,38 @@ from rmac.whitening.moments import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from rmac._typing import ArrayT, NumPyArray
+
 __all__ = ["Whitening"]
 
 
 class Whitening:
     r"""PCA-whitening of vectors, such as regional vectors before they are summed.
 
-    Learned from vectors v with mean m, whose covariance (of 1/N) has the eigenvalues
-    :math:`\lambda_i` and eigenvectors :math:`e_i`, it is
+    The vectors v that it is learned from have a mean m, and a covariance (of 1/N) with eigenvalues
+    :math:`\lambda_i` and eigenvectors :math:`e_i`. The whitening is
 
     .. math:: v \mapsto P (v - m), \qquad P_i = e_i / \sqrt{\max(\lambda_i, eps)}
 
-    Vectors are taken in any number of chunks, and what was learned from some can be merged with
-    what was learned from others, elsewhere: the result is the same to rounding, in any order.
+    It can be learned in any number of chunks, in any order and on several machines, and merged: the
+    result is the same to rounding.
 
     Parameters
     ----------
     dim : int, optional
-        How many components to keep, those of the largest variances; all by default.
+        The number of components to keep: those of the largest variances. The default is all.
     eps : float, default 0.0
-        The least variance that a component is taken to have.
+        The least variance to divide by. Smaller variances are taken as `eps`.
 
     See Also
     --------
-    rmac : The descriptors whose regional vectors are whitened.
+    rmac : Descriptors, of which the regional vectors can be whitened.
 
     Notes
     -----
-    The eigenvectors are found when something first needs them, and a `UserWarning` then tells if
-    variances that are zero but for rounding would be whitened. An eigenvector's sign is such that
-    its largest element in magnitude is positive, the first of these on a tie.
+    The eigenvectors are computed when they are first needed. A `UserWarning` then tells if some
+    variances are zero to rounding. The sign of an eigenvector is chosen such that its element of
+    the largest magnitude is positive; on a tie, the first of these.
 
     References
     ----------
@@ -91,16 +93,17 @@ class Whitening:
         self._float32: tuple[Array, Array] | None = None
 
     def fit(self, vectors: Array, dim: int | None = None, *, eps: float | None = None) -> Whitening:
-        """Learn from vectors, and forget what was learned before.
+        """Learn from vectors, after forgetting all that was learned before.
 
         Parameters
         ----------
         vectors : array, shape (M, C) or (..., C)
-            What to learn from: float16, bfloat16, float32, float64, uint8 or int8, in any strides.
+            Vectors to learn from: float16, bfloat16, float32, float64, uint8 or int8, in any
+            strides.
         dim : int, optional
-            How many components to keep from now on.
+            A new number of components to keep.
         eps : float, optional
-            The least variance from now on.
+            A new least variance.
 
         Returns
         -------
@@ -112,8 +115,8 @@ class Whitening:
         TypeError
             If `vectors` is not an array of these dtypes, or an option is of the wrong type.
         ValueError
-            If a shape or value is wrong. On the host, vectors must be finite; on a GPU that is
-            checked when the projection is first needed.
+            If a shape or value is wrong, or vectors are not finite. On a GPU the latter is checked
+            when the projection is first needed.
 
         See Also
         --------
@@ -131,7 +134,7 @@ class Whitening:
         Parameters
         ----------
         vectors : array, shape (M, C) or (..., C)
-            What to learn from, as for `fit`.
+            Vectors to learn from, as for `fit`.
 
         Returns
         -------
@@ -141,13 +144,13 @@ class Whitening:
         Raises
         ------
         TypeError
-            If `vectors` is not such an array, or not on the device of those before.
+            If `vectors` is not such an array, or is on another device than earlier vectors.
         ValueError
-            As `fit` does; or if this was made from a projection, which tells no moments.
+            As for `fit`; or if this whitening was made from a projection, and cannot be updated.
 
         See Also
         --------
-        merge : Join what was learned elsewhere.
+        merge : Join two whitenings.
         """
         array, _ = feature_vectors(from_foreign(vectors, "vectors"))
         self._require_open("partial_fit")
@@ -156,24 +159,24 @@ class Whitening:
         return self
 
     def merge(self, other: Whitening) -> Whitening:
-        """Return what would have been learned from the vectors of both.
+        """Return a whitening that is learned from the vectors of both.
 
         Parameters
         ----------
         other : Whitening
-            One with as many channels, or that has learned nothing yet.
+            A whitening of the same number of channels, or one that has learned nothing yet.
 
         Returns
         -------
         Whitening
-            A new one, with the options of this one.
+            A new whitening, with the options of this one.
 
         Raises
         ------
         TypeError
             If `other` is not a Whitening, or on another device.
         ValueError
-            If channels differ, or one of the two was made from a projection.
+            If the channels differ, or one of the two was made from a projection.
 
         See Also
         --------
@@ -190,8 +193,12 @@ class Whitening:
                 result._add(moments)
         return result
 
+    @overload
+    def apply(self, vectors: NumPyArray) -> NumPyArray: ...
+    @overload
+    def apply(self, vectors: ArrayT) -> ArrayT: ...
     def apply(self, vectors: Array) -> Array:
-        """Whiten vectors: centre and project them.
+        """Whiten vectors: subtract the mean, then multiply by the projection.
 
         Parameters
         ----------
@@ -225,9 +232,9 @@ class Whitening:
         return to_foreign(result.reshape(*array.shape[:-1], dim), vectors)
 
     def _apply_to(self, vectors: Array, out: Array) -> None:
-        """Write vectors (M, C), whitened, into `out` (M, D), without other memory.
+        """Whiten vectors (M, C) into `out` (M, D); `vectors` are overwritten.
 
-        Both are C-ordered, of one dtype, float32 or float64; `vectors` end up centred.
+        Both are C-ordered and of one dtype, float32 or float64.
         """
         mean, projection = self._applied(vectors.dtype)
         with device_context(vectors):
@@ -235,44 +242,44 @@ class Whitening:
             namespace_of(vectors).matmul(vectors, projection.T, out=out)
 
     def to_cupy(self) -> Whitening:
-        """Return this whitening with its arrays on the current CUDA device.
+        """Return this whitening on the current CUDA device.
 
         Returns
         -------
         Whitening
-            A new one, or this one if its arrays are there, or if it has none yet.
+            A new whitening, or this one if it is there already or has learned nothing.
 
         See Also
         --------
-        to_numpy : The way back.
+        to_numpy : The opposite.
         """
         return self._moved("cuda")
 
     def to_numpy(self) -> Whitening:
-        """Return this whitening with its arrays on the host.
+        """Return this whitening on the host.
 
         Returns
         -------
         Whitening
-            A new one, or this one if its arrays are there, or if it has none yet.
+            A new whitening, or this one if it is there already or has learned nothing.
 
         See Also
         --------
-        to_cupy : The way back.
+        to_cupy : The opposite.
         """
         return self._moved("cpu")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write this whitening to an ``.npz`` file, which appears once it is complete.
+        """Write this whitening to an ``.npz`` file, which appears when it is complete.
 
-        It holds the arrays ``mean``, ``projection`` and ``variances``, and ``scatter`` and
-        ``count``, so that learning can go on from it. Of fewer than two vectors, which have no
-        projection, it holds the rest.
+        The file holds the arrays ``mean``, ``projection`` and ``variances``; and ``scatter`` and
+        ``count``, so that learning can go on from it. Fewer than two vectors have no projection;
+        the file then holds the other arrays.
 
         Parameters
         ----------
         path : str or path-like
-            The file's name, taken as it is. A file of that name is replaced.
+            The name of the file; no suffix is added. A file of that name is replaced.
 
         Raises
         ------
@@ -283,14 +290,14 @@ class Whitening:
 
         See Also
         --------
-        load : The way back.
+        load : The opposite.
         """
         contents = self._contents()
         with atomic_write(os.fsdecode(path)) as file:
             write_archive(file, contents)
 
     def _contents(self) -> Contents:
-        """Return what a file is to hold."""
+        """Return what `save` writes."""
         if self._moments is None or self.count > 1:
             self._ready()
         here = self.to_numpy()
@@ -308,18 +315,18 @@ class Whitening:
         Returns
         -------
         Whitening
-            What was saved, on the host.
+            The whitening that was saved, on the host.
 
         Raises
         ------
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file is not one that `save` wrote.
+            If `save` did not write the file.
 
         See Also
         --------
-        save : The way there.
+        save : The opposite.
         """
         with open(os.fsdecode(path), "rb") as file:
             try:
@@ -328,7 +335,7 @@ class Whitening:
                 for state in (moments, learned):
                     if state is not None:
                         whitening._require_fits(state.mean, len(state.mean), "mean")
-            except Exception as error:  # zipfile and numpy fail to read a file in many ways
+            except Exception as error:  # broken files raise many types of errors
                 raise ValueError(
                     f"{os.fsdecode(path)}: expected a file that Whitening.save wrote: {error}"
                 ) from error
@@ -337,35 +344,35 @@ class Whitening:
 
     @classmethod
     def from_projection(cls, mean: Array, projection: Array) -> Whitening:
-        """Make a whitening of a mean and a projection that were learned elsewhere.
+        """Make a whitening from a mean and a projection that were learned elsewhere.
 
-        Of cnnimageretrieval-pytorch's ``m`` and ``P`` (its `whitenlearn` and `pcawhitenlearn`), for
-        example: ``from_projection(m, P[:dim])`` does what its `whitenapply` does, but for the
+        For example from the ``m`` and ``P`` of cnnimageretrieval-pytorch's `whitenlearn` and
+        `pcawhitenlearn`: ``from_projection(m, P[:dim])`` is its `whitenapply` without the
         normalisation.
 
         Parameters
         ----------
         mean : array, shape (C,) or (C, 1)
-            What is subtracted from a vector.
+            It is subtracted from a vector.
         projection : array, shape (D, C)
-            What the difference is multiplied with.
+            The difference is multiplied by it.
 
         Returns
         -------
         Whitening
-            One that can be applied, but not learn more.
+            A whitening that can be applied, but not updated.
 
         Raises
         ------
         TypeError
-            If one of the two is not an array of real numbers, or not on the device of the other.
+            If an argument is not an array of real numbers, or the two are on different devices.
         ValueError
-            If a shape is wrong or, on the host, a number not finite.
+            If a shape is wrong, or a number on the host is not finite.
 
         See Also
         --------
-        from_sklearn : Of a fitted `sklearn.decomposition.PCA`.
-        from_faiss : Of a FAISS transform.
+        from_sklearn : From a fitted `sklearn.decomposition.PCA`.
+        from_faiss : From a FAISS transform.
         """
         whitening = cls()
         whitening._learned = checked_learned(
@@ -380,14 +387,14 @@ class Whitening:
         Parameters
         ----------
         pca : sklearn.decomposition.PCA
-            With ``whiten=True``; or without, and then variances are left as they are. An
-            `IncrementalPCA` will do too.
+            A fitted PCA or `IncrementalPCA`. Without ``whiten=True`` it is a rotation, which keeps
+            the variances.
 
         Returns
         -------
         Whitening
-            One that can be applied, but not learn more. Its `variances` are scikit-learn's, of
-            1/(N - 1).
+            A whitening that can be applied, but not updated. Its `variances` are those of
+            scikit-learn, of 1/(N - 1).
 
         Raises
         ------
@@ -398,7 +405,7 @@ class Whitening:
 
         See Also
         --------
-        from_projection : Of arrays.
+        from_projection : From arrays.
         """
         whitening = cls()
         whitening._learned = checked_learned(*projection_of_pca(pca))
@@ -416,8 +423,8 @@ class Whitening:
         Returns
         -------
         Whitening
-            One that can be applied, but not learn more. Its mean is that of a `PCAMatrix`, or else
-            the shortest that gives the transform's bias.
+            A whitening that can be applied, but not updated. Its mean is that of a `PCAMatrix`. For
+            other transforms it is the shortest vector that gives the bias.
 
         Raises
         ------
@@ -426,11 +433,11 @@ class Whitening:
         TypeError
             If `transform` is not such an object.
         ValueError
-            If it has not been trained, or no mean gives its bias.
+            If it is not trained, or no mean gives its bias.
 
         See Also
         --------
-        to_faiss : The way back.
+        to_faiss : The opposite.
         """
         return cls.from_projection(*projection_of_faiss(transform))
 
@@ -440,8 +447,8 @@ class Whitening:
         Returns
         -------
         faiss.LinearTransform
-            A trained one. It has the mean folded into a bias, in float32 as all that FAISS has:
-            components of next to no variance, which whitening raises above rounding, differ.
+            A trained transform in float32, with the mean as a bias. Components whose variance is
+            close to zero differ, since whitening amplifies the rounding to float32.
 
         Raises
         ------
@@ -452,7 +459,7 @@ class Whitening:
 
         See Also
         --------
-        from_faiss : The way back.
+        from_faiss : The opposite.
         """
         self._ready()
         mean, rows, _ = self.to_numpy()._ready()
@@ -460,44 +467,44 @@ class Whitening:
 
     @property
     def mean(self) -> Array:
-        """The mean, float64 (C,). Read-only, as are the other arrays, on the host."""
+        """The mean, float64 (C,). On the host this and the other arrays are read-only."""
         return _read_only(self._ready().mean)
 
     @property
     def projection(self) -> Array:
-        """The matrix that centred vectors are multiplied with, float64 (D, C)."""
+        """The matrix that multiplies vectors without their mean, float64 (D, C)."""
         return _read_only(self._ready().projection)
 
     @property
     def variances(self) -> Array | None:
-        """The variances along the rows of `projection`, float64 (D,); None if they are not known.
+        """The variances of the components, float64 (D,), largest first; None if they are not known.
 
-        They descend, and are those before the floor `eps` and the scaling.
+        They are the variances of the vectors, which may be below `eps`.
         """
         variances = self._ready().variances
         return None if variances is None else _read_only(variances)
 
     @property
     def dim(self) -> int | None:
-        """The number of components kept, D; None before it is known."""
+        """The number of components that are kept, D; None if it is not known yet."""
         if self._learned is not None:
             return len(self._learned.projection)
         return self._dim or self.channels
 
     @property
     def eps(self) -> float:
-        """The least variance that a component is taken to have."""
+        """The least variance to divide by."""
         return self._eps
 
     @property
     def channels(self) -> int | None:
-        """The number of channels of the vectors, C; None before it is known."""
+        """The number of channels of the vectors, C; None if it is not known yet."""
         state = self._moments or self._learned
         return None if state is None else len(state.mean)
 
     @property
     def count(self) -> int:
-        """The number of vectors learned from; 0 if this was made from a projection."""
+        """The number of vectors it was learned from; 0 if it was made from a projection."""
         return 0 if self._moments is None else self._moments.number
 
     def __repr__(self) -> str:
@@ -510,7 +517,7 @@ class Whitening:
         return vars(self) | {"_float32": None}
 
     def _add(self, moments: Moments) -> None:
-        """Learn from the vectors of these moments too; all checks are done before."""
+        """Add the moments of more vectors, which are checked already."""
         self._moments = moments if self._moments is None else self._moments.merged(moments)
         self._learned = self._float32 = None
 
@@ -518,12 +525,12 @@ class Whitening:
         """Raise if vectors cannot be added."""
         if self._moments is None and self._learned is not None:
             raise ValueError(
-                f"{method}: expected a Whitening that has moments to go on from, "
-                "got one made from a projection"
+                f"{method}: expected a Whitening that was learned from vectors, "
+                "got one that was made from a projection, which cannot be updated"
             )
 
     def _require_fits(self, x: Array, channels: int, name: str) -> None:
-        """Raise unless vectors with these channels, on the device of x, go with this whitening."""
+        """Raise unless this whitening takes vectors of these channels on the device of `x`."""
         state = self._moments or self._learned
         if state is None:
             if self._dim is not None and self._dim > channels:
@@ -536,7 +543,7 @@ class Whitening:
         require_same_device(x, name, state.mean, "the Whitening", advice)
 
     def _ready(self) -> Learned:
-        """Return what is applied, learned now if it has not been."""
+        """Return the mean, projection and variances. Compute them if that is not done yet."""
         if self._learned is None:
             if self._moments is None:
                 raise ValueError("whitening: expected a fitted one; call fit or partial_fit first")
@@ -545,7 +552,7 @@ class Whitening:
         return self._learned
 
     def _applied(self, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-        """Return the mean and the projection in that dtype, converted once."""
+        """Return the mean and the projection in a dtype. They are converted once."""
         mean, projection, _ = self._ready()
         if dtype == mean.dtype:
             return mean, projection

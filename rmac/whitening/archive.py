@@ -1,4 +1,4 @@
-"""The file of a whitening: an ``.npz`` of its options and of what it has learned."""
+"""The file of a whitening: an ``.npz`` of its options and of all that it has learned."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from rmac._arrays import real_numbers
 from rmac.whitening.moments import Learned, Moments, checked_learned
 
-_FORMAT = 1  # to be raised when older readers would misread the files
+_FORMAT = 1  # raise it when older readers would misread a file
 
 
 class Contents(NamedTuple):
-    """What is in a file: arrays on the host; moments, a projection or both."""
+    """The contents of a file, with arrays on the host. It has moments, a projection or both."""
 
     dim: int | None
     eps: float
@@ -34,9 +34,9 @@ def write_archive(file: IO[bytes], contents: Contents) -> None:
 
 
 def read_archive(file: IO[bytes]) -> Contents:
-    """Return what `write_archive` wrote; an error of any kind if it cannot have."""
+    """Return what `write_archive` wrote. Broken files raise errors of any type."""
     if not zipfile.is_zipfile(file):
-        raise ValueError("it is no .npz file")
+        raise ValueError("it is not an .npz file")
     archive = np.load(file, allow_pickle=False)
     if archive["format"] != _FORMAT:
         raise ValueError(f"format: expected {_FORMAT}, got {archive['format']}")

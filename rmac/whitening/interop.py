@@ -1,4 +1,4 @@
-"""Linear transforms of scikit-learn and FAISS, as a mean and a projection, and the way back."""
+"""Linear transforms of scikit-learn and FAISS, from and to a mean and a projection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def projection_of_pca(pca: Any) -> tuple[Array, Array, Array]:
     if not hasattr(pca, "whiten") or (fitted and not hasattr(pca, "explained_variance_")):
         raise TypeError(f"pca: expected a sklearn.decomposition.PCA, got {type(pca).__name__}")
     if not fitted:
-        raise ValueError("pca: expected a fitted one; call its fit first")
+        raise ValueError("pca: expected a fitted PCA; call its fit first")
     rows, variances = pca.components_, pca.explained_variance_
     if pca.whiten:
         scale = np.sqrt(variances)
@@ -27,14 +27,14 @@ def projection_of_pca(pca: Any) -> tuple[Array, Array, Array]:
 def projection_of_faiss(transform: Any) -> tuple[Array, Array]:
     """Return the mean and projection of a trained `faiss.LinearTransform`."""
     faiss = _faiss()
-    linear = transform  # which owns the memory, and so must outlive what it is cast to
+    linear = transform  # `transform` owns the memory, so it must outlive `linear`
     if isinstance(transform, faiss.VectorTransform):
         linear = faiss.downcast_VectorTransform(transform)
     if not isinstance(linear, faiss.LinearTransform):
         kind = type(linear).__name__
         raise TypeError(f"transform: expected a faiss.LinearTransform, got {kind}")
     if not linear.is_trained:
-        raise ValueError("transform: expected a trained one; call its train first")
+        raise ValueError("transform: expected a trained transform; call its train first")
     rows = faiss.vector_to_array(linear.A).reshape(linear.d_out, linear.d_in)
     if isinstance(linear, faiss.PCAMatrix):
         return faiss.vector_to_array(linear.mean), rows
@@ -58,14 +58,14 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError("transforms of FAISS need it: pip install faiss-cpu") from error
+        raise ImportError("FAISS transforms need FAISS: pip install faiss-cpu") from error
     return faiss
 
 
 def _mean_of(bias: Array, rows: Array) -> Array:
-    """Return the shortest vector m with rows @ -m = bias, or raise if there is none."""
+    """Return the shortest vector m with rows @ -m == bias, or raise if there is none."""
     rows, bias = rows.astype(np.float64), bias.astype(np.float64)
     mean = np.linalg.lstsq(rows, -bias, rcond=None)[0]
     if np.abs(rows @ mean + bias).max() > 1e-5 * np.abs(bias).max():
-        raise ValueError("transform: expected a bias that some mean gives, got another")
+        raise ValueError("transform: expected a bias that some mean gives, got one that none gives")
     return mean

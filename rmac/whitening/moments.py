@@ -1,4 +1,4 @@
-"""What a whitening is learned from, and how: moments of vectors, in one pass, however many."""
+"""Learning of a whitening: the moments of any number of vectors, and their components."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from rmac._checks import warn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_BLOCK = 1 << 25  # bytes of vectors that are copied at a time
-_TIE = 1e-9  # of two magnitudes, as a share: what rounding makes of equal ones
+_BLOCK = 1 << 25  # bytes of vectors that are copied to float64 at a time
+_TIE = 1e-9  # magnitudes that differ by a smaller share may be equal but for rounding
 _EPS = float(np.finfo(np.float64).eps)
 
 
 class Moments(NamedTuple):
-    """What vectors are reduced to: their number, mean (C,), and scatter about it (C, C)."""
+    """The number of vectors, their mean (C,), and their scatter about the mean (C, C)."""
 
     number: int
     mean: Array
@@ -46,21 +46,21 @@ class Moments(NamedTuple):
         return moments
 
     def merged(self, other: Moments) -> Moments:
-        """Return the moments of both's vectors: Chan, Golub and LeVeque's pairwise update."""
+        """Return the moments of the vectors of both, by the update of Chan, Golub and LeVeque."""
         with device_context(self.mean):
             number = max(1, self.number + other.number)
-            apart = other.mean - self.mean
-            scatter = namespace_of(apart).outer(
-                apart, apart * (self.number * other.number / number)
+            difference = other.mean - self.mean
+            scatter = namespace_of(difference).outer(
+                difference, difference * (self.number * other.number / number)
             )
             scatter += self.scatter
             scatter += other.scatter
-            mean = self.mean + apart * (other.number / number)
+            mean = self.mean + difference * (other.number / number)
         return Moments(self.number + other.number, mean, scatter)
 
 
 class Learned(NamedTuple):
-    """What is applied: mean (C,) and projection (D, C); the variances (D,) along it, if known."""
+    """The mean (C,), the projection (D, C), and the variances (D,) of its rows, None if unknown."""
 
     mean: Array
     projection: Array
@@ -68,7 +68,7 @@ class Learned(NamedTuple):
 
 
 def checked_learned(mean: Array, projection: Array, variances: Array | None = None) -> Learned:
-    """Return what was learned elsewhere, or raise if it does not go together."""
+    """Return what was learned elsewhere, or raise if shapes or devices do not match."""
     projection = real_numbers(projection, "projection")
     if projection.ndim != 2 or not projection.size:
         raise ValueError(f"projection: expected shape (D, C), got {projection.shape}")
@@ -81,25 +81,25 @@ def checked_learned(mean: Array, projection: Array, variances: Array | None = No
 
 
 def blocks_of(vectors: Array, dtype: np.dtype[Any]) -> Iterator[Array]:
-    """Yield copies of vectors (..., C) in turn, as C-ordered (M, C)."""
+    """Yield C-ordered copies (M, C) of vectors (..., C), a block at a time."""
     if vectors.ndim == 1:
         vectors = vectors[None]
     if not vectors.size:
         return
-    most = max(1, _BLOCK // (vectors.shape[-1] * dtype.itemsize))
+    fitting = max(1, _BLOCK // (vectors.shape[-1] * dtype.itemsize))
     inside = math.prod(vectors.shape[1:-1])
-    if inside > most:
+    if inside > fitting:
         for part in vectors:
             yield from blocks_of(part, dtype)
         return
-    step = most // inside
+    step = fitting // inside
     for first in range(0, len(vectors), step):
         block = vectors[first : first + step].astype(dtype, order="C")
         yield block.reshape(-1, vectors.shape[-1])
 
 
 def learn(moments: Moments, dim: int | None, eps: float) -> Learned:
-    """Return the principal components, first to last, each scaled to a variance of 1."""
+    """Return the principal components, largest variance first, scaled to a variance of 1."""
     require_enough(moments.number)
     if not math.isfinite(float(moments.scatter.trace())):
         raise ValueError("vectors: expected finite numbers whose squares fit float64, got others")
@@ -116,19 +116,19 @@ def learn(moments: Moments, dim: int | None, eps: float) -> Learned:
 
 
 def require_enough(number: int) -> None:
-    """Raise unless that many vectors have variances."""
+    """Raise if there are too few vectors for variances."""
     if number < 2:
         raise ValueError(f"vectors: expected at least 2 vectors to learn from, got {number}")
 
 
 def _floor(variances: Array, channels: int, eps: float) -> float:
-    """Return what to take smaller variances as: `eps`, or more where rounding is all there is."""
+    """Return the least variance to divide by: `eps`, or more if some variances are rounding."""
     noise = channels * _EPS * (float(variances[0]) or 1.0)
     near_zero = int((variances < noise).sum())
     if near_zero and eps < noise:
         warn(
-            f"{near_zero} of {len(variances)} variances are zero but for rounding, and are taken "
-            f"as {noise:.2g}; reduce dim or raise eps, so as not to blow up noise"
+            f"{near_zero} of {len(variances)} variances are zero to rounding, and are taken as "
+            f"{noise:.2g}; reduce dim or raise eps, since whitening amplifies their noise"
         )
         return noise
     return eps

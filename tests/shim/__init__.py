@@ -5,7 +5,6 @@ It has just what `rmac.cuda` and the tests use. Put it into `sys.modules` as "cu
 
 import ctypes
 import hashlib
-import operator
 import os
 import subprocess
 import tempfile
@@ -83,11 +82,13 @@ class ndarray:  # noqa: N801
 
 
 def _on_device(function):
-    """A function of NumPy's for arrays of the device and plain scalars, as CuPy has it."""
+    """NumPy's function for arrays of the device and plain scalars, and never for NumPy's arrays."""
 
     def host(value):
         if isinstance(value, np.ndarray):
             raise TypeError("no implicit copy to the device")
+        if isinstance(value, list):
+            return [host(one) for one in value]
         return value._host if isinstance(value, ndarray) else value
 
     def call(*args, **options):
@@ -99,19 +100,18 @@ def _on_device(function):
     return call
 
 
-for _name in ("add", "sub", "mul", "truediv", "matmul", "iadd", "isub", "lt", "ge", "abs"):
-    setattr(ndarray, f"__{_name}__", _on_device(getattr(operator, f"__{_name}__")))
-for _name in ("argmax", "max", "mean", "sum", "trace"):
+for _name in ("abs", "add", "iadd", "isub", "matmul", "mul", "pow", "sub", "truediv"):
+    setattr(ndarray, f"__{_name}__", _on_device(getattr(np.ndarray, f"__{_name}__")))
+for _name in ("eq", "ge", "gt", "lt", "radd", "rmul"):
+    setattr(ndarray, f"__{_name}__", _on_device(getattr(np.ndarray, f"__{_name}__")))
+for _name in ("argmax", "max", "mean", "sum", "swapaxes", "trace"):
     setattr(ndarray, _name, _on_device(getattr(np.ndarray, _name)))
-
-ascontiguousarray = _on_device(np.ascontiguousarray)
-matmul = _on_device(np.matmul)
-maximum = _on_device(np.maximum)
-outer = _on_device(np.outer)
-sign = _on_device(np.sign)
-sqrt = _on_device(np.sqrt)
+for _name in ("ascontiguousarray", "concatenate", "matmul", "maximum", "outer", "sign", "sqrt"):
+    globals()[_name] = _on_device(getattr(np, _name))
 take_along_axis = _on_device(np.take_along_axis)
+where = _on_device(np.where)
 linalg = SimpleNamespace(eigh=_on_device(np.linalg.eigh))
+nan = np.nan
 
 
 def empty(shape, dtype=float):
@@ -137,41 +137,12 @@ def asnumpy(x):
     return x.get()
 
 
-# What code for the namespaces of both NumPy and CuPy uses.
-
-
 def byte_bounds(x):
     start = stop = x.data.ptr
     for length, stride in zip(x.shape, x.strides, strict=True):
         start += min(0, (length - 1) * stride)
         stop += max(0, (length - 1) * stride)
     return start, stop + x.itemsize
-
-
-def _host(value):
-    assert not isinstance(value, np.ndarray)
-    if isinstance(value, list):
-        return [_host(one) for one in value]
-    return value._host if isinstance(value, ndarray) else value
-
-
-def _on_host(function):
-    """NumPy's function for arrays of this module, and never for NumPy's own."""
-
-    def call(*args, **options):
-        options = {name: _host(value) for name, value in options.items()}
-        return ndarray(np.asarray(function(*map(_host, args), **options)))
-
-    return call
-
-
-nan = np.nan
-for _name in ("ascontiguousarray", "concatenate", "matmul", "maximum", "sqrt", "where"):
-    globals()[_name] = _on_host(getattr(np, _name))
-for _name in ("add", "eq", "gt", "iadd", "lt", "mul", "pow", "radd", "rmul", "truediv"):
-    setattr(ndarray, f"__{_name}__", _on_host(getattr(np.ndarray, f"__{_name}__")))
-for _name in ("max", "sum", "swapaxes"):
-    setattr(ndarray, _name, _on_host(getattr(np.ndarray, _name)))
 
 
 class Device:

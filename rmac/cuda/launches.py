@@ -1,0 +1,195 @@
+"""How work is split over launches of the kernels, and their structs filled.
+
+The current device must be that of the arrays. Launches go to the current stream. Nothing here waits
+for the device or reads from it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rmac._dtypes import DTYPES
+from rmac._options import AggregationOptions
+from rmac.cuda.arrays import keep_for_graph, namespace
+from rmac.cuda.c_types import c_name
+from rmac.cuda.route import (
+    DESCRIBE_THREADS,
+    MOST_BLOCKS,
+    THREADS,
+    WARP,
+    KernelSpec,
+    Route,
+    block_shape,
+    blocks_for,
+    channel_block,
+    leaves_in_place,
+    region_routes,
+)
+from rmac.cuda.source import kernel
+from rmac.cuda.structs import (
+    BOX_LAUNCH,
+    BOXES,
+    COUNTS,
+    DESCRIBE_LAUNCH,
+    MEAN_OPTIONS,
+    PLAN_WORDS,
+    POOL_LAUNCH,
+    ROI_LAUNCH,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Array = Any  # cupy.ndarray
+Struct = npt.NDArray[Any]  # of no dimensions: one struct
+
+
+class _Job(NamedTuple):
+    """A batch, and how the kernels reach some of its regions."""
+
+    x: Array
+    first_image: int  # of the batch, in the output
+    route: Route
+
+
+def launch_pooling(
+    batches: Sequence[Array],
+    boxes: Sequence[npt.NDArray[np.int64]],
+    out: Array,
+    most_regions: int,
+    spec: KernelSpec,
+) -> None:
+    """Write regional vectors (N, most_regions, C).
+
+    A map with fewer regions leaves its last rows as they are.
+    """
+    jobs_of_kernel: dict[tuple[bool, int], list[_Job]] = {}
+    first_image = 0
+    for x, grid in zip(batches, boxes, strict=True):
+        for route in region_routes(x, grid, spec):
+            jobs = jobs_of_kernel.setdefault((route.by_channels, route.vector), [])
+            jobs.append(_Job(x, first_image, route))
+        first_image += len(x)
+    for jobs in jobs_of_kernel.values():
+        while jobs:
+            taken = _launch_first_jobs(jobs, out, most_regions, spec)
+            del jobs[:taken]
+
+
+def _launch_first_jobs(jobs: list[_Job], out: Array, most_regions: int, spec: KernelSpec) -> int:
+    """Launch one kernel for the first jobs, and return how many these are."""
+    route = jobs[0].route
+    channels = channel_block(route.by_channels, route.vector, spec)
+    launch, blocks = _pool_launch(jobs, channels, most_regions)
+    taken = int(launch["batches"])
+    tiles = channels * max(job.route.plan.tiles for job in jobs[:taken])
+    kind, result = spec.kind.name, c_name(spec.out)
+    if spec.sums:
+        options = np.array((spec.p, route.by_channels), MEAN_OPTIONS)
+        kernel(f"pool_means<{kind}, {c_name(spec.tile)}, {result}>")(
+            (blocks,),
+            (THREADS,),
+            (launch, options, out),
+            shared_mem=max(tiles, THREADS) * spec.tile.itemsize,
+        )
+    else:
+        name = "pool_channels" if route.by_channels else "pool_rows"
+        widths = [job.x.shape[3] for job in jobs[:taken]]
+        kernel(f"{name}<{kind}, {route.vector}, {result}>")(
+            (blocks,),
+            block_shape(route, max(widths)),
+            (launch, out),
+            shared_mem=tiles * spec.tile.itemsize,
+        )
+    return taken
+
+
+def _pool_launch(jobs: list[_Job], channels: int, most_regions: int) -> tuple[Struct, int]:
+    """Return a launch of the first jobs, up to its capacity, and the number of its blocks."""
+    launch = np.zeros((), POOL_LAUNCH)
+    launch["channels"], launch["regions"] = jobs[0].x.shape[1], most_regions
+    blocks = words_used = taken = 0
+    for job, batch in zip(jobs, launch["batch"], strict=False):
+        words = job.route.plan.words
+        more_blocks = job.x.shape[0] * -(-job.x.shape[1] // channels)
+        full = words_used + len(words) > PLAN_WORDS or blocks + more_blocks > MOST_BLOCKS
+        if full and taken:
+            break
+        launch["words"][words_used : words_used + len(words)] = words
+        batch["data"], batch["strides"] = job.x.data.ptr, job.x.strides
+        batch["first_image"], batch["width"] = job.first_image, job.x.shape[3]
+        batch["first_block"], batch["first_word"] = blocks, words_used
+        blocks, words_used, taken = blocks + more_blocks, words_used + len(words), taken + 1
+    launch["batches"] = taken
+    return launch, blocks
+
+
+def launch_roi_pooling(
+    x: Array, rois: Array, out: Array, output_size: tuple[int, int], spatial_scale: float
+) -> None:
+    """Write the maximum of each bin of each RoI (K, 5): (K, C, ph, pw)."""
+    corners = keep_for_graph(rois.astype(np.float32, order="C"))
+    launch = np.zeros((), ROI_LAUNCH)
+    launch["data"], launch["strides"] = x.data.ptr, x.strides
+    launch["images"], launch["channels"], launch["height"], launch["width"] = x.shape
+    launch["bin_rows"], launch["bin_columns"] = output_size
+    launch["scale"], launch["elements"] = spatial_scale, out.size
+    kernel(f"pool_rois<{DTYPES[x.dtype.name].kind.name}>")(
+        (blocks_for(out.size),), (THREADS,), (launch, corners, out)
+    )
+
+
+def launch_boxes(boxes: npt.NDArray[np.int64], images: int, rois: Array) -> None:
+    """Write every image's boxes in turn as RoIs, (images * R, 5)."""
+    for first in range(0, len(boxes) if images else 0, BOXES):
+        some = boxes[first : first + BOXES]
+        launch = np.zeros((), BOX_LAUNCH)
+        launch["images"], launch["regions"] = images, len(boxes)
+        launch["first_box"], launch["boxes"] = first, len(some)
+        launch["corners"][: some.size] = some.ravel()
+        kernel("write_rois")((blocks_for(images * len(some)),), (THREADS,), (launch, rois))
+
+
+def launch_description(
+    vectors: Array, regions: list[int], out: Array, aggregation: AggregationOptions
+) -> None:
+    """Describe images by their regional vectors (N, most_regions, D), which are overwritten.
+
+    `regions` holds each image's number of regions, or one number for all images.
+    """
+    images, most_regions, _ = vectors.shape
+    divisors = keep_for_graph(namespace().empty((images, most_regions), vectors.dtype))
+    describe = kernel(f"describe<{c_name(vectors.dtype)}>")
+    for launch, blocks in _describe_launches(vectors.shape, regions, aggregation):
+        describe(
+            (blocks,),
+            (DESCRIBE_THREADS,),
+            (launch, vectors, divisors, out),
+            shared_mem=np.dtype(np.float64).itemsize
+            * DESCRIBE_THREADS
+            // WARP,  # a sum of each warp
+        )
+
+
+def _describe_launches(
+    shape: tuple[int, int, int], regions: list[int], aggregation: AggregationOptions
+) -> Iterator[tuple[Struct, int]]:
+    """Yield launches that describe all images, and the number of images of each."""
+    images, most_regions, channels = shape
+    launch = np.zeros((), DESCRIBE_LAUNCH)
+    launch["most_regions"], launch["channels"] = most_regions, channels
+    options = launch["options"]
+    options["in_place"] = leaves_in_place(aggregation.aggregate)
+    for name in AggregationOptions._fields:
+        options[name] = getattr(aggregation, name)
+    if len(set(regions)) == 1:
+        launch["same_count"] = regions[0]
+        yield launch, images
+        return
+    for first in range(0, images, COUNTS):
+        some = regions[first : first + COUNTS]
+        launch["first_image"], launch["counts"][: len(some)] = first, some
+        yield launch, len(some)

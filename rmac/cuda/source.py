@@ -1,0 +1,93 @@
+"""The source of the kernels, and its compilation.
+
+The numbers and types that Python and the kernels share are written in Python alone. They are
+generated before the .cu files.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from rmac._dtypes import DTYPES, DtypeInfo, Kind
+from rmac._options import Aggregate
+from rmac.cuda.arrays import namespace
+from rmac.cuda.c_types import c_name, kernel_types
+from rmac.cuda.route import CHANNEL_BLOCK, WARP
+from rmac.cuda.structs import BATCHES, BOXES, COUNTS, PLAN_WORDS, STRUCTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from enum import IntEnum
+
+COMPILER_OPTIONS = ("-std=c++17",)
+_FILES = ("keys.cu", "tiles.cu", "maxima.cu", "means.cu", "rois.cu", "describe.cu")
+_CONSTANTS = {
+    "BATCHES": BATCHES,
+    "PLAN_WORDS": PLAN_WORDS,
+    "CHANNEL_BLOCK": CHANNEL_BLOCK,
+    "BOXES": BOXES,
+    "COUNTS": COUNTS,
+    "WARP": WARP,
+}
+
+
+@cache
+def kernel(name: str) -> Any:
+    """Return a kernel by its name with template arguments, compiled when it is first used."""
+    module = namespace().RawModule(
+        code=kernel_source(), options=COMPILER_OPTIONS, name_expressions=(name,)
+    )
+    return module.get_function(name)
+
+
+def kernel_source() -> str:
+    """Return the source of all kernels."""
+    folder = files("rmac.cuda")
+    texts = [
+        f'#line 1 "{name}"\n{folder.joinpath(name).read_text(encoding="utf-8")}' for name in _FILES
+    ]
+    return "".join([*_shared_definitions(), *texts, *_layout_checks()])
+
+
+def _shared_definitions() -> Iterator[str]:
+    """Yield the constants, enums and types that the .cu files share with Python."""
+    for name, value in _CONSTANTS.items():
+        yield f"const int {name} = {value};\n"
+    yield _enum(Kind)
+    yield _enum(Aggregate)
+    yield "template <Kind kind> struct Dtype;\n"
+    for info in DTYPES.values():
+        yield _dtype_struct(info)
+
+
+def _enum(enum: type[IntEnum]) -> str:
+    members = ", ".join(f"{member.name} = {member.value}" for member in enum)
+    return f"enum {enum.__name__} : int {{ {members} }};\n"
+
+
+def _dtype_struct(info: DtypeInfo) -> str:
+    """Return what the kernels know of a dtype: its types, and how its keys are made."""
+    bits, key, real = map(c_name, kernel_types(info))
+    return (
+        f"template <> struct Dtype<{info.kind.name}> {{\n"
+        f"    typedef {bits} Bits;\n"
+        f"    typedef {key} Key;\n"
+        f"    typedef {real} Real;\n"
+        f"    static constexpr bool is_float = {str('float' in info.name).lower()};\n"
+        f"    static constexpr Bits key_shift = (Bits){info.key_shift}LL;\n"
+        "};\n"
+    )
+
+
+def _layout_checks() -> Iterator[str]:
+    """Yield assertions that the structs have the layout that Python gives them."""
+    yield '#line 1 "layout checks"\n'
+    for name, struct in STRUCTS.items():
+        yield f'static_assert(sizeof({name}) == {struct.itemsize}, "size of {name}");\n'
+        for field, (_, offset, *_) in (struct.fields or {}).items():
+            yield (
+                f"static_assert(__builtin_offsetof({name}, {field}) == {offset}, "
+                f'"offset of {field} in {name}");\n'
+            )

@@ -1,0 +1,103 @@
+"""The structs that launches of the kernels take by value, in NumPy's terms.
+
+A .cu file has each struct with the same fields, and the compiler checks that the layouts agree (see
+`source.py`). All devices and drivers allow 4 KiB of parameters for a kernel. So the arrays in these
+structs are bounded, and larger work takes several launches.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Each of these keeps a launch below 4 KiB. How they share that room is not measured.
+BATCHES = 10  # in one launch of a kernel that pools
+PLAN_WORDS = 800  # int32 words for the plans of these batches
+BOXES = 200  # that one launch writes as RoIs
+COUNTS = 900  # images of one launch that have their own number of regions
+
+_STRIDES = np.dtype(
+    [("image", np.int64), ("channel", np.int64), ("row", np.int64), ("pixel", np.int64)],
+    align=True,
+)
+_BATCH = np.dtype(
+    [
+        ("data", np.intp),
+        ("strides", _STRIDES),
+        ("first_image", np.int64),
+        ("width", np.int32),
+        ("first_block", np.int32),
+        ("first_word", np.int32),
+    ],
+    align=True,
+)
+POOL_LAUNCH = np.dtype(
+    [
+        ("batches", np.int32),
+        ("channels", np.int32),
+        ("regions", np.int64),
+        ("batch", _BATCH, BATCHES),
+        ("words", np.int32, PLAN_WORDS),
+    ],
+    align=True,
+)
+MEAN_OPTIONS = np.dtype([("p", np.float64), ("by_channels", np.int32)], align=True)
+
+ROI_LAUNCH = np.dtype(
+    [
+        ("data", np.intp),
+        ("strides", _STRIDES),
+        ("images", np.int32),
+        ("channels", np.int32),
+        ("height", np.int32),
+        ("width", np.int32),
+        ("bin_rows", np.int32),
+        ("bin_columns", np.int32),
+        ("scale", np.float32),
+        ("elements", np.int64),
+    ],
+    align=True,
+)
+BOX_LAUNCH = np.dtype(
+    [
+        ("images", np.int64),
+        ("regions", np.int64),
+        ("first_box", np.int32),
+        ("boxes", np.int32),
+        ("corners", np.int32, 4 * BOXES),
+    ],
+    align=True,
+)
+
+_AGGREGATION = np.dtype(
+    [
+        ("normalize_regions", np.int32),
+        ("aggregate", np.int32),
+        ("in_place", np.int32),
+        ("normalize", np.int32),
+        ("eps", np.float64),
+    ],
+    align=True,
+)
+DESCRIBE_LAUNCH = np.dtype(
+    [
+        ("first_image", np.int64),
+        ("most_regions", np.int32),
+        ("channels", np.int32),
+        ("options", _AGGREGATION),
+        ("same_count", np.int32),
+        ("counts", np.int32, COUNTS),
+    ],
+    align=True,
+)
+
+# By the names that the kernels give them.
+STRUCTS = {
+    "Strides": _STRIDES,
+    "Batch": _BATCH,
+    "PoolLaunch": POOL_LAUNCH,
+    "MeanOptions": MEAN_OPTIONS,
+    "RoiLaunch": ROI_LAUNCH,
+    "BoxLaunch": BOX_LAUNCH,
+    "AggregationOptions": _AGGREGATION,
+    "DescribeLaunch": DESCRIBE_LAUNCH,
+}
