@@ -9,13 +9,19 @@ Threads: each image is described on one thread.
 """
 
 from cython cimport floating
-from libc.math cimport INFINITY, fabs, sqrt
+from libc.math cimport INFINITY, fabs, fma, fmaf, sqrt
 
-cdef extern from "norms.h" nogil:
-    double sum_of_squares_float(const float* values, Py_ssize_t n)
-    double sum_of_squares_double(const double* values, Py_ssize_t n)
-    float quotient_float(float value, float norm, float inverse)
-    double quotient_double(double value, double norm, double inverse)
+from rmac.cpu.keys cimport hide_target
+
+cdef extern from *:
+    """
+    #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    #define HAS_FMA 1
+    #else
+    #define HAS_FMA 0
+    #endif
+    """
+    const bint HAS_FMA
 
 cdef struct Aggregation:
     # As `rmac._options.AggregationOptions`.
@@ -25,19 +31,51 @@ cdef struct Aggregation:
     double eps
 
 
+cdef inline double add_square(double total, double value) noexcept nogil:
+    """Return total + value**2. The square of a float32 is exact; fused, others round once less."""
+    return fma(value, value, total) if HAS_FMA else total + value * value
+
+
 cdef inline double sum_of_squares(const floating* values, Py_ssize_t n) noexcept nogil:
-    if floating is float:
-        return sum_of_squares_float(values, n)
-    else:
-        return sum_of_squares_double(values, n)
+    """Sum in 16 interleaved parts, so that the order does not depend on the width of registers."""
+    cdef double parts[16]
+    cdef Py_ssize_t i, part, whole = n // 16 * 16
+    for part in range(16):
+        parts[part] = 0
+    for i in range(0, whole, 16):
+        for part in range(16):
+            parts[part] = add_square(parts[part], values[i + part])
+    for part in range(n - whole):
+        parts[part] = add_square(parts[part], values[whole + part])
+    for part in range(8):
+        parts[part] = parts[part] + parts[part + 8]
+    for part in range(4):
+        parts[part] = parts[part] + parts[part + 4]
+    return (parts[0] + parts[2]) + (parts[1] + parts[3])
+
+
+cdef inline double call_sum_of_squares(const floating* values, Py_ssize_t n) noexcept nogil:
+    cdef double (*call)(const floating*, Py_ssize_t) noexcept nogil
+    call = sum_of_squares
+    hide_target(call)
+    return call(values, n)
 
 
 cdef inline floating quotient(floating value, floating norm, floating inverse) noexcept nogil:
-    """Divide a value by a norm, given the inverse of the norm."""
+    """Divide a finite value by a norm, given the inverse of the norm.
+
+    With fused multiplication, two corrections make this as exact as a division and several times as
+    fast. Only the last bit of the least subnormal numbers may differ. A lone value becomes exactly
+    1.
+    """
+    cdef floating guess
+    if not HAS_FMA:
+        return value / norm
+    guess = value * inverse
     if floating is float:
-        return quotient_float(value, norm, inverse)
+        return fmaf(fmaf(-guess, norm, value), inverse, guess)
     else:
-        return quotient_double(value, norm, inverse)
+        return fma(fma(-guess, norm, value), inverse, guess)
 
 
 cdef inline bint is_in_range(double squares, double eps) noexcept nogil:
@@ -76,7 +114,7 @@ cdef inline void divide(floating* values, Py_ssize_t n, floating norm) noexcept 
 
 cdef inline void normalize(floating* values, Py_ssize_t n, double eps) noexcept nogil:
     """Divide a vector by its norm plus eps; with eps 0 a zero vector stays zero."""
-    cdef double squares = sum_of_squares(values, n)
+    cdef double squares = call_sum_of_squares(values, n)
     if is_in_range(squares, eps):
         divide(values, n, <floating>(sqrt(squares) + eps))
     else:
@@ -102,7 +140,7 @@ cdef inline void add_normalized(
     floating* out, floating* values, Py_ssize_t n, double eps
 ) noexcept nogil:
     """Add a vector, divided by its norm plus eps; the vector itself may be overwritten."""
-    cdef double squares = sum_of_squares(values, n)
+    cdef double squares = call_sum_of_squares(values, n)
     if is_in_range(squares, eps):
         add_quotients(out, values, n, <floating>(sqrt(squares) + eps))
     else:
