@@ -78,7 +78,7 @@ def check_array(result, xp, shape, dtype):
 
 
 def assert_same_values(actual, expected):
-    """Equal to the last bit, but for the bits of a NaN."""
+    """Compare bit for bit. All NaNs are equal."""
     nan = np.isnan(expected) if expected.dtype.kind not in "iu" else np.zeros(expected.shape, bool)
     np.testing.assert_array_equal(np.isnan(actual) if nan.any() else nan, nan)
     bits = f"u{expected.dtype.itemsize}"

@@ -125,7 +125,7 @@ def _require_bytes(name: str, expected: int, there: int) -> int:
 
 
 def _start_of(file: InputFile, size: int) -> bytes:
-    """Return the first bytes of a file, as many as there are."""
+    """Return the first bytes of a file: fewer if the file is shorter."""
     start = bytearray(min(size, file.size))
     file.read_into(memoryview(start), 0)
     return bytes(start)

@@ -53,7 +53,7 @@ class Whitening:
 
     See Also
     --------
-    rmac : Descriptors, of which the regional vectors can be whitened.
+    rmac : Descriptors. It can whiten their regional vectors.
 
     Notes
     -----

@@ -28,8 +28,8 @@ def _map(size):
 class Guarded:
     """Some bytes that lie at the end, or at the start, of the pages that may be accessed.
 
-    A read or a write past that side is a crash. On the other side it is one too, but for the rest
-    of a page, which `check` looks at.
+    A read or a write past that side is a crash. On the other side the rest of a page comes first:
+    `check` finds writes there, and what lies beyond it is a crash too.
     """
 
     def __init__(self, size, at_end):

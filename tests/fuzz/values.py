@@ -118,7 +118,7 @@ class Interface:
 
 
 class DLPack:
-    """An object with DLPack's methods, of which some fail."""
+    """An object with the methods of DLPack. Some of them fail."""
 
     def __init__(self, array, device=(1, 0), error=None):
         self._array, self._device, self._error = array, device, error
