@@ -101,7 +101,7 @@ class InputFile:
             while done < len(buffer):
                 count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
                 if not count:
-                    raise OSError(f"{self._path}: was shortened while it was read")
+                    raise self._changed_error()
                 done += count
         except OSError as error:
             if error.errno is None:
@@ -115,6 +115,7 @@ class InputFile:
         """
         status = os.fstat(self._descriptor)
         if (status.st_size, status.st_mtime_ns) != (self.size, self._changed):
-            raise OSError(
-                f"{self._path}: was changed while it was read; run again once it is whole"
-            )
+            raise self._changed_error()
+
+    def _changed_error(self) -> OSError:
+        return OSError(f"{self._path}: was changed while it was read; run again once it is whole")
