@@ -44,8 +44,6 @@ from rmac.cpu.route import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rmac.cpu.tables import KernelSpec, Route
-
 __all__ = [
     "ARRAY",
     "DEVICE",
@@ -94,7 +92,7 @@ def region_pool(
     spec = kernel_spec(x.dtype, pooling)
     threads = threads_for(workers, x.nbytes)
     route = region_route(boxes.tobytes(), x.shape, x.strides, spec, threads)
-    _pool(x, spec, route, out, threads)
+    kernels.pool(x, route, spec, out, threads)
 
 
 def roi_pool(
@@ -120,7 +118,8 @@ def roi_pool(
     for image, of_image in zip(found, np.split(by_image, first[1:]), strict=False):
         plan = make_plan(bins.boxes[of_image], height, width, bins.target[of_image], ph * pw)
         one = x[image : image + 1]
-        _pool(one, spec, route_of(plan, one.shape, one.strides, spec, threads), out, threads)
+        route = route_of(plan, one.shape, one.strides, spec, threads)
+        kernels.pool(one, route, spec, out, threads)
 
 
 def rmac(
@@ -139,7 +138,7 @@ def rmac(
     spec = kernel_spec(batches[0].dtype, pooling)
     threads = threads_for(workers, sum([x.nbytes for x in batches]))
     kernels.rmac(
-        [x.view(spec.bits) for x in batches],
+        list(batches),
         [
             region_route(boxes[i].tobytes(), x.shape, x.strides, spec, threads)
             for i, x in enumerate(batches)
@@ -147,7 +146,7 @@ def rmac(
         spec,
         aggregation,
         _largest_first(batches) if len(batches) > 1 else None,
-        out if out.ndim == 2 else out.reshape(len(out), -1),
+        out,
         threads,
     )
 
@@ -163,7 +162,3 @@ def describe(vectors: Array, out: Array, aggregation: AggregationOptions) -> Non
 def _largest_first(batches: Sequence[Array]) -> npt.NDArray[np.intp]:
     """Return the order in which threads take images: a large one at the end would keep one busy."""
     return np.argsort([-x.size for x in batches], kind="stable")
-
-
-def _pool(x: Array, spec: KernelSpec, route: Route, out: Array, threads: int) -> None:
-    kernels.pool(x.view(spec.bits), route, spec, out.reshape(-1).view(np.uint8), threads)

@@ -20,13 +20,16 @@ inlined always; the others are each compiled on their own. A .pxd file does not 
 above: each must name cdivision itself, or its divisions check for zero.
 """
 
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython cimport floating
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uintptr_t
 
 from rmac.cpu.describe cimport Aggregation, normalize, normalize_each, sum_regions
-from rmac.cpu.keys cimport LINE, bits_t, key_t
+from rmac.cpu.keys cimport LINE, key_t
 from rmac.cpu.paths cimport (
     Batch, Block, Target, pool_bands, pool_planes, pool_rows, slot_keys, store_region,
     workspace_keys,
@@ -53,6 +56,13 @@ cdef struct Call:
     Py_ssize_t length  # of a descriptor
 
 
+cdef struct Memory:
+    # Where an array is written, in C order.
+    char* data
+    Py_ssize_t itemsize
+    Py_ssize_t size  # of all elements
+
+
 # Preparation, with the GIL.
 
 cpdef Py_ssize_t workspace_bytes(Route route, KernelSpec spec) except -1:
@@ -60,27 +70,37 @@ cpdef Py_ssize_t workspace_bytes(Route route, KernelSpec spec) except -1:
     return spec.itemsize * workspace_keys(&route.table, spec.line, spec.sums)
 
 
-cdef Map map_of(const bits_t[:, :, :, :] x, KernelSpec spec) except *:
+# A buffer says where an array lies at a tenth of a typed memoryview's cost. It is released at once:
+# the caller keeps the array.
+
+cdef Map map_of(x, KernelSpec spec) except *:
+    cdef Py_buffer buffer
     cdef Map out
-    out.data = <const char*>&x[0, 0, 0, 0]
-    out.images, out.channels, out.height, out.width = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
-    out.image_stride, out.channel_stride = x.strides[0], x.strides[1]
-    out.row_stride, out.pixel_stride = x.strides[2], x.strides[3]
-    out.itemsize = sizeof(bits_t)
+    PyObject_GetBuffer(x, &buffer, PyBUF_STRIDED_RO)
+    out.data = <const char*>buffer.buf
+    out.images, out.channels = buffer.shape[0], buffer.shape[1]
+    out.height, out.width = buffer.shape[2], buffer.shape[3]
+    out.image_stride, out.channel_stride = buffer.strides[0], buffer.strides[1]
+    out.row_stride, out.pixel_stride = buffer.strides[2], buffer.strides[3]
+    out.itemsize = spec.value_bytes
     out.kind, out.p = spec.kind, spec.p
+    PyBuffer_Release(&buffer)
     return out
+
+
+cdef Memory memory_of(out) except *:
+    cdef Py_buffer buffer
+    cdef Memory memory
+    PyObject_GetBuffer(out, &buffer, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+    memory.data, memory.itemsize = <char*>buffer.buf, buffer.itemsize
+    memory.size = buffer.len // buffer.itemsize
+    PyBuffer_Release(&buffer)
+    return memory
 
 
 cdef Batch batch_of(x, Route route, KernelSpec spec) except *:
     cdef Batch batch
-    if spec.kind <= Kind.INT8:
-        batch.x = map_of[int8_t](x, spec)
-    elif spec.kind <= Kind.BFLOAT16:
-        batch.x = map_of[int16_t](x, spec)
-    elif spec.kind == Kind.FLOAT32:
-        batch.x = map_of[int32_t](x, spec)
-    else:
-        batch.x = map_of[int64_t](x, spec)
+    batch.x = map_of(x, spec)
     batch.route = route.table
     batch.blocks = (batch.x.channels + batch.route.lanes - 1) // batch.route.lanes
     batch.pooling_size = whole_lines(workspace_bytes(route, spec))
@@ -294,38 +314,37 @@ cdef void rmac_images(const Call* call, key_t shift, floating* outs) noexcept no
 
 # What Python calls.
 
-def pool(
-    x, Route route not None, KernelSpec spec not None, unsigned char[::1] out not None, int workers
-):
+def pool(x, Route route not None, KernelSpec spec not None, out, int workers):
     """Write what every region, channel and image of x (N, C, H, W) is pooled to.
 
     Parameters
     ----------
-    x : IN, bits of the values
+    x : IN, in any strides
     route : IN, how the maps are read
     spec : IN, what the values are, and how they are pooled
-    out : OUT, bytes of the results, (N, R, C) unless the plan has bins; they have the dtype of x if
-        they are maxima, else float32, or float64 for float64
+    out : OUT, (N, R, C) unless the plan has bins; of the dtype of x for maxima, else float32, or
+        float64 for float64
     workers : IN, threads at most
     """
     cdef Batch batch = batch_of(x, route, spec)
+    cdef char* results = memory_of(out).data
     workers = min(workers, batch.x.images * batch.blocks)
     cdef bytes workspace = uninitialised(workers * batch.pooling_size + LINE)
     share_workspace(&batch, 1, workspace, batch.pooling_size)
     with nogil:
         if spec.sums:
             if spec.itemsize == sizeof(float):
-                pool_batch(&batch, <float>0, <char*>&out[0], workers)
+                pool_batch(&batch, <float>0, results, workers)
             else:
-                pool_batch(&batch, <double>0, <char*>&out[0], workers)
+                pool_batch(&batch, <double>0, results, workers)
         elif spec.itemsize == 1:
-            pool_batch(&batch, <int8_t>spec.shift, <char*>&out[0], workers)
+            pool_batch(&batch, <int8_t>spec.shift, results, workers)
         elif spec.itemsize == 2:
-            pool_batch(&batch, <int16_t>spec.shift, <char*>&out[0], workers)
+            pool_batch(&batch, <int16_t>spec.shift, results, workers)
         elif spec.itemsize == 4:
-            pool_batch(&batch, <int32_t>spec.shift, <char*>&out[0], workers)
+            pool_batch(&batch, <int32_t>spec.shift, results, workers)
         else:
-            pool_batch(&batch, <int64_t>spec.shift, <char*>&out[0], workers)
+            pool_batch(&batch, <int64_t>spec.shift, results, workers)
 
 
 def rmac(
@@ -343,46 +362,44 @@ def rmac(
     spec : IN, as in `pool`
     aggregation : IN, `rmac._options.AggregationOptions`
     order : IN, the batches in the order in which to take them; None for one batch
-    out : OUT, (N, D) float32, or float64 for float64
+    out : OUT, (N, ...) float32, or float64 for float64
     workers : IN, threads at most
     """
     cdef Call call
-    cdef float[:, ::1] out32
-    cdef double[:, ::1] out64
+    cdef Memory memory = memory_of(out)
+    cdef float* out32 = <float*>memory.data
+    cdef double* out64 = <double*>memory.data
     cdef Py_ssize_t i, size
     call.aggregation = aggregation_of(aggregation)
-    call.images, call.length = out.shape
     call.order = &order[0] if order is not None else NULL
     call.n_batches = len(maps)
     cdef bytes batches = uninitialised(call.n_batches * sizeof(Batch))
     call.batches = <Batch*>PyBytes_AS_STRING(batches)
     for i in range(call.n_batches):
         call.batches[i] = batch_of(maps[i], routes[i], spec)
+    call.images = call.n_batches if call.n_batches > 1 else call.batches[0].x.images
+    call.length = memory.size // call.images
     call.workers = min(workers, tasks_of(&call))
-    size = thread_bytes(&call, out.itemsize)
+    size = thread_bytes(&call, memory.itemsize)
     cdef bytes workspace = uninitialised(call.workers * size + LINE)
     share_workspace(call.batches, call.n_batches, workspace, size)
-    if spec.kind == Kind.FLOAT64:
-        out64 = out
-        with nogil:
+    with nogil:
+        if spec.kind == Kind.FLOAT64:
             if spec.sums:
-                rmac_images(&call, <double>0, &out64[0, 0])
+                rmac_images(&call, <double>0, out64)
             else:
-                rmac_images(&call, <int64_t>spec.shift, &out64[0, 0])
-    else:
-        out32 = out
-        with nogil:
-            if spec.sums:
-                if spec.itemsize == sizeof(float):
-                    rmac_images(&call, <float>0, &out32[0, 0])
-                else:
-                    rmac_images(&call, <double>0, &out32[0, 0])
-            elif spec.itemsize == 1:
-                rmac_images(&call, <int8_t>spec.shift, &out32[0, 0])
-            elif spec.itemsize == 2:
-                rmac_images(&call, <int16_t>spec.shift, &out32[0, 0])
+                rmac_images(&call, <int64_t>spec.shift, out64)
+        elif spec.sums:
+            if spec.itemsize == sizeof(float):
+                rmac_images(&call, <float>0, out32)
             else:
-                rmac_images(&call, <int32_t>spec.shift, &out32[0, 0])
+                rmac_images(&call, <double>0, out32)
+        elif spec.itemsize == 1:
+            rmac_images(&call, <int8_t>spec.shift, out32)
+        elif spec.itemsize == 2:
+            rmac_images(&call, <int16_t>spec.shift, out32)
+        else:
+            rmac_images(&call, <int32_t>spec.shift, out32)
 
 
 def describe(vectors, aggregation, out):

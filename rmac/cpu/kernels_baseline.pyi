@@ -9,9 +9,7 @@ from rmac.cpu.tables import KernelSpec, Route
 
 _Array: TypeAlias = npt.NDArray[Any]
 
-def pool(
-    x: _Array, route: Route, spec: KernelSpec, out: npt.NDArray[np.uint8], workers: int
-) -> None: ...
+def pool(x: _Array, route: Route, spec: KernelSpec, out: _Array, workers: int) -> None: ...
 def rmac(
     maps: Sequence[_Array],
     routes: Sequence[Route],

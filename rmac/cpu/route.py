@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, assert_never
 
-import numpy as np
-
 from rmac._dtypes import DTYPES, Kind
 from rmac._options import Pool, PoolingOptions
 from rmac.cpu.isa import kernels, second_level_cache
@@ -15,6 +13,8 @@ from rmac.cpu.tables import LINE_BYTES, KernelSpec, Path, Route
 from rmac.cpu.threads import default_workers, workers_for
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from rmac.cpu.tables import Plan
 
 # The constants that decide a path. `python bench/constants.py --only NAME` repeats a measurement.
@@ -95,7 +95,6 @@ _BUSY_WAIT = 1 << 26
 def kernel_spec(dtype: np.dtype[Any], pooling: PoolingOptions) -> KernelSpec:
     """Return how the kernels pool values of a dtype."""
     info = DTYPES[dtype.name]
-    bits = np.dtype(f"int{8 * info.itemsize}")
     match pooling.pool:
         case Pool.MAX:
             sums, shift, itemsize = False, info.key_shift, info.itemsize
@@ -104,7 +103,9 @@ def kernel_spec(dtype: np.dtype[Any], pooling: PoolingOptions) -> KernelSpec:
             sums, shift, itemsize = True, 0, 4 if in_float32 else 8
         case unknown:
             assert_never(unknown)
-    return KernelSpec(bits, info.kind, sums=sums, p=pooling.p, shift=shift, itemsize=itemsize)
+    return KernelSpec(
+        info.itemsize, info.kind, sums=sums, p=pooling.p, shift=shift, itemsize=itemsize
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -152,7 +153,7 @@ def _path(plan: Plan, shape: tuple[int, ...], strides: tuple[int, ...], spec: Ke
     """
     _, channels, height, width = shape
     _, channel_stride, row_stride, pixel_stride = strides
-    itemsize, line = spec.bits.itemsize, spec.line
+    itemsize, line = spec.value_bytes, spec.line
     if channel_stride == itemsize and channels > 1:
         almost_a_line = _ALMOST_A_LINE * line < channels < line
         return Path.GATHER if almost_a_line else Path.CHANNELS
@@ -175,7 +176,7 @@ def _planes_are_better(shape: tuple[int, ...], strides: tuple[int, ...], spec: K
     """Return whether contiguous rows are better transposed before they are combined, if at all."""
     _, channels, height, width = shape
     _, channel_stride, row_stride, _ = strides
-    itemsize, line = spec.bits.itemsize, spec.line
+    itemsize, line = spec.value_bytes, spec.line
     if row_stride != width * itemsize or channel_stride != height * row_stride or channels < line:
         return False  # transposition needs whole planes, a line's worth of them
     most = _SMALL_PLANE if width >= _WIDE_ROW * line else _SMALL_PLANE_OF_NARROW_ROWS

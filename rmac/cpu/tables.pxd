@@ -76,7 +76,7 @@ cdef class Route:
 
 
 cdef class KernelSpec:
-    cdef readonly object bits
+    cdef readonly Py_ssize_t value_bytes
     cdef readonly int kind
     cdef readonly bint sums
     cdef readonly double p

@@ -1,7 +1,4 @@
 from enum import IntEnum
-from typing import Any
-
-import numpy as np
 
 from rmac.cpu.plan import PlanTables
 
@@ -51,7 +48,7 @@ class Route:
 
 class KernelSpec:
     @property
-    def bits(self) -> np.dtype[Any]: ...
+    def value_bytes(self) -> int: ...
     @property
     def kind(self) -> int: ...
     @property
@@ -65,5 +62,5 @@ class KernelSpec:
     @property
     def line(self) -> int: ...
     def __init__(
-        self, bits: np.dtype[Any], kind: int, *, sums: bool, p: float, shift: int, itemsize: int
+        self, value_bytes: int, kind: int, *, sums: bool, p: float, shift: int, itemsize: int
     ) -> None: ...

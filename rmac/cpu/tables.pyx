@@ -94,7 +94,7 @@ cdef class KernelSpec:
 
     Attributes
     ----------
-    bits : the dtype of integers that are as large as the values; the kernels are given views of it
+    value_bytes : bytes of a value
     kind : the `Kind` of the values
     sums : whether values are summed; else their maxima are taken
     p : the power of the values that is summed, 0 for the values themselves
@@ -104,13 +104,14 @@ cdef class KernelSpec:
     """
 
     def __init__(
-        self, bits, int kind, *, bint sums, double p, int64_t shift, Py_ssize_t itemsize
+        self, Py_ssize_t value_bytes, int kind, *, bint sums, double p, int64_t shift,
+        Py_ssize_t itemsize,
     ):
         if kind not in (
             Kind.UINT8, Kind.INT8, Kind.FLOAT16, Kind.BFLOAT16, Kind.FLOAT32, Kind.FLOAT64
         ):
             raise ValueError(f"kind: expected a Kind, got {kind}")
-        if itemsize not in ((4, 8) if sums else (bits.itemsize,)):
-            raise ValueError(f"itemsize: got {itemsize} for values of {bits.itemsize} bytes")
-        self.bits, self.kind, self.sums, self.p = bits, kind, sums, p
+        if itemsize not in (4, 8) if sums else itemsize != value_bytes:
+            raise ValueError(f"itemsize: got {itemsize} for values of {value_bytes} bytes")
+        self.value_bytes, self.kind, self.sums, self.p = value_bytes, kind, sums, p
         self.shift, self.itemsize, self.line = shift, itemsize, LINE // itemsize
