@@ -73,10 +73,10 @@ def feature_map(
     x = backend.readable(x, name)
     require_axes(x, layout, name)
     info = dtype_info(x.dtype, name)
-    if layout == "NCHW":
-        return x, info
     if layout[0] != "N":
         x, layout = x[None], f"N{layout}"
+    if layout == "NCHW":
+        return x, info
     maps = x.transpose(_AXES[layout])
     if maps.ndim == 3:
         # Not maps[:, :, None]: its rows are 0 bytes apart, which hides that maps are contiguous.
