@@ -23,7 +23,7 @@ above: each must name cdivision itself, or its divisions check for zero.
 from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS, PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
 )
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cython cimport floating
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uintptr_t
@@ -133,7 +133,7 @@ cdef void share_workspace(
     """Give the batches memory that holds `size` bytes, whole lines, for each worker, and a line."""
     cdef Py_ssize_t i
     for i in range(n):
-        batches[i].workspace = <char*>whole_lines(<uintptr_t>PyBytes_AS_STRING(memory))
+        batches[i].workspace = <char*>whole_lines(<uintptr_t>PyBytes_AsString(memory))
         batches[i].workspace_size = size
 
 
@@ -374,7 +374,7 @@ def rmac(
     call.order = &order[0] if order is not None else NULL
     call.n_batches = len(maps)
     cdef bytes batches = uninitialised(call.n_batches * sizeof(Batch))
-    call.batches = <Batch*>PyBytes_AS_STRING(batches)
+    call.batches = <Batch*>PyBytes_AsString(batches)
     for i in range(call.n_batches):
         call.batches[i] = batch_of(maps[i], routes[i], spec)
     call.images = call.n_batches if call.n_batches > 1 else call.batches[0].x.images
