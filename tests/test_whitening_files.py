@@ -78,6 +78,19 @@ def test_the_helpers_write_what_load_reads(saved, tmp_path):
     )
 
 
+def test_sizes_as_python_3_11_0_to_3_11_3_writes_them(saved, tmp_path):
+    """Twice, in the start of a member and in its extra field."""
+    older = bytearray(saved)
+    for info in zipfile.ZipFile(io.BytesIO(saved)).infolist():
+        at = info.header_offset
+        older[at + 4] = 20  # the version that is needed to read it
+        older[at + 18 : at + 26] = 2 * info.file_size.to_bytes(4, "little")
+    (tmp_path / "w.npz").write_bytes(older)
+    assert_same_whitening(
+        Whitening.load(tmp_path / "w.npz"), Whitening.load(tmp_path / "good.npz"), 0
+    )
+
+
 def test_truncated_anywhere(saved, refused):
     for size in range(0, len(saved), 7):
         refused(saved[:size])

@@ -131,9 +131,11 @@ def _require_whole(file: IO[bytes], archive: zipfile.ZipFile) -> None:
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise ValueError(f"{name}: expected a member as it is, got a compressed one")
         size = info.file_size
+        sizes = _SIZES.pack(1, 16, size, size)
         if info.header_offset != position or _start_of(file, position) not in (
-            _start(info, size, b""),
-            _start(info, 0xFFFF_FFFF, _SIZES.pack(1, 16, size, size)),
+            _start(info, info.extract_version, size, b""),
+            _start(info, info.extract_version, 0xFFFF_FFFF, sizes),
+            _start(info, 20, size, sizes),  # Python before 3.11.4 writes both
         ):
             raise ValueError(f"{name}: expected this member at byte {position}")
         names.add(name)
@@ -149,13 +151,13 @@ def _start_of(file: IO[bytes], position: int) -> tuple[Any, ...]:
     return *start, file.read(start[-2]), file.read(start[-1])
 
 
-def _start(info: zipfile.ZipInfo, size: int, extra: bytes) -> tuple[Any, ...]:
+def _start(info: zipfile.ZipInfo, version: int, size: int, extra: bytes) -> tuple[Any, ...]:
     """Return the start that a member must have, with its size there or in the extra field."""
     year, month, day, hour, minute, second = info.date_time
     date = (year - 1980) << 9 | month << 5 | day, hour << 11 | minute << 5 | second // 2
     name = info.filename.encode()
     return (
-        *(b"PK\3\4", info.extract_version, info.flag_bits, zipfile.ZIP_STORED, *reversed(date)),
+        *(b"PK\3\4", version, info.flag_bits, zipfile.ZIP_STORED, *reversed(date)),
         *(info.CRC, size, size, len(name), len(extra), name, extra),
     )
 
