@@ -41,7 +41,7 @@ def test_names_that_users_write_are_those_of_the_code():
 @pytest.mark.parametrize("name", sorted(DOCUMENTED))
 def test_choices_in_docstrings_are_all_that_there_are(name):
     documented = re.findall(
-        r"^ +(\w+)(?:, \w+)* : \{(.*?)\}", DOCUMENTED[name].__doc__, re.MULTILINE
+        r"^ *(\w+)(?:, \w+)* : \{(.*?)\}", DOCUMENTED[name].__doc__, re.MULTILINE
     )
     for parameter, choices in documented:
         annotation = inspect.signature(DOCUMENTED[name]).parameters[parameter].annotation
@@ -60,7 +60,7 @@ def test_every_option_with_names_is_documented_with_them():
     ):
         for parameter in inspect.signature(function).parameters.values():
             if parameter.annotation in ("PoolName", "AggregateName", "MapLayout"):
-                assert re.search(rf"^ +{parameter.name}\b.* : \{{", function.__doc__, re.MULTILINE)
+                assert re.search(rf"^ *{parameter.name}\b.* : \{{", function.__doc__, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTED))
