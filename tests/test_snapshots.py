@@ -9,6 +9,7 @@ from rmac import _arrays
 X = np.random.default_rng(0).random((2, 16, 9, 12), dtype=np.float32)
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")  # NumPy 2.5
 @pytest.mark.parametrize("name", ["boxes", "level"])
 def test_a_view_of_a_grid_whose_shape_changes_leaves_the_grid_as_it_is(name):
     grid = rmac.region_grid(9, 12)

@@ -160,4 +160,6 @@ def _index_place(array: zarr.Array[Any]) -> str | None:
     """Return where the index of a shard is, "start" or "end"; None if it is not stored plainly."""
     (sharding,) = vars(array.metadata)["codecs"]
     names = [type(codec).__name__ for codec in sharding.index_codecs]
-    return sharding.index_location.value if names == ["BytesCodec", "Crc32cCodec"] else None
+    # zarr 3.4 has the place itself, before it was a member of an Enum
+    place = getattr(sharding.index_location, "value", sharding.index_location)
+    return place if names == ["BytesCodec", "Crc32cCodec"] else None

@@ -57,7 +57,7 @@ def changed_grid(rng, memory):
         grid = rmac.region_grid(6, 9)
         expected, before = rmac.region_pool(x, grid), grid.boxes.tobytes()
         for boxes in (grid.boxes, grid.level):
-            with suppress(ValueError, TypeError, AttributeError):
+            with suppress(ValueError, TypeError, AttributeError, DeprecationWarning):
                 _change(boxes, what)
         assert grid.boxes.shape == (len(grid), 4)
         assert grid.boxes.tobytes() == before
