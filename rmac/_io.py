@@ -6,6 +6,7 @@ import os
 import stat
 from contextlib import contextmanager, suppress
 from secrets import token_hex
+from threading import Lock
 from typing import IO, TYPE_CHECKING
 from weakref import finalize
 
@@ -19,6 +20,12 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+_READ = os.O_RDONLY
+for _flag in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"):  # each is missing on some systems
+    _READ |= getattr(os, _flag, 0)
+_SEEKING = Lock()
+_MOST_AT_ONCE = 1 << 24  # bytes that are in memory twice
 
 
 @contextmanager
@@ -36,7 +43,8 @@ def atomic_write(path: str, *sources: str) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             with suppress(FileNotFoundError):  # os.open took the umask from the mode
-                os.fchmod(file.fileno(), stat.S_IMODE(os.stat(target).st_mode))
+                mode = stat.S_IMODE(os.stat(target).st_mode)
+                os.chmod(file.fileno() if os.chmod in os.supports_fd else partial, mode)
             os.fsync(file.fileno())
         os.replace(partial, target)
     except BaseException as error:
@@ -77,6 +85,17 @@ def require_regular(path: str, status: os.stat_result | None = None) -> None:
         raise OSError(f"{path}: expected a regular file, got {got}")
 
 
+def _read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """Read into a buffer from `offset` on; return how many bytes there were."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], offset)
+    with _SEEKING:  # Windows
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        data = os.read(descriptor, min(len(buffer), _MOST_AT_ONCE))
+    buffer[: len(data)] = data
+    return len(data)
+
+
 class InputFile:
     """A regular file that is read, and must not change meanwhile.
 
@@ -87,7 +106,7 @@ class InputFile:
     def __init__(self, path: str) -> None:
         require_regular(path)  # before it is opened: that may wait, or do something to a device
         self._path = path
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        self._descriptor = os.open(path, _READ)
         finalize(self, os.close, self._descriptor)
         status = os.fstat(self._descriptor)
         require_regular(path, status)
@@ -99,7 +118,7 @@ class InputFile:
         done = 0
         try:
             while done < len(buffer):
-                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+                count = _read_at(self._descriptor, buffer[done:], offset + done)
                 if not count:
                     raise self._changed_error()
                 done += count

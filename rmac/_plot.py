@@ -33,7 +33,7 @@ def plot_grid(grid: RegionGrid, image: npt.ArrayLike | None, ax: Axes | None) ->
         import matplotlib.pyplot as plt
         from matplotlib.axes import Axes
     except ImportError as error:
-        raise ImportError("RegionGrid.plot needs matplotlib: pip install 'rmac[plot]'") from error
+        raise ImportError("RegionGrid.plot needs matplotlib: pip install matplotlib") from error
 
     picture = None if image is None else _picture(image)
     if ax is None:

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def program() -> None:
     """Run the command line as a process of its own."""
     _open_standard_streams()
-    for ending in (signal.SIGTERM, signal.SIGHUP):
+    for ending in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # not on Windows
         if signal.getsignal(ending) != signal.SIG_IGN:  # nohup has SIGHUP ignored
             signal.signal(ending, _interrupt)
     status = main()

@@ -65,7 +65,7 @@ def _plot(grid: rmac.RegionGrid, path: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError("--plot needs matplotlib: pip install 'rmac[plot]'") from None
+        raise ImportError("--plot needs matplotlib: pip install matplotlib") from None
     figure = Figure(figsize=(8, 4.8), layout="compressed")
     grid.plot(ax=figure.add_subplot())
     with atomic_write(path) as file:

@@ -33,7 +33,7 @@ def open_zarr(path: str, key: str | None) -> ArrayFile:
     try:
         import zarr
     except ImportError:
-        raise ImportError(f"{path}: needs zarr: pip install 'rmac[files]'") from None
+        raise ImportError(f"{path}: needs zarr: pip install 'zarr>=3'") from None
     with readable(path, _KIND):
         _require_bounded_metadata(path)
         node = zarr.open(zarr.storage.LocalStore(path, read_only=True), mode="r")

@@ -24,7 +24,7 @@ def namespace() -> Any:
         import cupy
     except ImportError as error:
         raise ImportError(
-            'arrays on the GPU need CuPy: pip install "rmac[cuda13]", or "rmac[cuda12]" for CUDA 12'
+            "arrays on the GPU need CuPy: pip install cupy-cuda13x, or cupy-cuda12x for CUDA 12"
         ) from error
     return cupy
 

@@ -78,8 +78,7 @@ def write_archive(file: IO[bytes], contents: Contents) -> None:
 def read_file(path: str) -> Contents:
     """Return what `write_archive` wrote to a file, or raise an error that names the file."""
     try:
-        # Without O_NONBLOCK the opening of a pipe would wait for someone who writes to it.
-        with open(path, "rb", opener=lambda *how: os.open(how[0], how[1] | os.O_NONBLOCK)) as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ValueError("it is not a regular file")
             return read_archive(file)
@@ -87,6 +86,11 @@ def read_file(path: str) -> Contents:
         raise
     except Exception as error:  # broken files raise many types of errors
         raise ValueError(f"{path}: expected a file that Whitening.save wrote: {error}") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe too, without waiting for someone who writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_archive(file: IO[bytes]) -> Contents:
