@@ -30,6 +30,7 @@ def test_version():
     assert re.search(
         rf"version: '{re.escape(rmac.__version__)}'", (ROOT / "meson.build").read_text()
     )
+    assert f"\nversion: {rmac.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_import_is_light():
