@@ -3,11 +3,9 @@
 #include <string.h>
 
 #ifdef _OPENMP
-#include <omp.h>
 #define RMAC_OPENMP _OPENMP
 #else
 #define RMAC_OPENMP 0
-#define omp_get_max_threads() 1
 #endif
 
 /* Whether this machine has the instruction set of that name. */

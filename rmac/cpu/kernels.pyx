@@ -43,7 +43,12 @@ cdef extern from "build.h":
     const char* RMAC_VERSION  # this one and the next are defined by the build
     const char* RMAC_ISA
     bint rmac_machine_has(const char* isa)
-    int omp_get_max_threads() nogil
+
+cdef extern from "teams.h":
+    int omp_get_max_threads()
+    int omp_get_num_procs()
+    int rmac_started(int threads)
+    int rmac_team(int workers)
 
 cdef struct Call:
     # What all tasks of a call share.
@@ -328,7 +333,7 @@ def pool(x, Route route not None, KernelSpec spec not None, out, int workers):
     """
     cdef Batch batch = batch_of(x, route, spec)
     cdef char* results = memory_of(out).data
-    workers = min(workers, batch.x.images * batch.blocks)
+    workers = rmac_team(min(workers, batch.x.images * batch.blocks))
     cdef bytes workspace = uninitialised(workers * batch.pooling_size + LINE)
     share_workspace(&batch, 1, workspace, batch.pooling_size)
     with nogil:
@@ -379,7 +384,7 @@ def rmac(
         call.batches[i] = batch_of(maps[i], routes[i], spec)
     call.images = call.n_batches if call.n_batches > 1 else call.batches[0].x.images
     call.length = memory.size // call.images
-    call.workers = min(workers, tasks_of(&call))
+    call.workers = rmac_team(min(workers, tasks_of(&call)))
     size = thread_bytes(&call, memory.itemsize)
     cdef bytes workspace = uninitialised(call.workers * size + LINE)
     share_workspace(call.batches, call.n_batches, workspace, size)
@@ -446,6 +451,7 @@ def read(const int64_t[::1] words, int workers):
     cdef int64_t total = 0
     cdef Py_ssize_t block, size = 1 << 13
     cdef Py_ssize_t blocks = (words.shape[0] + size - 1) // size
+    workers = rmac_team(workers)
     for block in prange(blocks, nogil=True, schedule="static", num_threads=workers):
         total ^= xor_of(&words[block * size], min(size, words.shape[0] - block * size))
     return total
@@ -462,6 +468,20 @@ def machine_has(str isa):
     return rmac_machine_has(isa.encode())
 
 
-def max_threads():
-    """Return how many threads OpenMP would start, 1 without it."""
-    return omp_get_max_threads()
+def default_threads(int most, bint heed_cpus):
+    """Return how many threads OpenMP would use for the calling thread now: 1..most, 1 without it.
+
+    Parameters
+    ----------
+    most : IN, at least 1
+    heed_cpus : IN, whether to return no more than the CPUs that the calling thread may use now
+    """
+    cdef int threads = min(most, omp_get_max_threads())
+    if heed_cpus and threads > 1:
+        threads = min(threads, omp_get_num_procs())
+    return max(threads, 1)
+
+
+def startable(int threads):
+    """Return how many of so many threads the system can start now, with the caller as one."""
+    return 1 + rmac_started(threads - 1) if threads > 1 else threads
