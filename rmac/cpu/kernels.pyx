@@ -13,7 +13,7 @@ Memory
     Values that are summed are copied there first, widened and raised to the power.
 Threads
     A task runs on one thread. No thread reads what another writes. Where two channel blocks
-    overlap, both write the same values.
+    overlap, both write the same values. Tasks set the default floating-point mode, see floats.h.
 
 The inner loops are in the .pxd files that are named below. Functions that are declared inline are
 inlined always; the others are each compiled on their own. A .pxd file does not get the directives
@@ -26,7 +26,7 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uintptr_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint64_t, uintptr_t
 
 from rmac.cpu.describe cimport Aggregation, normalize, normalize_each, sum_regions
 from rmac.cpu.keys cimport LINE, key_t
@@ -43,6 +43,10 @@ cdef extern from "build.h":
     const char* RMAC_VERSION  # this one and the next are defined by the build
     const char* RMAC_ISA
     bint rmac_machine_has(const char* isa)
+
+cdef extern from "floats.h" nogil:
+    uint64_t set_default_floats()
+    void restore_floats(uint64_t before)
 
 cdef extern from "teams.h":
     int omp_get_max_threads()
@@ -189,6 +193,7 @@ cdef inline void pool_task(
 ) noexcept nogil:
     """Write the regional vectors of one image and the channel block of that index."""
     cdef const Map* x = &batch.x
+    cdef uint64_t floats = set_default_floats()
     cdef Block block
     # The last block is as large as the others: it begins in the block before it, and both write the
     # same for the channels that they share.
@@ -199,6 +204,7 @@ cdef inline void pool_task(
     pool_block(
         batch, &block, shift, <key_t*>(batch.workspace + thread * batch.workspace_size), target
     )
+    restore_floats(floats)
 
 
 cdef inline void pool_to_out(
@@ -255,6 +261,7 @@ cdef void describe_image(
 ) noexcept nogil:
     """Turn the regional vectors (R, C) of an image into its descriptor; `out` may be the same."""
     cdef Py_ssize_t i, length = channels
+    cdef uint64_t floats = set_default_floats()
     if options.aggregate == Aggregate.NONE or options.aggregate == Aggregate.CONCAT:
         length = regions * channels
         if options.normalize_regions:
@@ -266,6 +273,7 @@ cdef void describe_image(
                 out[i] /= regions
     if options.normalize:
         normalize(out, length, options.eps)
+    restore_floats(floats)
 
 
 cdef inline void describe_target(

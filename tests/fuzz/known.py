@@ -23,8 +23,6 @@ KNOWN_FAULTS = {
     "array of NoItems",
     # A cache is bounded by the number of its entries, and not by their bytes.
     "many boxes",
-    # Results depend on the processor's treatment of subnormals.
-    "flushed subnormals",
     # An error of the user's own object comes through.
     "number that raises AttributeError",
     "number that raises KeyError",
