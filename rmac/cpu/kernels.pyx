@@ -31,8 +31,8 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint64_t, uintptr_t
 from rmac.cpu.describe cimport Aggregation, normalize, normalize_each, sum_regions
 from rmac.cpu.keys cimport LINE, key_t
 from rmac.cpu.paths cimport (
-    Batch, Block, Target, pool_bands, pool_planes, pool_rows, slot_keys, store_region,
-    workspace_keys,
+    Batch, Block, Target, pool_bands, pool_planes, pool_rows, size_product, size_sum, slot_keys,
+    store_region, workspace_keys,
 )
 from rmac.cpu.tables cimport Aggregate, KernelSpec, Kind, Path, Route
 from rmac.cpu.values cimport Map
@@ -75,8 +75,13 @@ cdef struct Memory:
 # Preparation, with the GIL.
 
 cpdef Py_ssize_t workspace_bytes(Route route, KernelSpec spec) except -1:
-    """Return the bytes of workspace that a thread needs to pool a channel block."""
-    return spec.itemsize * workspace_keys(&route.table, spec.line, spec.sums)
+    """Return the bytes of workspace that a thread needs to pool a channel block.
+
+    It is the largest index if they are more.
+    """
+    return size_product(
+        spec.itemsize, workspace_keys(&route.table, spec.line, spec.sums)
+    )
 
 
 # A buffer says where an array lies at a tenth of a typed memoryview's cost. It is released at once:
@@ -128,12 +133,24 @@ cdef Aggregation aggregation_of(options) except *:
 
 
 cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
-    return (size + LINE - 1) // LINE * LINE
+    """Return a size in whole lines; the largest number of whole lines if it is more."""
+    return size_sum(size, LINE - 1) // LINE * LINE
 
 
 cdef bytes uninitialised(Py_ssize_t size):
     """Return memory that nobody else has seen, and that may therefore be written."""
-    return PyBytes_FromStringAndSize(NULL, size)
+    try:
+        return PyBytes_FromStringAndSize(NULL, size)
+    except (MemoryError, OverflowError):
+        raise MemoryError(
+            f"x: maps of this shape need {size} bytes of workspace: pool smaller maps or fewer "
+            "regions, or take fewer workers"
+        ) from None
+
+
+cdef Py_ssize_t workspace_of_workers(int workers, Py_ssize_t size) noexcept:
+    """Return the bytes for all workers, and a line so that they can start at one."""
+    return size_sum(size_product(workers, size), LINE)
 
 
 cdef void share_workspace(
@@ -159,8 +176,10 @@ cdef Py_ssize_t thread_bytes(const Call* call, Py_ssize_t itemsize) noexcept:
     cdef const Batch* batch
     for i in range(call.n_batches):
         batch = &call.batches[i]
-        vectors = batch.route.plan.n_regions * batch.x.channels * itemsize
-        size = max(size, batch.pooling_size + whole_lines(vectors))
+        vectors = size_product(
+            batch.route.plan.n_regions, size_product(batch.x.channels, itemsize)
+        )
+        size = max(size, size_sum(batch.pooling_size, whole_lines(vectors)))
     return size
 
 
@@ -342,7 +361,7 @@ def pool(x, Route route not None, KernelSpec spec not None, out, int workers):
     cdef Batch batch = batch_of(x, route, spec)
     cdef char* results = memory_of(out).data
     workers = rmac_team(min(workers, batch.x.images * batch.blocks))
-    cdef bytes workspace = uninitialised(workers * batch.pooling_size + LINE)
+    cdef bytes workspace = uninitialised(workspace_of_workers(workers, batch.pooling_size))
     share_workspace(&batch, 1, workspace, batch.pooling_size)
     with nogil:
         if spec.sums:
@@ -394,7 +413,7 @@ def rmac(
     call.length = memory.size // call.images
     call.workers = rmac_team(min(workers, tasks_of(&call)))
     size = thread_bytes(&call, memory.itemsize)
-    cdef bytes workspace = uninitialised(call.workers * size + LINE)
+    cdef bytes workspace = uninitialised(workspace_of_workers(call.workers, size))
     share_workspace(call.batches, call.n_batches, workspace, size)
     with nogil:
         if spec.kind == Kind.FLOAT64:

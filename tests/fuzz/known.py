@@ -10,7 +10,6 @@ KNOWN_FAULTS = {
     # A shared grid, an option or a size is read again after it was checked.
     "changed grid",
     "changed option",
-    "huge maps",
     "written boxes",
     "refitted whitening",
     "added vectors",
