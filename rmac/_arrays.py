@@ -16,7 +16,7 @@ from rmac._backend import (
     require_same_device,
     type_name,
 )
-from rmac._checks import choice
+from rmac._checks import choice, shown
 from rmac._dtypes import DtypeInfo, dtype_info
 from rmac._options import LAYOUTS, Layout
 from rmac.regions import RegionGrid
@@ -82,6 +82,21 @@ def feature_map(
         # Not maps[:, :, None]: its rows are 0 bytes apart, which hides that maps are contiguous.
         maps = maps.reshape(*maps.shape[:2], 1, maps.shape[2])
     return maps, info
+
+
+def require_zero_point(zero_point: int, info: DtypeInfo) -> None:
+    """Raise unless a value of maps of this dtype can stand for 0."""
+    low, high = info.zero_points
+    if low <= zero_point <= high:
+        return
+    if low == high:
+        raise ValueError(
+            f"zero_point: expected 0 with {info.name} maps, got {shown(zero_point)}; other values "
+            "are for int8 and uint8"
+        )
+    raise ValueError(
+        f"zero_point: expected {low} to {high} with {info.name} maps, got {shown(zero_point)}"
+    )
 
 
 def require_one(x: Array, name: str = "x") -> None:

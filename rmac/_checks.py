@@ -64,14 +64,19 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
-def positive_int(name: str, value: int) -> int:
-    """Return `value` as an int of at least 1 that fits an index, or raise."""
+def integer(name: str, value: int) -> int:
+    """Return `value` as an int, or raise."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected an integer, got {shown(value)}")
     try:
-        number = operator.index(value)
+        return operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+
+
+def positive_int(name: str, value: int) -> int:
+    """Return `value` as an int of at least 1 that fits an index, or raise."""
+    number = integer(name, value)
     if number < 1:
         raise ValueError(f"{name}: expected an integer of at least 1, got {shown(number)}")
     if number >= _INT_LIMIT:

@@ -10,7 +10,6 @@ KNOWN_FAULTS = {
     # A shared grid, an option or a size is read again after it was checked.
     "changed grid",
     "changed option",
-    "huge maps",
     "written boxes",
     "refitted whitening",
     "added vectors",
@@ -23,8 +22,6 @@ KNOWN_FAULTS = {
     "array of NoItems",
     # A cache is bounded by the number of its entries, and not by their bytes.
     "many boxes",
-    # Results depend on the processor's treatment of subnormals.
-    "flushed subnormals",
     # An error of the user's own object comes through.
     "number that raises AttributeError",
     "number that raises KeyError",
