@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from rmac._arrays import Output, feature_maps
-from rmac._checks import cached_check, optional_workers, warn
+from rmac._checks import cached_check, choice, optional_workers, type_name, warn
 from rmac._options import (
+    LAYOUTS,
     MAP_LAYOUTS,
     Aggregate,
     AggregateName,
@@ -152,6 +153,7 @@ def rmac(
     pooling, grid, aggregation, workers = _checked_options(
         pool, p, levels, overlap, preset, normalize_regions, aggregate, normalize, eps, workers
     )
+    layout = choice("layout", layout, LAYOUTS)
     batches, info = feature_maps(backend, x, layout)
     sequence = layout not in MAP_LAYOUTS
     boxes = [
@@ -214,8 +216,8 @@ def _result_shape(
 
 def _state_of(whitening: Whitening, maps: Array) -> State:
     """Return what the whitening knows now, for all of this call; or raise."""
-    if not isinstance(whitening, Whitening):
-        raise TypeError(f"whitening: expected a Whitening, got {type(whitening).__name__}")
+    if not issubclass(type(whitening), Whitening):
+        raise TypeError(f"whitening: expected a Whitening, got {type_name(whitening)}")
     state = whitening._state_for(maps, maps.shape[1], "x")
     if state.kind == "descriptors":
         warn(

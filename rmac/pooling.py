@@ -13,8 +13,17 @@ from rmac._arrays import (
     require_axes,
     require_one,
 )
-from rmac._checks import cached_check, choice, one_or_two_ints, optional_workers, positive_int, real
+from rmac._checks import (
+    cached_check,
+    choice,
+    is_list,
+    one_or_two_ints,
+    optional_workers,
+    positive_int,
+    real,
+)
 from rmac._options import (
+    LAYOUTS,
     MAP_LAYOUTS,
     GridOptions,
     Layout,
@@ -209,7 +218,8 @@ def region_pool(
     (2, 14, 768)
     """
     pooling, options, workers = _checked_options(pool, p, levels, overlap, preset, workers)
-    ragged = isinstance(x, (list, tuple))
+    layout = choice("layout", layout, LAYOUTS)
+    ragged = is_list(x)
     if ragged and out is not None:
         raise TypeError("out: expected None with a list of maps, whose results are a list")
     batches, info = feature_maps(backend, x, layout)
@@ -306,7 +316,7 @@ def roi_pool(
     ph, pw = one_or_two_ints("output_size", output_size)
     spatial_scale = real("spatial_scale", spatial_scale, low=0, high=_FLOAT32_MAX, strict=True)
     workers = optional_workers(workers)
-    choice("layout", layout, MAP_LAYOUTS)
+    layout = choice("layout", layout, MAP_LAYOUTS)
     maps, _ = feature_map(backend, x, layout)
     rois = region_rois(rois, x)
     result = Output(backend, out, [maps], (len(rois), maps.shape[1], ph, pw), maps.dtype)

@@ -31,7 +31,7 @@ def namespace() -> Any:
 
 def owns(kind: type) -> bool:
     """Return whether this is the type of arrays on a GPU."""
-    return kind.__module__.partition(".")[0] == "cupy"
+    return str(kind.__module__).partition(".")[0] == "cupy"
 
 
 def device_index(x: Array) -> int:
