@@ -78,11 +78,11 @@ def add_no_peers(parser):
     parser.add_argument("--no-peers", action="store_true", help="only rmac and the floor")
 
 
-def options_of(doc, shapes, dtypes):
+def options_of(doc, shapes, dtypes, repeats=25):
     """Return a parser of the options that several benchmarks share."""
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
     parser.add_argument("--levels", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--layouts", nargs="+", default=["NCHW", "NHWC"], choices=["NCHW", "NHWC"])
     parser.add_argument("--dtypes", nargs="+", default=dtypes)
     parser.add_argument("--shapes", nargs="+", type=shape_of, default=shapes, metavar="NxCxHxW")

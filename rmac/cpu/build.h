@@ -10,15 +10,22 @@
 #define omp_get_max_threads() 1
 #endif
 
+/* Asked for one by one, as gcc 11 and clang 17 do not know the names of levels. Processors that have
+   these have the rest of a level too. */
+#define HAS(feature) (!!__builtin_cpu_supports(feature))
+
 /* Whether this machine has the instruction set of that name. */
 static int rmac_machine_has(const char *isa)
 {
-#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 18 : __GNUC__ >= 12)
+#if defined(__x86_64__)
     __builtin_cpu_init();
+    const int v3 = HAS("popcnt") && HAS("avx2") && HAS("bmi") && HAS("bmi2") && HAS("fma");
+    const int v4 = v3 && HAS("avx512f") && HAS("avx512bw") && HAS("avx512cd") && HAS("avx512dq")
+        && HAS("avx512vl");
     if (strcmp(isa, "x86-64-v3") == 0)
-        return !!__builtin_cpu_supports("x86-64-v3");
+        return v3;
     if (strcmp(isa, "x86-64-v4") == 0)
-        return !!__builtin_cpu_supports("x86-64-v4");
+        return v4;
 #endif
     return strcmp(isa, "baseline") == 0;
 }

@@ -26,6 +26,8 @@ cdef extern from "lines.h" nogil:
     void store_line(void* keys, Line line)
     void prefetch_line(const void* data)
     void hide_target(...)  # of a pointer to a function, see there
+    void hide_source(const void* keys)
+    void hide_counter(Py_ssize_t i)
     # Keys and bits have the type of the last argument.
     int64_t encode(int64_t bits, int64_t shift)
     Line encode_line(Line bits, int64_t shift)
@@ -116,9 +118,12 @@ cdef inline Line combined_vectors(const Vectors* keys, Py_ssize_t at, key_t like
     """Combine the lines of several vectors of keys that begin at their element `at`."""
     cdef const char* data = keys.data + at * sizeof(key_t)
     cdef Line line = load_line(data)
-    cdef Py_ssize_t k
-    for k in range(1, keys.count):
-        line = combined_lines(line, load_line(data + k * keys.stride), like)
+    cdef Py_ssize_t k = 1
+    while k < keys.count:
+        data += keys.stride
+        line = combined_lines(line, load_line(data), like)
+        k += 1
+        hide_counter(k)
     return line
 
 
@@ -126,14 +131,16 @@ cdef inline Line pool_line(const Vectors* values, Py_ssize_t at, key_t shift) no
     """Combine the lines of several vectors of values that begin at their element `at`."""
     cdef const char* data = values.data + at * sizeof(key_t)
     cdef Line line = keys_of(load_line(data), shift)
-    cdef Py_ssize_t _
+    cdef Py_ssize_t k = 1
     if key_t not in floating:  # values that are summed were copied just now: they are in the cache
         prefetch_line(data + values.prefetch)
-    for _ in range(1, values.count):
+    while k < values.count:
         data += values.stride
         if key_t not in floating:
             prefetch_line(data + values.prefetch)
         line = combined_lines(line, keys_of(load_line(data), shift), shift)
+        k += 1
+        hide_counter(k)
     return line
 
 

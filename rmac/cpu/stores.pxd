@@ -13,10 +13,13 @@ from libc.stdint cimport int8_t, int16_t, int32_t
 from libc.string cimport memcpy
 
 from rmac.cpu.keys cimport (
-    LINE, Line, Vectors, bits_t, combined_vectors, decode_line, lanes_of, store_line
+    LINE, Line, Vectors, bits_t, combined_vectors, decode_line, hide_source, lanes_of, store_line
 )
 from rmac.cpu.tables cimport Kind
 from rmac.cpu.values cimport apply_root, widen
+
+cdef enum:
+    MEANS = LINE  # whole lines of float32 and of float64
 
 cdef struct Results:
     # Where the results of one region and one channel block go, and what they are.
@@ -54,6 +57,7 @@ cdef inline Py_ssize_t store_lines(
         line = decode_line(combined_vectors(keys, at, shift), shift)
         if results.to_float32:
             store_line(bits, line)
+            hide_source(bits)
             widen(<const char*>bits, kind_of_size(results.kind, shift), <float*>out, lanes)
             out += lanes * sizeof(float)
         else:
@@ -97,19 +101,22 @@ cdef inline void store_maxima(
 cdef inline void store_means(
     const Vectors* sums, floating like, const Results* results
 ) noexcept nogil:
-    cdef floating means[LINE]
-    cdef Py_ssize_t i, at = 0, lanes = lanes_of(like), step = results.step
-    cdef double cells = results.cells
+    """Store contiguous means, a few lines at a time: the longer a loop, the faster a root."""
+    cdef floating means[MEANS]
+    cdef floating cells = <floating>results.cells
+    cdef Py_ssize_t i, n, at = 0, lanes = lanes_of(like)
     cdef char* out = results.data
     while at < results.n:
-        store_line(means, combined_vectors(sums, at, like))
-        for i in range(lanes):
-            means[i] = <floating>(means[i] / cells)
-        apply_root(means, lanes, results.p)
-        for i in range(min(lanes, results.n - at)):
-            if results.itemsize == sizeof(float):
-                (<float*>(out + i * step))[0] = <float>means[i]
-            else:
-                (<double*>(out + i * step))[0] = means[i]
-        at += lanes
-        out += lanes * step
+        n = min(results.n - at, MEANS)
+        for i in range((n + lanes - 1) // lanes):
+            store_line(means + i * lanes, combined_vectors(sums, at + i * lanes, like))
+        for i in range(n):
+            means[i] = means[i] / cells
+        apply_root(means, n, results.p)
+        if results.itemsize == sizeof(float):
+            for i in range(n):
+                (<float*>out)[at + i] = <float>means[i]
+        else:
+            for i in range(n):
+                (<double*>out)[at + i] = means[i]
+        at += n

@@ -27,45 +27,57 @@ static inline Register load_pieces(const char *piece, ptrdiff_t stride)
 #undef LOAD
 }
 
-/* How to write a shuffle so that it becomes one instruction: gcc needs the builtin, clang a loop.
-   */
-#if defined(__GNUC__) && !defined(__clang__)
-#define TAKE(a, b, keys, i, from) keys[i] = (from) + (i) % 2 * (int)(REGISTER / sizeof(keys[0]))
-#define TAKEN(a, b, keys) __builtin_shuffle(a, b, keys)
+/* The indices of keys of a and b in a zip of the keys from `i` on: half a piece, or half of each piece
+   of a register with `n` keys. An index of n or more is one of b. */
+#define PAIRS_64(i, n) (i), (i) + (n)
+#define PAIRS_32(i, n) PAIRS_64(i, n), PAIRS_64((i) + 1, n)
+#define PAIRS_16(i, n) PAIRS_32(i, n), PAIRS_32((i) + 2, n)
+#define PAIRS_8(i, n) PAIRS_16(i, n), PAIRS_16((i) + 4, n)
+#if REGISTER == 16
+#define PAIRS(bits, i, n) PAIRS_##bits(i, n)
+#elif REGISTER == 32
+#define PAIRS(bits, i, n) PAIRS_##bits(i, n), PAIRS_##bits((i) + n / 2, n)
 #else
-#define TAKE(a, b, keys, i, from) keys[i] = (i) % 2 ? b[from] : a[from]
-#define TAKEN(a, b, keys) (keys)
+#define PAIRS(bits, i, n)                                                                          \
+    PAIRS_##bits(i, n), PAIRS_##bits((i) + n / 4, n), PAIRS_##bits((i) + n / 2, n),                \
+        PAIRS_##bits((i) + n / 4 * 3, n)
 #endif
 
-/* `zip` takes the lower or the upper half of each piece: one key of a, one key of b, and so on.
+#if defined(__clang__)
+#define SHUFFLED(a, b, Keys, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLED(a, b, Keys, ...) __builtin_shuffle(a, b, (Keys){__VA_ARGS__})
+#endif
+
+/* `zip_lower` and `zip_upper` take that half of each piece: one key of a, one key of b, and so on.
    `transpose` reads contiguous rows, as many as a line has keys, and writes each column as a line,
    `stride` keys apart. If the last piece would pass the end of a row, it starts earlier. */
-#define TRANSPOSITION(bits, key_t)                                                                 \
-    static inline Register zip_##bits(Register a, Register b, int upper)                           \
+#define ZIP(name, bits, first)                                                                     \
+    static inline Register name##_##bits(Register a, Register b)                                   \
     {                                                                                              \
-        enum { KEYS = PIECE / sizeof(key_t) };                                                     \
-        Keys_##bits keys;                                                                          \
-        for (int i = 0; i < (int)(REGISTER / sizeof(key_t)); i++)                                  \
-            TAKE(((Keys_##bits)a), ((Keys_##bits)b), keys, i,                                      \
-                 i / KEYS * KEYS + upper * KEYS / 2 + i % KEYS / 2);                               \
-        return (Register)TAKEN((Keys_##bits)a, (Keys_##bits)b, keys);                              \
-    }                                                                                              \
+        return (Register)SHUFFLED((Keys_##bits)a, (Keys_##bits)b, Keys_##bits,                     \
+            PAIRS(bits, first, REGISTER * 8 / bits));                                              \
+    }
+
+#define TRANSPOSITION(bits, key_t)                                                                 \
+    ZIP(zip_lower, bits, 0)                                                                        \
+    ZIP(zip_upper, bits, PIECE * 4 / bits)                                                         \
     static inline __attribute__((always_inline)) void transpose_piece_##bits(                      \
         const key_t *rows, key_t *out, ptrdiff_t columns, ptrdiff_t stride)                        \
     {                                                                                              \
         enum { KEYS = PIECE / sizeof(key_t) };                                                     \
         Register from[KEYS], to[KEYS];                                                             \
-        for (int i = 0; i < KEYS; i++)                                                             \
+        UNROLLED for (int i = 0; i < KEYS; i++)                                                    \
             to[i] = load_pieces((const char *)(rows + i * columns), KEYS * columns * sizeof(key_t)); \
-        for (int round = 1; round < KEYS; round *= 2) {                                            \
-            for (int i = 0; i < KEYS; i++)                                                         \
+        UNROLLED for (int round = 1; round < KEYS; round *= 2) {                                   \
+            UNROLLED for (int i = 0; i < KEYS; i++)                                                \
                 from[i] = to[i];                                                                   \
-            for (int i = 0; i < KEYS / 2; i++) {                                                   \
-                to[2 * i] = zip_##bits(from[i], from[i + KEYS / 2], 0);                            \
-                to[2 * i + 1] = zip_##bits(from[i], from[i + KEYS / 2], 1);                        \
+            UNROLLED for (int i = 0; i < KEYS / 2; i++) {                                          \
+                to[2 * i] = zip_lower_##bits(from[i], from[i + KEYS / 2]);                         \
+                to[2 * i + 1] = zip_upper_##bits(from[i], from[i + KEYS / 2]);                     \
             }                                                                                      \
         }                                                                                          \
-        for (int i = 0; i < KEYS; i++)                                                             \
+        UNROLLED for (int i = 0; i < KEYS; i++)                                                    \
             *(Register *)(out + i * stride) = to[i];                                               \
     }                                                                                              \
     static inline void transpose_##bits(                                                           \

@@ -1,0 +1,70 @@
+"""Time builds of rmac side by side: those of several compilers, or of several commits.
+
+    python bench/builds.py PYTHON PYTHON ... [--rounds 5] [--json FILE]
+
+See bench/README.md for what the columns mean.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+
+from pipeline import pools
+from run import feature_maps, measure, options_of, write_json
+
+SHAPES = [(1, 2048, 24, 32), (1, 512, 48, 64), (8, 2048, 7, 7), (2, 2048, 14, 14)]
+DTYPES = ["float32", "float16", "bfloat16", "uint8", "int8", "float64"]
+
+
+def main():
+    options = parse()
+    if not options.pythons:
+        print(json.dumps(own_times(options)))
+        return
+    rounds = [times_of_all(options.pythons, i) for i in range(options.rounds)]
+    results = []
+    print(f"{'case':<36} {'us':>10}", "".join(f"{i + 1:>8}" for i in range(len(rounds[0]))))
+    for case in rounds[0][options.pythons[0]]:
+        us = [
+            statistics.median([times[python][case] for times in rounds])
+            for python in options.pythons
+        ]
+        results.append({"case": case, "us": us})
+        print(f"{case:<36} {us[0]:10.1f}", "".join(f"{one / us[0]:8.3f}" for one in us), flush=True)
+    write_json(options, results)
+
+
+def parse():
+    parser = options_of(__doc__, SHAPES, DTYPES, repeats=3)
+    parser.add_argument("pythons", nargs="*", metavar="PYTHON", help="each has a build installed")
+    parser.add_argument("--rounds", type=int, default=5, help="processes of each build")
+    parser.set_defaults(workers=1)
+    return parser.parse_args()
+
+
+def times_of_all(pythons, turn):
+    """Return the times of every build, each in a new process; every second turn goes backwards."""
+    command = [argument for argument in sys.argv if argument not in pythons]
+    times = {}
+    for python in pythons if turn % 2 == 0 else pythons[::-1]:
+        run = subprocess.run([python, *command], stdout=subprocess.PIPE, check=True)
+        times[python] = json.loads(run.stdout)
+    return times
+
+
+def own_times(options):
+    """Return the least time of each case in this process, in microseconds."""
+    times = {}
+    for shape in options.shapes:
+        for layout in options.layouts:
+            for dtype in options.dtypes:
+                x = feature_maps(shape, layout, dtype)
+                for pool, run in pools(x, layout, options).items():
+                    case = f"{'x'.join(map(str, shape))} {layout} {dtype} {pool}"
+                    times[case] = 1e6 * min(measure({case: run}, options.repeats)[case])
+    return times
+
+
+if __name__ == "__main__":
+    main()
