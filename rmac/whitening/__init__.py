@@ -133,8 +133,7 @@ class Whitening:
         TypeError
             If `vectors` is not an array of these dtypes, or an option is of the wrong type.
         ValueError
-            If a shape or value is wrong, or vectors are not finite. On a GPU the latter is checked
-            when the projection is first needed.
+            If a shape or value is wrong, or vectors are not finite, or their squares are not.
 
         See Also
         --------
