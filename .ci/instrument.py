@@ -54,7 +54,9 @@ cdef bytes kept(Py_ssize_t size):
 """
 FAULTS = {
     # A line too few of workspace.
-    "overflow": [(KERNELS, "batch.pooling_size + LINE)", "batch.pooling_size)")],
+    "overflow": [
+        (KERNELS, "size_product(workers, size), LINE)", "size_product(workers, size), 0)")
+    ],
     # The workers of a call share one workspace.
     "race of workers": [(KERNELS, TASK, "<key_t*>batch.workspace")],
     # The calls of all Python threads share one workspace.

@@ -115,3 +115,8 @@ int omp_get_max_threads(void)
 {
     return 4;
 }
+
+int omp_get_num_procs(void)
+{
+    return 4;
+}

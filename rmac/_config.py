@@ -10,7 +10,8 @@ from rmac._checks import choice
 from rmac.cpu import threads
 from rmac.cpu.isa import kernels
 
-workers_for = threads.workers_for  # for the command line, which knows no backend
+# For the command line, which knows no backend.
+workers_for, startable = threads.workers_for, threads.startable
 __version__: str = kernels.build_info()["version"]
 
 

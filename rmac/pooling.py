@@ -161,8 +161,10 @@ def region_pool(
         T the positions of a sequence. Speed depends on strides alone: an NCHW view of NHWC memory
         is as fast as NHWC.
     workers : int, optional
-        Threads to use on the CPU. The default is ``OMP_NUM_THREADS`` if it is set, else the number
-        of CPUs that the process may use. The result does not depend on it.
+        Threads to use on the CPU; fewer if the system cannot start so many. The default is what
+        OpenMP would use at this call (``OMP_NUM_THREADS`` at its start, or set later with
+        threadpoolctl), and without ``OMP_NUM_THREADS`` no more than the CPUs that the process may
+        use. The result does not depend on it.
     out : array, shape (N, R, C), optional
         Array for the result, of its dtype.
 

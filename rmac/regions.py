@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "RegionGrid", "region_grid", "sequence_grid"]
 
 _MAX_EXTRA_WINDOWS = 6
+_MOST_REGIONS = 1 << 24  # of a grid: they take 640 MiB
 _warned_of_gaps = False
 
 
@@ -351,6 +352,7 @@ def _windows(
     sequence = overlap is None
     extra = 0 if overlap is None else _extra_windows(height, width, overlap, rules.dtype)
     down, across = (extra, 0) if height > width else (0, extra)
+    _require_few_regions(min(levels, 2 * (width if sequence else min(height, width)) - 1), overlap)
     levels_of_boxes = []
     for number in range(1, levels + 1):
         side = 2 * (width if sequence else min(height, width)) // (number + 1)
@@ -361,6 +363,18 @@ def _windows(
         ys = _starts(height, window_height, rows, rules)
         levels_of_boxes.append(_boxes(xs, ys, side, window_height, x_outer=rules.x_outer))
     return levels_of_boxes
+
+
+def _require_few_regions(levels: int, overlap: float | None) -> None:
+    """Raise if so many levels that have regions are too many to hold."""
+    regions = levels * (levels + 1) // 2  # of a sequence; a map has at least its squares
+    if overlap is not None:
+        regions = regions * (2 * levels + 1) // 3
+    if regions > _MOST_REGIONS:
+        raise ValueError(
+            f"levels: expected a grid of at most {_MOST_REGIONS} regions, got {levels} levels, "
+            f"which have {regions} or more"
+        )
 
 
 def _extra_windows(height: int, width: int, overlap: float, dtype: Any) -> int:

@@ -2,7 +2,10 @@
 
 import os
 import sys
+import tempfile
+from math import ceil
 
+import numpy as np
 import pytest
 from helpers import run_python
 
@@ -14,6 +17,9 @@ HAS_OPENMP = rmac.show_config("dicts")["OpenMP"] != "not in this build"
 counts_threads = pytest.mark.skipif(
     sys.platform != "linux" or not HAS_OPENMP,
     reason="needs OpenMP, and the list of a process's threads that Linux has",
+)
+needs_root = pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root, to become somebody else"
 )
 # What else would decide how many threads OpenMP or a BLAS starts.
 ENVIRONMENT = {
@@ -215,22 +221,158 @@ def test_cgroup_files_may_be_missing(tmp_path):
     assert threads.cgroup_quota(str(tmp_path / "none"), str(tmp_path)) is None
 
 
-def test_more_workers_than_the_system_can_start():
+@pytest.mark.parametrize(
+    "value", ["10" * 9, "9" * 5000, "-1", "1.5", "٣", "0x2", "3x", ",", "\udcff"]
+)
+def test_nonsense_in_the_environment_is_no_error(value):
+    code = "from rmac.cpu import threads as t; print(t.workers_for(None))"
+    result = run_python(code, OMP_NUM_THREADS=value)
+    assert 1 <= int(result.stdout) <= 8 * os.cpu_count()
+
+
+def test_workers_are_bounded():
     assert threads.workers_for(10**9) <= 8 * os.cpu_count()
-    result = run_python(
-        "from rmac.cpu import threads as t; print(t.workers_for(None))", OMP_NUM_THREADS="10" * 9
-    )
-    assert int(result.stdout) <= 8 * os.cpu_count()
 
 
 def test_default_workers_heed_the_quota(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(threads, "_affinity", lambda: 64)
-    monkeypatch.setattr(kernels, "max_threads", lambda: 64, raising=False)
-    threads.default_workers.cache_clear()
-    monkeypatch.setattr(threads, "cgroup_quota", lambda: 1.5)
-    assert threads.default_workers() == 2
-    threads.default_workers.cache_clear()
+    monkeypatch.setattr(threads, "_NUMBER_IS_SET", False)
+    monkeypatch.setattr(threads, "cgroup_quota", lambda: 0.5)
+    threads._quota_cpus.cache_clear()
+    assert threads.default_workers() == 1
+    threads._quota_cpus.cache_clear()
+
+
+openmp_library = pytest.mark.skipif(
+    sys.platform != "linux" or not HAS_OPENMP, reason="finds OpenMP's library as Linux lists it"
+)
+SET_THREADS = """
+    import ctypes
+    from threading import Thread
+
+    from rmac.cpu import threads
+
+    lines = open("/proc/self/maps").read().splitlines()
+    path = next(line.split()[-1] for line in lines if "/libgomp" in line or "/libomp" in line)
+    set_threads = ctypes.CDLL(path).omp_set_num_threads
+
+    def default():
+        return threads.workers_for(None)
+"""
+
+
+@openmp_library
+def test_default_workers_are_those_of_openmp_at_each_call():
+    """As threadpoolctl and PyTorch set them, in either order, and for one thread of the caller."""
+    code = f"""{SET_THREADS}
+    counts = []
+    for number in (1, 3, 2):
+        set_threads(number)
+        counts.append(default())
+        rmac.rmac(images)
+    set_threads(3)
+    Thread(target=lambda: counts.append(default())).start()
+    print(counts)
+"""
+    assert printed(code, OMP_NUM_THREADS="2") == "[1, 3, 2, 2]"
+
+
+FEWER_CPUS = f"""{SET_THREADS}
+    set_threads(64)
+    before = default()
+    os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
+    print(before, default())
+"""
+
+
+@openmp_library
+def test_default_workers_fit_the_cpus_of_each_call():
+    cpus = min(len(os.sched_getaffinity(0)), ceil(threads.cgroup_quota() or 64))
+    assert printed(FEWER_CPUS) == f"{cpus} 1"
+
+
+@openmp_library
+def test_default_workers_may_exceed_the_cpus_where_the_environment_says_how_many():
+    most = min(64, 8 * os.cpu_count())
+    assert printed(FEWER_CPUS, OMP_NUM_THREADS="2") == f"{most} {most}"
+
+
+@openmp_library
+def test_the_environment_counts_when_openmp_is_loaded():
+    code = "os.environ['OMP_NUM_THREADS'] = '3'; print(started(rmac.rmac, images))"
+    assert printed(code, OMP_NUM_THREADS="2") == "1"
+
+
+# A process of nobody may have `more` threads than it has; or so many MiB.
+FEW_THREADS = """
+    import resource
+
+    expected = rmac.rmac(images, workers=1).tobytes()
+    os.setgid(65534)
+    os.setuid(65534)
+    have = len(os.listdir("/proc/self/task"))
+    resource.setrlimit(resource.RLIMIT_NPROC, (have + more, have + more))
+    counts = []
+    for workers in (2, 8, 3, 8):
+        assert rmac.rmac(images, workers=workers).tobytes() == expected
+        counts.append(len(os.listdir("/proc/self/task")) - have)
+    print(counts)
+"""
+LITTLE_MEMORY = """
+    import resource
+
+    expected = rmac.rmac(images, workers=1).tobytes()
+    bytes_used = int(open("/proc/self/statm").read().split()[0]) * mmap.PAGESIZE
+    resource.setrlimit(resource.RLIMIT_AS, (bytes_used + (more << 20),) * 2)
+    print(started(rmac.rmac, images, workers=2), rmac.rmac(images, workers=2).tobytes() == expected)
+"""
+
+
+@counts_threads
+@needs_root
+@pytest.mark.parametrize("more", [0, 1, 3])
+def test_a_call_uses_the_threads_that_start(more):
+    """With none to spare, and after a smaller call, which ends the threads that it does not use."""
+    # Threads that end after a smaller call count for a while.
+    assert printed(f"more = {more}\n{FEW_THREADS}").startswith(f"[{min(more, 1)}, {more}, ")
+
+
+@counts_threads
+@pytest.mark.parametrize(
+    ("stack", "more"),
+    [
+        (None, 4),
+        ("64M", 40),
+        (" 65536 ", 40),
+        ("65536k", 40),
+        ("1 G", 512),
+        ("67108864B", 40),
+        ("9" * 30, 4),
+        ("none", 4),
+    ],
+)
+def test_a_call_uses_no_thread_whose_stack_finds_no_memory(stack, more):
+    assert printed(f"more = {more}\n{LITTLE_MEMORY}", OMP_STACKSIZE=stack) == "0 True"
+
+
+@counts_threads
+@needs_root
+def test_the_command_line_uses_the_threads_that_start():
+    code = """
+    import resource
+
+    import rmac.cli
+    import rmac.cli.describe
+
+    os.setgid(65534)
+    os.setuid(65534)
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+    print(rmac.cli.main(["describe", "x.npy", "-o", "d.npy", "--workers", "8"]))
+"""
+    with tempfile.TemporaryDirectory() as folder:  # one that everybody can enter
+        os.chmod(folder, 0o777)
+        np.save(f"{folder}/x.npy", np.ones((300, 64, 8, 8), np.float32))
+        assert printed(f"os.chdir({folder!r})\n{code}") == "0"
+        assert sorted(os.listdir(folder)) == ["d.npy", "x.npy"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="tells a fork by Linux's process flags")

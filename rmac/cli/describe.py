@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 import rmac
 from rmac._arrays import require_axes
-from rmac._config import workers_for
+from rmac._config import startable, workers_for
 from rmac.cli.files import batches, naming, open_array, require_suffix
 from rmac.cli.rows import write_rows
 from rmac.cli.whitenings import load_whitening, require_channels
@@ -64,4 +64,4 @@ def _threads(maps: ArrayFile, row_bytes: int, settings: dict[str, Any]) -> int:
     if "whitening" in settings or maps.chunk_bytes:
         return 1
     fitting = _LARGEST // max(1, row_bytes + prod(maps.shape[1:]) * maps.dtype.itemsize)
-    return max(1, min(workers_for(settings.get("workers")), fitting))
+    return startable(max(1, min(workers_for(settings.get("workers")), fitting)))

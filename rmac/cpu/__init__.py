@@ -123,10 +123,11 @@ def roi_pool(
     ph, pw = output_size
     spec = kernel_spec(x.dtype, MAX_POOLING)
     threads = threads_for(workers, x.nbytes // max(images, 1))
-    bins = roi_bins(*check_rois(rois, images), height, width, output_size, spatial_scale)
-    out.fill(0)
+    index, corners = check_rois(rois, images)
     if not out.size:
         return
+    bins = roi_bins(index, corners, height, width, output_size, spatial_scale)
+    out.fill(0)
     by_image = np.argsort(bins.image, kind="stable")
     found, first = np.unique(bins.image[by_image], return_index=True)
     for image, of_image in zip(found, np.split(by_image, first[1:]), strict=False):

@@ -3,11 +3,9 @@
 #include <string.h>
 
 #ifdef _OPENMP
-#include <omp.h>
 #define RMAC_OPENMP _OPENMP
 #else
 #define RMAC_OPENMP 0
-#define omp_get_max_threads() 1
 #endif
 
 /* Asked for one by one, as gcc 11 and clang 17 do not know the names of levels. Processors that have

@@ -13,7 +13,7 @@ Memory
     Values that are summed are copied there first, widened and raised to the power.
 Threads
     A task runs on one thread. No thread reads what another writes. Where two channel blocks
-    overlap, both write the same values.
+    overlap, both write the same values. Tasks set the default floating-point mode, see floats.h.
 
 The inner loops are in the .pxd files that are named below. Functions that are declared inline are
 inlined always; the others are each compiled on their own. A .pxd file does not get the directives
@@ -26,13 +26,13 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uintptr_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint64_t, uintptr_t
 
 from rmac.cpu.describe cimport Aggregation, normalize, normalize_each, sum_regions
 from rmac.cpu.keys cimport LINE, key_t
 from rmac.cpu.paths cimport (
-    Batch, Block, Target, pool_bands, pool_planes, pool_rows, slot_keys, store_region,
-    workspace_keys,
+    Batch, Block, Target, pool_bands, pool_planes, pool_rows, size_product, size_sum, slot_keys,
+    store_region, workspace_keys,
 )
 from rmac.cpu.tables cimport Aggregate, KernelSpec, Kind, Path, Route
 from rmac.cpu.values cimport Map
@@ -43,7 +43,16 @@ cdef extern from "build.h":
     const char* RMAC_VERSION  # this one and the next are defined by the build
     const char* RMAC_ISA
     bint rmac_machine_has(const char* isa)
-    int omp_get_max_threads() nogil
+
+cdef extern from "floats.h" nogil:
+    uint64_t set_default_floats()
+    void restore_floats(uint64_t before)
+
+cdef extern from "teams.h":
+    int omp_get_max_threads()
+    int omp_get_num_procs()
+    int rmac_started(int threads)
+    int rmac_team(int workers)
 
 cdef struct Call:
     # What all tasks of a call share.
@@ -66,8 +75,13 @@ cdef struct Memory:
 # Preparation, with the GIL.
 
 cpdef Py_ssize_t workspace_bytes(Route route, KernelSpec spec) except -1:
-    """Return the bytes of workspace that a thread needs to pool a channel block."""
-    return spec.itemsize * workspace_keys(&route.table, spec.line, spec.sums)
+    """Return the bytes of workspace that a thread needs to pool a channel block.
+
+    It is the largest index if they are more.
+    """
+    return size_product(
+        spec.itemsize, workspace_keys(&route.table, spec.line, spec.sums)
+    )
 
 
 # A buffer says where an array lies at a tenth of a typed memoryview's cost. It is released at once:
@@ -119,12 +133,24 @@ cdef Aggregation aggregation_of(options) except *:
 
 
 cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
-    return (size + LINE - 1) // LINE * LINE
+    """Return a size in whole lines; the largest number of whole lines if it is more."""
+    return size_sum(size, LINE - 1) // LINE * LINE
 
 
 cdef bytes uninitialised(Py_ssize_t size):
     """Return memory that nobody else has seen, and that may therefore be written."""
-    return PyBytes_FromStringAndSize(NULL, size)
+    try:
+        return PyBytes_FromStringAndSize(NULL, size)
+    except (MemoryError, OverflowError):
+        raise MemoryError(
+            f"x: maps of this shape need {size} bytes of workspace: pool smaller maps or fewer "
+            "regions, or take fewer workers"
+        ) from None
+
+
+cdef Py_ssize_t workspace_of_workers(int workers, Py_ssize_t size) noexcept:
+    """Return the bytes for all workers, and a line so that they can start at one."""
+    return size_sum(size_product(workers, size), LINE)
 
 
 cdef void share_workspace(
@@ -150,8 +176,10 @@ cdef Py_ssize_t thread_bytes(const Call* call, Py_ssize_t itemsize) noexcept:
     cdef const Batch* batch
     for i in range(call.n_batches):
         batch = &call.batches[i]
-        vectors = batch.route.plan.n_regions * batch.x.channels * itemsize
-        size = max(size, batch.pooling_size + whole_lines(vectors))
+        vectors = size_product(
+            batch.route.plan.n_regions, size_product(batch.x.channels, itemsize)
+        )
+        size = max(size, size_sum(batch.pooling_size, whole_lines(vectors)))
     return size
 
 
@@ -184,6 +212,7 @@ cdef inline void pool_task(
 ) noexcept nogil:
     """Write the regional vectors of one image and the channel block of that index."""
     cdef const Map* x = &batch.x
+    cdef uint64_t floats = set_default_floats()
     cdef Block block
     # The last block is as large as the others: it begins in the block before it, and both write the
     # same for the channels that they share.
@@ -194,6 +223,7 @@ cdef inline void pool_task(
     pool_block(
         batch, &block, shift, <key_t*>(batch.workspace + thread * batch.workspace_size), target
     )
+    restore_floats(floats)
 
 
 cdef inline void pool_to_out(
@@ -250,6 +280,7 @@ cdef void describe_image(
 ) noexcept nogil:
     """Turn the regional vectors (R, C) of an image into its descriptor; `out` may be the same."""
     cdef Py_ssize_t i, length = channels
+    cdef uint64_t floats = set_default_floats()
     if options.aggregate == Aggregate.NONE or options.aggregate == Aggregate.CONCAT:
         length = regions * channels
         if options.normalize_regions:
@@ -261,6 +292,7 @@ cdef void describe_image(
                 out[i] /= regions
     if options.normalize:
         normalize(out, length, options.eps)
+    restore_floats(floats)
 
 
 cdef inline void describe_target(
@@ -328,8 +360,8 @@ def pool(x, Route route not None, KernelSpec spec not None, out, int workers):
     """
     cdef Batch batch = batch_of(x, route, spec)
     cdef char* results = memory_of(out).data
-    workers = min(workers, batch.x.images * batch.blocks)
-    cdef bytes workspace = uninitialised(workers * batch.pooling_size + LINE)
+    workers = rmac_team(min(workers, batch.x.images * batch.blocks))
+    cdef bytes workspace = uninitialised(workspace_of_workers(workers, batch.pooling_size))
     share_workspace(&batch, 1, workspace, batch.pooling_size)
     with nogil:
         if spec.sums:
@@ -379,9 +411,9 @@ def rmac(
         call.batches[i] = batch_of(maps[i], routes[i], spec)
     call.images = call.n_batches if call.n_batches > 1 else call.batches[0].x.images
     call.length = memory.size // call.images
-    call.workers = min(workers, tasks_of(&call))
+    call.workers = rmac_team(min(workers, tasks_of(&call)))
     size = thread_bytes(&call, memory.itemsize)
-    cdef bytes workspace = uninitialised(call.workers * size + LINE)
+    cdef bytes workspace = uninitialised(workspace_of_workers(call.workers, size))
     share_workspace(call.batches, call.n_batches, workspace, size)
     with nogil:
         if spec.kind == Kind.FLOAT64:
@@ -446,6 +478,7 @@ def read(const int64_t[::1] words, int workers):
     cdef int64_t total = 0
     cdef Py_ssize_t block, size = 1 << 13
     cdef Py_ssize_t blocks = (words.shape[0] + size - 1) // size
+    workers = rmac_team(workers)
     for block in prange(blocks, nogil=True, schedule="static", num_threads=workers):
         total ^= xor_of(&words[block * size], min(size, words.shape[0] - block * size))
     return total
@@ -462,6 +495,20 @@ def machine_has(str isa):
     return rmac_machine_has(isa.encode())
 
 
-def max_threads():
-    """Return how many threads OpenMP would start, 1 without it."""
-    return omp_get_max_threads()
+def default_threads(int most, bint heed_cpus):
+    """Return how many threads OpenMP would use for the calling thread now: 1..most, 1 without it.
+
+    Parameters
+    ----------
+    most : IN, at least 1
+    heed_cpus : IN, whether to return no more than the CPUs that the calling thread may use now
+    """
+    cdef int threads = min(most, omp_get_max_threads())
+    if heed_cpus and threads > 1:
+        threads = min(threads, omp_get_num_procs())
+    return max(threads, 1)
+
+
+def startable(int threads):
+    """Return how many of so many threads the system can start now, with the caller as one."""
+    return 1 + rmac_started(threads - 1) if threads > 1 else threads

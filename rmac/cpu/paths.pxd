@@ -27,6 +27,10 @@ cdef extern from "transpose.h" nogil:
         const void* rows, void* out, Py_ssize_t columns, Py_ssize_t stride, double like
     )
 
+cdef extern from "sizes.h" nogil:
+    Py_ssize_t size_product(Py_ssize_t a, Py_ssize_t b)
+    Py_ssize_t size_sum(Py_ssize_t a, Py_ssize_t b)
+
 cdef struct Batch:
     # A batch of maps and how a call reads it; all its tasks share this.
     Map x
@@ -284,23 +288,30 @@ cdef inline Py_ssize_t slot_keys(const RouteTable* route) noexcept nogil:
     cdef const PlanTables* plan = route.plan
     cdef Py_ssize_t vectors
     if route.path == Path.ROWS or route.path == Path.PLANES:
-        vectors = plan.rows.n_slots * plan.width
+        vectors = size_product(plan.rows.n_slots, plan.width)
     elif route.keep_bands:
         vectors = (plan.rows.n_segments - 1) * plan.columns.n_intervals + plan.columns.n_slots
     else:
         vectors = plan.n_regions + plan.columns.n_slots
-    return vectors * route.lanes
+    return size_product(vectors, route.lanes)
 
 
 cdef inline Py_ssize_t workspace_keys(
     const RouteTable* route, Py_ssize_t line, bint sums
 ) noexcept nogil:
-    """Return the keys of workspace that a channel block needs, with `line` keys in a line."""
+    """Return the keys of workspace that a channel block needs, with `line` keys in a line.
+
+    It is the largest index if they are more.
+    """
     cdef const PlanTables* plan = route.plan
-    cdef Py_ssize_t keys = slot_keys(route), row = route.lanes * plan.width
+    cdef Py_ssize_t keys = slot_keys(route), row = size_product(route.lanes, plan.width)
     if route.path == Path.ROWS:
-        keys += plan.rows.n_segments * rows_of_line(plan, line)
-        return keys + (plan.height * plan.width + line if plan.width < line or sums else 0)
+        keys = size_sum(keys, size_product(
+            plan.rows.n_segments, size_product(size_sum(plan.width, 1), line)
+        ))
+        if plan.width < line or sums:
+            keys = size_sum(keys, size_sum(size_product(plan.height, plan.width), line))
+        return keys
     if route.path == Path.PLANES:
-        return keys + plan.height * row * (2 if sums else 1)
-    return keys + (row if route.path == Path.GATHER or sums else route.lanes)
+        return size_sum(keys, size_product(plan.height, size_product(row, 2 if sums else 1)))
+    return size_sum(keys, row if route.path == Path.GATHER or sums else route.lanes)

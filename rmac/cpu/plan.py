@@ -110,9 +110,13 @@ def _spans(first: Index, step: int, count: Index) -> Index:
 
 def _unique_intervals(starts: Index, stops: Index) -> tuple[Index, Index]:
     """Return the different intervals (I, 2), by start and stop, and which of them each one is."""
-    # As complex numbers, which are exact here and ordered by real part, then by imaginary part.
-    pairs, which = np.unique(starts + 1j * stops, return_inverse=True)
-    return np.stack([pairs.real, pairs.imag], axis=1).astype(np.intp), which
+    order = np.lexsort((stops, starts))
+    pairs = np.stack([starts, stops], axis=1).astype(np.intp)[order]
+    is_first = np.ones(len(pairs), bool)
+    is_first[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
+    which = np.empty(len(pairs), np.intp)
+    which[order] = is_first.cumsum() - 1
+    return pairs[is_first], which
 
 
 def _program(intervals: Index, overlapping: bool) -> Program:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
 
-_FAR = 1 << 40  # beyond any map; keeps huge coordinates within int64
+_FAR = 1 << 61  # the difference of two such coordinates is within int64
 
 
 class Bins(NamedTuple):

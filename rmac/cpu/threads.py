@@ -9,38 +9,55 @@ from pathlib import PurePosixPath
 
 from rmac.cpu.isa import kernels
 
-_MOST = 8 * (os.cpu_count() or 1)  # threads; more gain nothing, and may fail to start
+_MOST = 8 * (os.cpu_count() or 1)  # threads; more gain nothing
 
 
 def workers_for(workers: int | None) -> int:
     """Return the threads to use: those asked for, or the default; 1 in a forked child.
 
     A child made by fork has none of the parent's OpenMP threads, and GNU's runtime waits for them
-    for ever. That is so even if only another library used OpenMP in the parent. The threads asked
-    for are limited, since the runtime ends the process when it cannot start them.
+    for ever. That is so even if only another library used OpenMP in the parent. The kernels use
+    fewer threads if the system cannot start so many.
     """
     if _forked:
         return 1
     return default_workers() if workers is None else min(workers, _MOST)
 
 
-@cache
+def startable(threads: int) -> int:
+    """Return how many of so many threads, with the caller as one, the system can start now."""
+    return kernels.startable(threads)
+
+
 def default_workers() -> int:
-    """Return OMP_NUM_THREADS, else what OpenMP, CPU affinity and cgroup quota all allow."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if asked.isdecimal() and int(asked) > 0:
-        return min(int(asked), _MOST) if kernels.build_info()["openmp"] else 1
-    limits = [kernels.max_threads(), _affinity()]
+    """Return the threads that OpenMP would use at this call, but no more than there are CPUs.
+
+    So each thread of the caller has its own default, which `omp_set_num_threads` changes. The CPUs
+    are those of the caller's affinity at this call, and of the cgroup's quota at the first. If
+    OMP_NUM_THREADS was set, there may be more threads than CPUs.
+    """
+    threads: int = (
+        kernels.default_threads(_MOST, False)
+        if _NUMBER_IS_SET
+        else kernels.default_threads(_quota_cpus(), True)
+    )
+    return threads
+
+
+def _is_number(text: str) -> bool:
+    """Return whether OpenMP takes a value of OMP_NUM_THREADS, such as "3" or "4,2"."""
+    digits = text.partition(",")[0].strip().lstrip("0")
+    return digits.isascii() and digits.isdecimal() and len(digits) < _DIGITS
+
+
+_DIGITS = 10  # numbers of so many digits may be beyond C's int
+_NUMBER_IS_SET = _is_number(os.environ.get("OMP_NUM_THREADS", ""))
+
+
+@cache
+def _quota_cpus() -> int:
     quota = cgroup_quota()
-    if quota is not None:
-        limits.append(ceil(quota))
-    return max(1, min(limits))
-
-
-def _affinity() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return _MOST if quota is None else max(1, min(ceil(quota), _MOST))
 
 
 def cgroup_quota(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> float | None:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 Array = Any  # cupy.ndarray
 Struct = npt.NDArray[Any]  # of no dimensions: one struct
 
+_INT_MAX = (1 << 31) - 1  # of the kernels' sizes
+
 
 class _Job(NamedTuple):
     """A batch, and how the kernels reach some of its regions."""
@@ -53,6 +55,19 @@ class _Job(NamedTuple):
     x: Array
     first_image: int  # of the batch, in the output
     route: Route
+
+
+def _require_32_bits(x: Array) -> None:
+    """Raise if a side of the maps is beyond the kernels' int."""
+    for axis, size in zip(("channels", "rows", "columns"), x.shape[1:], strict=True):
+        if size > _INT_MAX:
+            raise ValueError(f"x: expected fewer than 2**31 {axis} on the GPU, got {size}")
+
+
+def _images_of_launch(x: Array, channels: int) -> int:
+    """Return how many images one launch can take, in blocks of so many channels."""
+    blocks: int = -(-x.shape[1] // channels)
+    return max(1, MOST_BLOCKS // max(1, blocks))
 
 
 def launch_pooling(
@@ -69,9 +84,13 @@ def launch_pooling(
     jobs_of_kernel: dict[tuple[bool, int], list[_Job]] = {}
     first_image = 0
     for x, grid in zip(batches, boxes, strict=True):
+        _require_32_bits(x)
         for route in region_routes(x, grid, spec):
             jobs = jobs_of_kernel.setdefault((route.by_channels, route.vector), [])
-            jobs.append(_Job(x, first_image, route))
+            most = _images_of_launch(x, channel_block(route.by_channels, route.vector, spec))
+            for first in range(0, len(x), most):
+                some = x if len(x) <= most else x[first : first + most]
+                jobs.append(_Job(some, first_image + first, route))
         first_image += len(x)
     for jobs in jobs_of_kernel.values():
         while jobs:
@@ -131,6 +150,9 @@ def launch_roi_pooling(
     x: Array, rois: Array, out: Array, output_size: tuple[int, int], spatial_scale: float
 ) -> None:
     """Write the maximum of each bin of each RoI (K, 5): (K, C, ph, pw)."""
+    _require_32_bits(x)
+    if len(x) > _INT_MAX:
+        raise ValueError(f"x: expected fewer than 2**31 images on the GPU, got {len(x)}")
     corners = keep_for_graph(rois.astype(np.float32, order="C"))
     launch = np.zeros((), ROI_LAUNCH)
     launch["data"], launch["strides"] = x.data.ptr, x.strides
@@ -187,7 +209,9 @@ def _describe_launches(
         options[name] = getattr(aggregation, name)
     if len(set(regions)) == 1:
         launch["same_count"] = regions[0]
-        yield launch, images
+        for first in range(0, images, MOST_BLOCKS):
+            launch["first_image"] = first
+            yield launch, min(MOST_BLOCKS, images - first)
         return
     for first in range(0, images, COUNTS):
         some = regions[first : first + COUNTS]

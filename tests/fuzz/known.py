@@ -6,11 +6,6 @@ with RMAC_FUZZ_EVERYTHING=1 the fuzzer leaves out none.
 
 import os
 
-KNOWN_FAULTS = {
-    # Sizes are computed without overflow checks.
-    "huge maps",
-    # Results depend on the processor's treatment of subnormals.
-    "flushed subnormals",
-}
+KNOWN_FAULTS = set()  # none at present
 if os.environ.get("RMAC_FUZZ_EVERYTHING"):  # to see which faults are still there
     KNOWN_FAULTS.clear()

@@ -1,8 +1,5 @@
 """Calls that belong together: of what changes meanwhile, and of maps that are huge."""
 
-import ctypes
-import mmap
-import platform
 import sys
 import threading
 import warnings
@@ -12,6 +9,7 @@ import numpy as np
 
 import rmac
 from fuzz.calls import Call, draw_values, pick
+from fuzz.floats import CAN_CHANGE, subnormals_as_zero
 from fuzz.known import KNOWN_FAULTS
 from fuzz.values import Index
 
@@ -88,8 +86,6 @@ def huge_maps(rng, memory):
     shape, dtype = [1, 1, 1, 1], pick(rng, ("f4", "f2", "f8", "u1"))
     axis = int(rng.integers(4))
     shape[axis] = 2 ** int(pick(rng, (36, 40, 58, 59, 60, 61, 62)))  # none is computed in full
-    if "huge maps" in KNOWN_FAULTS:
-        return _nothing()
     if np.prod([float(side) for side in shape]) * np.dtype(dtype).itemsize >= 2**63:
         return _nothing()
     x = np.broadcast_to(np.ones((), dtype), shape)
@@ -115,7 +111,7 @@ def huge_maps(rng, memory):
 
 def flushed_subnormals(rng, memory):
     """A processor that takes subnormals as 0 changes no maximum, and agrees on all threads."""
-    if "flushed subnormals" in KNOWN_FAULTS or platform.machine() != "x86_64":
+    if not CAN_CHANGE:
         return _nothing()
     dtype = np.dtype(pick(rng, ("f2", "f4", "f8")))
     bits = rng.integers(0, 2 ** (8 * dtype.itemsize - 12), (8, 64, 24, 32))
@@ -125,25 +121,15 @@ def flushed_subnormals(rng, memory):
     def run():
         expected = rmac.region_pool(x, pool="max", workers=1)
         rmac.rmac(x, workers=4)  # starts threads, which keep their own treatment of subnormals
-        _set_control(0x9FC0)
-        try:
+        with subnormals_as_zero():
             one, four = (rmac.rmac(x, pool=pool, workers=n) for n in (1, 4))
             maxima = rmac.region_pool(x, workers=1)
-        finally:
-            _set_control(0x1F80)
         assert maxima.tobytes() == expected.tobytes()
         assert one.tobytes() == four.tobytes(), "results depend on the number of threads"
+        plain = rmac.rmac(x, pool=pool, workers=1)
+        assert one.tobytes() == plain.tobytes(), "results depend on the floating-point mode"
 
     return _scenario(run)
-
-
-def _set_control(value, code=b"\x0f\xae\x17\xc3"):  # ldmxcsr [rdi]; ret
-    access = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-    page = mmap.mmap(-1, mmap.PAGESIZE, prot=access)
-    page.write(code)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(page))
-    word = ctypes.c_uint32(value)
-    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(start)(ctypes.addressof(word))
 
 
 def written_boxes(rng, memory):
