@@ -453,10 +453,3 @@ def test_errors(wrong, error, message):
         wrong()
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
-
-
-def test_vectors_whose_squares_overflow():
-    with np.errstate(all="ignore"):
-        w = Whitening().fit(VECTORS * 1e200)
-        with pytest.raises(ValueError, match="vectors: expected finite numbers whose squares fit"):
-            w.apply(VECTORS)

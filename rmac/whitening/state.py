@@ -137,7 +137,8 @@ class State(NamedTuple):
             mean, projection, _ = self.learned()
         else:
             mean, projection = self.in_float32()
-        with device_context(vectors):
+        # A BLAS may compute with more elements than there are, and tell of what it finds there.
+        with device_context(vectors), np.errstate(invalid="ignore"):
             vectors -= mean
             namespace_of(vectors).matmul(vectors, projection.T, out=out)
 
