@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 Params = ParamSpec("Params")
 Result = TypeVar("Result", covariant=True)
 
-MOST_BYTES = 1 << 25  # of one cache
-# Bytes that an entry takes in objects of Python, so that a cache has at most 8192 entries. Measured
-# on 400 sizes of maps with grids of 3 levels: a plan and its route take 12 kB, and 14 are counted.
+MOST_BYTES, MOST_ENTRIES = 1 << 24, 1024  # of one cache
+# Bytes that an entry takes in objects of Python. Measured on 400 sizes of maps with grids of 3
+# levels: a plan and its route take 12 kB, and 14 are counted.
 _OBJECTS = 4096
 
 
@@ -30,7 +30,7 @@ class Cached(Protocol[Params, Result]):
 def cached(
     nbytes: Callable[[Any], int],
 ) -> Callable[[Callable[Params, Result]], Cached[Params, Result]]:
-    """Keep the results of a function; `nbytes` tells the bytes of one.
+    """Keep some results of a function; `nbytes` tells the bytes of one.
 
     The arguments are the key. So they are checked values: plain numbers, strings and bytes, tuples
     of these, or objects that never change. They are given by position.
@@ -58,7 +58,7 @@ def cached(
 
 
 class Cache:
-    """Results by their arguments, up to `MOST_BYTES`. The one that was added first is dropped."""
+    """A bounded number of results by their arguments. The one that was added first is dropped."""
 
     def __init__(self, nbytes: Callable[[Any], int]) -> None:
         self.results: dict[tuple[Any, ...], Any] = {}
@@ -81,7 +81,7 @@ class Cache:
         with self._adding:
             if args in self.results:
                 return self.results[args]
-            while self.bytes + size > MOST_BYTES:
+            while self.bytes + size > MOST_BYTES or len(self.results) >= MOST_ENTRIES:
                 first = next(iter(self.results))
                 self.bytes -= self._size(first, self.results.pop(first))
             self.results[args] = result

@@ -60,6 +60,14 @@ def test_the_first_results_are_dropped(monkeypatch):
     assert computed[-1] == 100
 
 
+def test_entries_are_bounded(monkeypatch):
+    monkeypatch.setattr(_caches, "MOST_ENTRIES", 3)
+    compute, _ = counting()
+    for size in range(5):
+        compute(size)
+    assert [size for (size,) in compute.cache.results] == [2, 3, 4]
+
+
 def test_a_result_that_is_too_large_is_not_kept(monkeypatch):
     monkeypatch.setattr(_caches, "MOST_BYTES", 1 << 20)
     compute, computed = counting()
