@@ -83,6 +83,21 @@ def feature_map(
     return maps, info
 
 
+def require_zero_point(zero_point: int, info: DtypeInfo) -> None:
+    """Raise unless a value of maps of this dtype can stand for 0."""
+    low, high = info.zero_points
+    if low <= zero_point <= high:
+        return
+    if low == high:
+        raise ValueError(
+            f"zero_point: expected 0 with {info.name} maps, got {shown(zero_point)}; other values "
+            "are for int8 and uint8"
+        )
+    raise ValueError(
+        f"zero_point: expected {low} to {high} with {info.name} maps, got {shown(zero_point)}"
+    )
+
+
 def require_one(x: Array, name: str = "x") -> None:
     """Raise if `x` is a list of arrays."""
     if is_list(x):

@@ -129,11 +129,16 @@ def optional_workers(workers: int | None) -> int | None:
     return None if workers is None else positive_int("workers", workers)
 
 
-def positive_int(name: str, value: int) -> int:
-    """Return `value` as an int of at least 1 that fits an index, or raise."""
+def integer(name: str, value: int) -> int:
+    """Return `value` as an int, or raise."""
     if type(value) in _BOOLS:
         raise TypeError(f"{name}: expected an integer, got {shown(value)}")
-    number = ask(name, value, operator.index, "an integer")
+    return ask(name, value, operator.index, "an integer")
+
+
+def positive_int(name: str, value: int) -> int:
+    """Return `value` as an int of at least 1 that fits an index, or raise."""
+    number = integer(name, value)
     if number < 1:
         raise ValueError(f"{name}: expected an integer of at least 1, got {shown(number)}")
     if number >= _INT_LIMIT:

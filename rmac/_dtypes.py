@@ -31,6 +31,7 @@ class DtypeInfo(NamedTuple):
     descriptor: np.dtype[Any]  # of descriptors and means of such maps
     safetensors: str  # its code in .safetensors files
     unit: float  # the largest relative rounding error of its values; 0 if they are exact
+    zero_points: tuple[int, int] = (0, 0)  # the least and the greatest value that may stand for 0
 
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -42,8 +43,8 @@ DTYPES = {
         DtypeInfo("bfloat16", Kind.BFLOAT16, 2, 0x7F, _FLOAT32, "BF16", 2.0**-8),
         DtypeInfo("float32", Kind.FLOAT32, 4, 0x7F_FFFF, _FLOAT32, "F32", 2.0**-24),
         DtypeInfo("float64", Kind.FLOAT64, 8, 0xF_FFFF_FFFF_FFFF, _FLOAT64, "F64", 2.0**-53),
-        DtypeInfo("uint8", Kind.UINT8, 1, -0x80, _FLOAT32, "U8", 0.0),
-        DtypeInfo("int8", Kind.INT8, 1, 0, _FLOAT32, "I8", 0.0),
+        DtypeInfo("uint8", Kind.UINT8, 1, -0x80, _FLOAT32, "U8", 0.0, (0, 255)),
+        DtypeInfo("int8", Kind.INT8, 1, 0, _FLOAT32, "I8", 0.0, (-128, 127)),
     )
 }
 DTYPE_NAMES = " or ".join(", ".join(DTYPES).rsplit(", ", 1))  # for error messages

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 from typing import Literal, NamedTuple, assert_never, get_args
 
-from rmac._checks import choice, flag, positive_int, real
+from rmac._checks import choice, flag, integer, positive_int, real
 
 PoolName = Literal["max", "mean", "gem"]
 AggregateName = Literal["sum", "mean", "concat", "none"]
@@ -50,6 +50,7 @@ class PoolingOptions(NamedTuple):
 
     pool: Pool
     p: float  # the power of the generalised mean; 0 for other pools
+    zero_point: int  # of integers: the value that stands for 0
 
     @property
     def sums_in_float32(self) -> bool:
@@ -84,14 +85,15 @@ class GridOptions(NamedTuple):
     preset: PresetName
 
 
-MAX_POOLING = PoolingOptions(Pool.MAX, 0.0)
+MAX_POOLING = PoolingOptions(Pool.MAX, 0.0, 0)
 
 
-def pooling_options(pool: PoolName, p: float) -> PoolingOptions:
+def pooling_options(pool: PoolName, p: float, zero_point: int) -> PoolingOptions:
     """Return how the values of a region become one, or raise."""
     power = real("p", p, low=_MIN_POWER, high=_MAX_POWER)
     chosen = Pool(choice("pool", pool, POOLS))
-    return PoolingOptions(chosen, power if chosen is Pool.GEM else 0.0)
+    power = power if chosen is Pool.GEM else 0.0
+    return PoolingOptions(chosen, power, integer("zero_point", zero_point))
 
 
 def aggregation_options(

@@ -33,6 +33,7 @@ class RegionPoolKeywords(GridKeywords, total=False):
 
     pool: PoolName
     p: float
+    zero_point: int
     layout: Layout
     workers: int | None
     out: Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from rmac._arrays import Output, feature_maps
+from rmac._arrays import Output, feature_maps, require_zero_point
 from rmac._checks import cached_check, choice, optional_workers, type_name, warn
 from rmac._options import (
     LAYOUTS,
@@ -63,6 +63,7 @@ def rmac(
     *,
     pool: PoolName = "max",
     p: float = 3.0,
+    zero_point: int = 0,
     levels: int = 3,
     overlap: float = 0.4,
     preset: PresetName = "caffe2",
@@ -90,6 +91,10 @@ def rmac(
         of N maps of one dtype and different sizes, without the axis N.
     pool, p : {"max", "mean", "gem"}, float
         How the values of a region become one, as in `region_pool`.
+    zero_point : int, default 0
+        The value of a quantised int8 or uint8 `x` that stands for 0. The descriptors are those of
+        ``x.astype(np.float32) - zero_point``. The scale of the quantisation does not matter, if it
+        is the same for all channels.
     levels, overlap, preset : int, float, str
         The grid, see `region_grid`. `overlap` is ignored for sequences, see `sequence_grid`.
     layout : {"NCHW", "NHWC", "NCT", "NTC"}, default "NCHW"
@@ -151,10 +156,21 @@ def rmac(
     >>> similarity = descriptors @ descriptors.T
     """
     pooling, grid, aggregation, workers = _checked_options(
-        pool, p, levels, overlap, preset, normalize_regions, aggregate, normalize, eps, workers
+        pool,
+        p,
+        zero_point,
+        levels,
+        overlap,
+        preset,
+        normalize_regions,
+        aggregate,
+        normalize,
+        eps,
+        workers,
     )
     layout = choice("layout", layout, LAYOUTS)
     batches, info = feature_maps(backend, x, layout)
+    require_zero_point(pooling.zero_point, info)
     sequence = layout not in MAP_LAYOUTS
     boxes = [
         default_grid(maps.shape[2], maps.shape[3], grid, sequence=sequence)._boxes
@@ -176,6 +192,7 @@ def rmac(
 def _checked_options(
     pool: PoolName,
     p: float,
+    zero_point: int,
     levels: int,
     overlap: float,
     preset: PresetName,
@@ -186,7 +203,7 @@ def _checked_options(
     workers: int | None,
 ) -> tuple[PoolingOptions, GridOptions, AggregationOptions, int | None]:
     return (
-        pooling_options(pool, p),
+        pooling_options(pool, p, zero_point),
         grid_options(levels, overlap, preset),
         aggregation_options(normalize_regions, aggregate, normalize, eps),
         optional_workers(workers),

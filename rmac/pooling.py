@@ -12,6 +12,7 @@ from rmac._arrays import (
     region_rois,
     require_axes,
     require_one,
+    require_zero_point,
 )
 from rmac._checks import (
     cached_check,
@@ -21,6 +22,7 @@ from rmac._checks import (
     optional_workers,
     positive_int,
     real,
+    shown,
 )
 from rmac._options import (
     LAYOUTS,
@@ -127,6 +129,7 @@ def region_pool(
     *,
     pool: PoolName = "max",
     p: float = 3.0,
+    zero_point: int = 0,
     levels: int = 3,
     overlap: float = 0.4,
     preset: PresetName = "caffe2",
@@ -154,6 +157,10 @@ def region_pool(
     p : float, default 3.0
         The power of the generalised mean, at least 0.001 and less than 50. A power of 1 gives
         nearly the mean, and a large power nearly the maximum. Other pools ignore it.
+    zero_point : int, default 0
+        The value of a quantised int8 or uint8 `x` that stands for 0: means are those of
+        ``x.astype(np.float32) - zero_point``. It must be 0 with ``pool="max"``, since maxima keep
+        the values of `x`.
     levels, overlap, preset : int, float, str
         The grid, see `region_grid`. `overlap` is ignored for sequences, see `sequence_grid`.
     layout : {"NCHW", "NHWC", "NCT", "NTC"}, default "NCHW"
@@ -219,12 +226,20 @@ def region_pool(
     >>> rmac.region_pool(maps, layout="NHWC").shape
     (2, 14, 768)
     """
-    pooling, options, workers = _checked_options(pool, p, levels, overlap, preset, workers)
+    pooling, options, workers = _checked_options(
+        pool, p, zero_point, levels, overlap, preset, workers
+    )
+    if pooling.pool is Pool.MAX and pooling.zero_point:
+        raise ValueError(
+            f'zero_point: expected 0 with pool="max", got {shown(pooling.zero_point)}; maxima keep '
+            "the values of x: subtract it from the result"
+        )
     layout = choice("layout", layout, LAYOUTS)
     ragged = is_list(x)
     if ragged and out is not None:
         raise TypeError("out: expected None with a list of maps, whose results are a list")
     batches, info = feature_maps(backend, x, layout)
+    require_zero_point(pooling.zero_point, info)
     sequence = layout not in MAP_LAYOUTS
     pooled = []
     for maps in batches:
@@ -243,10 +258,16 @@ def region_pool(
 
 @cached_check
 def _checked_options(
-    pool: PoolName, p: float, levels: int, overlap: float, preset: PresetName, workers: int | None
+    pool: PoolName,
+    p: float,
+    zero_point: int,
+    levels: int,
+    overlap: float,
+    preset: PresetName,
+    workers: int | None,
 ) -> tuple[PoolingOptions, GridOptions, int | None]:
     return (
-        pooling_options(pool, p),
+        pooling_options(pool, p, zero_point),
         grid_options(levels, overlap, preset),
         optional_workers(workers),
     )

@@ -20,7 +20,7 @@ def window_maximum(window):
     return np.where((highest == 0) & has_positive_zero, np.zeros_like(highest), highest)
 
 
-def region_mean(x, boxes, dtype, *, pool, p=3):
+def region_mean(x, boxes, dtype, *, pool, p=3, zero_point=0):
     """Means (N, R, C) by `pool`, and bounds on their errors.
 
     The bounds are for sums in `dtype`. A window of n cells rounds at the power (by p eps, or by 4
@@ -31,7 +31,7 @@ def region_mean(x, boxes, dtype, *, pool, p=3):
     errors = np.empty_like(means)
     with np.errstate(invalid="ignore"):  # NaN, and inf - inf
         for r, (x1, y1, x2, y2) in enumerate(boxes):
-            window = x[:, :, y1 : y2 + 1, x1 : x2 + 1].astype(np.float64)
+            window = x[:, :, y1 : y2 + 1, x1 : x2 + 1].astype(np.float64) - zero_point
             roundings = window[0, 0].size + 6
             if pool == "mean":
                 means[:, r] = window.mean(axis=(2, 3))

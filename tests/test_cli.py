@@ -139,6 +139,7 @@ def test_describe_gives_the_output_an_ordinary_mode(features, tmp_path):
 OPTIONS = {
     "pool": "gem",
     "p": 2.5,
+    "zero_point": 0,
     "levels": 2,
     "overlap": 0.2,
     "preset": "cirtorch",
@@ -153,8 +154,8 @@ OPTIONS = {
 
 def as_arguments(options):
     return [
-        f"--no-{name.replace('_', '-')}" if value is False else f"--{name}={value}"
-        for name, value in options.items()
+        f"--no-{flag}" if value is False else f"--{flag}={value}"
+        for flag, value in ((name.replace("_", "-"), value) for name, value in options.items())
     ]
 
 
@@ -183,7 +184,9 @@ def test_describe_help_tells_the_defaults_of_rmac(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for name in OPTIONS.keys() - {"workers", "normalize_regions", "normalize"}:
         default = inspect.signature(rmac.rmac).parameters[name].default
-        told = re.search(r"\(default: (.*?)\)", text.rpartition(f"--{name} ")[2])[1]
+        told = re.search(r"\(default: (.*?)\)", text.rpartition(f"--{name.replace('_', '-')} ")[2])[
+            1
+        ]
         assert told == (default if isinstance(default, str) else f"{default:g}")
 
 

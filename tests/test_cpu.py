@@ -76,7 +76,9 @@ def test_intervals_of_any_size():
 
 
 def spec_of(x, pool):
-    return routing.kernel_spec(x.dtype, PoolingOptions(Pool(pool), 3.0 if pool == "gem" else 0.0))
+    return routing.kernel_spec(
+        x.dtype, PoolingOptions(Pool(pool), 3.0 if pool == "gem" else 0.0, 0)
+    )
 
 
 def route_of(x, boxes, pool="max", threads=1):
@@ -134,14 +136,14 @@ def test_parts_of_the_kernels_divide_as_c_does(part):
 @pytest.mark.parametrize("kind", [0, max(_dtypes.Kind) + 1, -1])
 def test_an_unknown_kind_is_an_error(kind):
     with pytest.raises(ValueError, match=f"kind: expected a Kind, got {kind}"):
-        tables.KernelSpec(1, kind, sums=False, p=0, shift=0, itemsize=1)
+        tables.KernelSpec(1, kind, sums=False, p=0, zero_point=0, shift=0, itemsize=1)
 
 
 @pytest.mark.parametrize(("sums", "itemsize"), [(False, 4), (True, 2)], ids=["maxima", "sums"])
 def test_keys_of_another_size_are_an_error(sums, itemsize):
     kind = tables.Kind.FLOAT16
     with pytest.raises(ValueError, match=f"itemsize: got {itemsize} for values of 2 bytes"):
-        tables.KernelSpec(2, kind, sums=sums, p=0, shift=0, itemsize=itemsize)
+        tables.KernelSpec(2, kind, sums=sums, p=0, zero_point=0, shift=0, itemsize=itemsize)
 
 
 @pytest.mark.parametrize("aggregate", [max(_options.Aggregate) + 1, -1])

@@ -24,14 +24,14 @@ class Foreign(IntEnum):
 @pytest.mark.parametrize("device", sorted(KERNEL_SPECS))
 def test_every_pool_has_kernels(device):
     for pool in Pool:
-        spec = KERNEL_SPECS[device](PoolingOptions(pool, 3.0 if pool is Pool.GEM else 0.0))
+        spec = KERNEL_SPECS[device](PoolingOptions(pool, 3.0 if pool is Pool.GEM else 0.0, 0))
         assert spec.sums == (pool is not Pool.MAX)
 
 
 @pytest.mark.parametrize("device", sorted(KERNEL_SPECS))
 def test_an_unknown_pool_is_an_error(device):
     with pytest.raises(AssertionError, match="MEDIAN"):
-        KERNEL_SPECS[device](PoolingOptions(Foreign.MEDIAN, 0.0))
+        KERNEL_SPECS[device](PoolingOptions(Foreign.MEDIAN, 0.0, 0))
 
 
 def test_every_aggregate_has_a_place_for_descriptors():

@@ -39,6 +39,7 @@ class Changing:
     [
         (lambda p: rmac.rmac(X, pool="gem", p=p), "p", (3.0, 1.0)),
         (lambda p: rmac.region_pool(X, pool="gem", p=p), "p", (3.0, 1.0)),
+        (lambda z: rmac.rmac(X.astype("int8"), zero_point=z), "zero_point", (0, 3)),
         (lambda n: rmac.rmac(X, levels=n), "levels", (3, 2)),
         (lambda n: rmac.region_grid(9, 12, levels=n).boxes, "levels", (3, 4)),
         (lambda n: rmac.sequence_grid(12, levels=n).boxes, "levels", (3, 4)),
@@ -120,7 +121,7 @@ def test_masked_arrays_are_refused_everywhere(call):
     ids=["text", "integer", "list"],
 )
 @pytest.mark.parametrize(
-    "option", ["pool", "p", "levels", "overlap", "preset", "layout", "workers"]
+    "option", ["pool", "p", "zero_point", "levels", "overlap", "preset", "layout", "workers"]
 )
 def test_errors_are_short(option, value):
     with pytest.raises((TypeError, ValueError), match=f"^{option}: expected") as raised:

@@ -109,6 +109,7 @@ def _add_describe(command: argparse.ArgumentParser) -> None:
     add("--layout", choices=LAYOUTS, help="order of the axes (default: NCHW)")
     add("--pool", choices=POOLS, help="pooling of the values in a region (default: max)")
     add("--p", type=float, help="power of the generalised mean, gem (default: 3)")
+    add("--zero-point", type=int, help="value of int8 or uint8 maps that stands for 0 (default: 0)")
     add("--levels", type=int, help="number of window sizes (default: 3)")
     add("--overlap", type=float, help="overlap of neighbouring windows (default: 0.4)")
     add("--preset", choices=PRESETS, help="grid preset (default: caffe2)")

@@ -39,7 +39,8 @@ def run(options: argparse.Namespace) -> None:
         settings["whitening"] = load_whitening(path, "regions", strict=options.strict)
         require_channels(settings["whitening"], path, maps, layout.index("C"))
         others.append(path)
-    with naming({name: f"--{name}" for name in settings} | {"x": maps.name}):
+    flags = {name: f"--{name.replace('_', '-')}" for name in settings}
+    with naming(flags | {"x": maps.name}):
         # A batch of no maps checks options, dtype and shape before any file is written.
         none = rmac.rmac(np.empty((0, *maps.shape[1:]), maps.dtype), **settings)
     row_bytes = prod(none.shape[1:]) * none.itemsize

@@ -97,7 +97,7 @@ cdef Map map_of(x, KernelSpec spec) except *:
     out.image_stride, out.channel_stride = buffer.strides[0], buffer.strides[1]
     out.row_stride, out.pixel_stride = buffer.strides[2], buffer.strides[3]
     out.itemsize = spec.value_bytes
-    out.kind, out.p = spec.kind, spec.p
+    out.kind, out.p, out.zero_point = spec.kind, spec.p, spec.zero_point
     PyBuffer_Release(&buffer)
     return out
 

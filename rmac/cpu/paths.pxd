@@ -271,7 +271,8 @@ cdef inline void store_region(
     vectors.data = <const char*>(keys + first * batch.route.lanes)
     vectors.stride = step * batch.route.lanes * sizeof(key_t)
     results.n, results.itemsize, results.step = block.lanes, target.itemsize, bins * target.itemsize
-    results.kind, results.to_float32 = batch.x.kind, target.to_float32
+    results.kind, results.zero_point = batch.x.kind, batch.x.zero_point
+    results.to_float32 = target.to_float32
     results.cells, results.p = batch.route.plan.cells[region], batch.x.p
     results.data = target.data + target.itemsize * (
         (batch.route.plan.out_rows[region] * batch.x.channels + block.first) * bins

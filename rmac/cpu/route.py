@@ -105,7 +105,13 @@ def kernel_spec(dtype: np.dtype[Any], pooling: PoolingOptions) -> KernelSpec:
         case unknown:
             assert_never(unknown)
     return KernelSpec(
-        info.itemsize, info.kind, sums=sums, p=pooling.p, shift=shift, itemsize=itemsize
+        info.itemsize,
+        info.kind,
+        sums=sums,
+        p=pooling.p,
+        zero_point=pooling.zero_point,
+        shift=shift,
+        itemsize=itemsize,
     )
 
 

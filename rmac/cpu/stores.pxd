@@ -28,6 +28,7 @@ cdef struct Results:
     Py_ssize_t itemsize  # bytes of a result
     Py_ssize_t step      # bytes from one result to the next
     int kind             # of the values of the map
+    int zero_point       # of integers, the value that stands for 0
     bint to_float32      # whether maxima are widened to float32; else they keep their dtype
     Py_ssize_t cells     # of the region
     double p             # the power that was summed, 0 for the values themselves
@@ -58,7 +59,10 @@ cdef inline Py_ssize_t store_lines(
         if results.to_float32:
             store_line(bits, line)
             hide_source(bits)
-            widen(<const char*>bits, kind_of_size(results.kind, shift), <float*>out, lanes)
+            widen(
+                <const char*>bits, kind_of_size(results.kind, shift), results.zero_point,
+                <float*>out, lanes,
+            )
             out += lanes * sizeof(float)
         else:
             store_line(out, line)
@@ -80,7 +84,7 @@ cdef inline void store_spaced(
             if results.to_float32:
                 widen(
                     <const char*>(bits + i), kind_of_size(results.kind, shift),
-                    <float*>(out + i * step), 1,
+                    results.zero_point, <float*>(out + i * step), 1,
                 )
             else:
                 memcpy(out + i * step, bits + i, sizeof(bits_t))

@@ -80,6 +80,7 @@ cdef class KernelSpec:
     cdef readonly int kind
     cdef readonly bint sums
     cdef readonly double p
+    cdef readonly int zero_point
     cdef readonly int64_t shift
     cdef readonly Py_ssize_t itemsize
     cdef readonly Py_ssize_t line

@@ -58,11 +58,21 @@ class KernelSpec:
     @property
     def p(self) -> float: ...
     @property
+    def zero_point(self) -> int: ...
+    @property
     def shift(self) -> int: ...
     @property
     def itemsize(self) -> int: ...
     @property
     def line(self) -> int: ...
     def __init__(
-        self, value_bytes: int, kind: int, *, sums: bool, p: float, shift: int, itemsize: int
+        self,
+        value_bytes: int,
+        kind: int,
+        *,
+        sums: bool,
+        p: float,
+        zero_point: int,
+        shift: int,
+        itemsize: int,
     ) -> None: ...

@@ -103,14 +103,15 @@ cdef class KernelSpec:
     kind : the `Kind` of the values
     sums : whether values are summed; else their maxima are taken
     p : the power of the values that is summed, 0 for the values themselves
+    zero_point : of integers, the value that stands for 0
     shift : subtracted from keys, see keys.pxd
     itemsize : bytes of a key, or of a number that is summed
     line : keys in a line
     """
 
     def __init__(
-        self, Py_ssize_t value_bytes, int kind, *, bint sums, double p, int64_t shift,
-        Py_ssize_t itemsize,
+        self, Py_ssize_t value_bytes, int kind, *, bint sums, double p, int zero_point,
+        int64_t shift, Py_ssize_t itemsize,
     ):
         if kind not in (
             Kind.UINT8, Kind.INT8, Kind.FLOAT16, Kind.BFLOAT16, Kind.FLOAT32, Kind.FLOAT64
@@ -119,4 +120,5 @@ cdef class KernelSpec:
         if itemsize not in (4, 8) if sums else itemsize != value_bytes:
             raise ValueError(f"itemsize: got {itemsize} for values of {value_bytes} bytes")
         self.value_bytes, self.kind, self.sums, self.p = value_bytes, kind, sums, p
+        self.zero_point = zero_point
         self.shift, self.itemsize, self.line = shift, itemsize, LINE // itemsize

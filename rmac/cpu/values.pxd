@@ -28,6 +28,7 @@ cdef struct Map:
     Py_ssize_t itemsize
     int kind
     double p  # the power of the values that is summed, 0 for the values themselves
+    int zero_point  # of integers, the value that stands for 0
 
 
 cdef inline float float16_value(uint16_t bits) noexcept nogil:
@@ -53,16 +54,16 @@ cdef inline float bfloat16_value(uint16_t bits) noexcept nogil:
 
 
 cdef inline void widen(
-    const char* values, int kind, floating* out, Py_ssize_t n
+    const char* values, int kind, int zero_point, floating* out, Py_ssize_t n
 ) noexcept nogil:
-    """Convert n contiguous values to float32 or float64."""
+    """Convert n contiguous values to float32 or float64; integers to what they stand for."""
     cdef Py_ssize_t i
     if kind == Kind.UINT8:
         for i in range(n):
-            out[i] = (<const uint8_t*>values)[i]
+            out[i] = <int>(<const uint8_t*>values)[i] - zero_point
     elif kind == Kind.INT8:
         for i in range(n):
-            out[i] = (<const int8_t*>values)[i]
+            out[i] = <int>(<const int8_t*>values)[i] - zero_point
     elif kind == Kind.FLOAT16:
         for i in range(n):
             out[i] = float16_value((<const uint16_t*>values)[i])
@@ -82,7 +83,7 @@ cdef inline void copy_values(
 ) noexcept nogil:
     """Copy n contiguous values: as numbers where they are summed, else as bits."""
     if key_t in floating:
-        widen(values, x.kind, out, n)
+        widen(values, x.kind, x.zero_point, out, n)
     else:
         memcpy(out, values, n * sizeof(key_t))
 

@@ -70,11 +70,12 @@ __device__ inline unsigned int widen_float16(unsigned short bits)
     return sign | wide;
 }
 
-/* Return the same number as a float32, or as a float64 if it is one. */
-template <Kind kind> __device__ RealOf<kind> widen(BitsOf<kind> bits)
+/* Return the same number as a float32, or as a float64 if it is one; of integers, what they stand
+   for. */
+template <Kind kind> __device__ RealOf<kind> widen(BitsOf<kind> bits, int zero_point)
 {
     if constexpr (!Dtype<kind>::is_float) {
-        return (RealOf<kind>)bits;
+        return (RealOf<kind>)((int)bits - zero_point);
     } else if constexpr (sizeof(BitsOf<kind>) == sizeof(RealOf<kind>)) {
         RealOf<kind> value;
         memcpy(&value, &bits, sizeof(value));
@@ -90,15 +91,15 @@ template <Kind kind> __device__ RealOf<kind> widen(BitsOf<kind> bits)
 }
 
 /* Write a maximum as an element of the map's dtype. */
-template <Kind kind> __device__ void store(BitsOf<kind> *out, KeyOf<kind> key)
+template <Kind kind> __device__ void store(BitsOf<kind> *out, KeyOf<kind> key, int)
 {
     *out = decode<kind>(key);
 }
 
 /* Write a maximum as an element of a descriptor. */
-template <Kind kind> __device__ void store(RealOf<kind> *out, KeyOf<kind> key)
+template <Kind kind> __device__ void store(RealOf<kind> *out, KeyOf<kind> key, int zero_point)
 {
-    *out = widen<kind>(decode<kind>(key));
+    *out = widen<kind>(decode<kind>(key), zero_point);
 }
 
 /* Elements that one load takes. */

@@ -103,6 +103,7 @@ def _launch_first_jobs(jobs: list[_Job], out: Array, most_regions: int, spec: Ke
     route = jobs[0].route
     channels = channel_block(route.by_channels, route.vector, spec)
     launch, blocks = _pool_launch(jobs, channels, most_regions)
+    launch["zero_point"] = spec.zero_point
     taken = int(launch["batches"])
     tiles = channels * max(job.route.plan.tiles for job in jobs[:taken])
     kind, result = spec.kind.name, c_name(spec.out)

@@ -37,7 +37,8 @@ __device__ void write_regions(
             for (int segment = span.left; segment <= span.right; segment++)
                 most = max(
                     most, tiles[(band * task.segments + segment) * channel_block + channel]);
-        store<kind>(out + output_index(launch, task, region, channel), most);
+        store<kind>(
+            out + output_index(launch, task, region, channel), most, launch.zero_point);
     }
 }
 

@@ -38,14 +38,14 @@ template <typename Sum> __device__ Sum apply_power(Sum value, double p)
 template <Kind kind, typename Sum>
 __device__ Sum sum_of_rows(
     const Strides &strides, const char *data, const int *segment, int y, int bottom, int step,
-    double p)
+    double p, int zero_point)
 {
     Sum sum = 0;
     for (; y < bottom; y += step) {
         const char *pixel = data + y * strides.row + segment[0] * strides.pixel;
 #pragma unroll 4
         for (int x = segment[0]; x < segment[1]; x++, pixel += strides.pixel)
-            sum += apply_power((Sum)widen<kind>(*(const BitsOf<kind> *)pixel), p);
+            sum += apply_power((Sum)widen<kind>(*(const BitsOf<kind> *)pixel, zero_point), p);
     }
     return sum;
 }
@@ -69,7 +69,8 @@ __device__ Sum mean_of_region(const Task &task, int region, const Sum *sums, int
 
 /* Sum all tiles: (part, band, segment, channel). */
 template <Kind kind, typename Sum>
-__device__ void sum_tiles(const Task &task, const MeanOptions &options, Sum *sums, int parts)
+__device__ void sum_tiles(
+    const PoolLaunch &launch, const Task &task, const MeanOptions &options, Sum *sums, int parts)
 {
     const int size = task.bands * task.segments * CHANNEL_BLOCK;
     for (int i = threadIdx.x; i < parts * size; i += blockDim.x) {
@@ -83,7 +84,8 @@ __device__ void sum_tiles(const Task &task, const MeanOptions &options, Sum *sum
         sums[part * size + (band * task.segments + segment) * CHANNEL_BLOCK + channel] =
             sum_of_rows<kind, Sum>(
                 task.batch->strides, channel_data(task, channel), task.segment + 2 * segment,
-                task.band[2 * band] + part, task.band[2 * band + 1], parts, options.p);
+                task.band[2 * band] + part, task.band[2 * band + 1], parts, options.p,
+                launch.zero_point);
     }
 }
 
@@ -95,7 +97,7 @@ __global__ void pool_means(const PoolLaunch launch, const MeanOptions options, O
     const int size = task.bands * task.segments * CHANNEL_BLOCK;
     const int parts = max(1, (int)blockDim.x / size); /* threads that share a tile's rows */
 
-    sum_tiles<kind>(task, options, sums, parts);
+    sum_tiles<kind>(launch, task, options, sums, parts);
     __syncthreads();
     for (int i = threadIdx.x; i < task.regions * CHANNEL_BLOCK; i += blockDim.x) {
         const int channel = i % CHANNEL_BLOCK, region = i / CHANNEL_BLOCK;

@@ -91,7 +91,7 @@ __global__ void pool_rois(const RoiLaunch launch, const float *rois, BitsOf<kind
             continue;
         const char *data = launch.data + (Index)roi[0] * launch.strides.image
                            + channel * launch.strides.channel;
-        store<kind>(out + i, max_of_bin<kind>(launch.strides, data, rows, columns));
+        store<kind>(out + i, max_of_bin<kind>(launch.strides, data, rows, columns), 0);
     }
 }
 

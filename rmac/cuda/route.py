@@ -45,6 +45,7 @@ class KernelSpec(NamedTuple):
     kind: Kind
     sums: bool  # or maxima
     p: float  # the power that is summed, 0 for the values themselves
+    zero_point: int  # of integers, the value that stands for 0
     tile: np.dtype[Any]  # one tile's maximum, as a key, or its sum
     out: np.dtype[Any]  # of the results; maxima of the map's dtype are written as their bits
 
@@ -65,10 +66,10 @@ def kernel_spec(dtype: np.dtype[Any], pooling: PoolingOptions, out: np.dtype[Any
     match pooling.pool:
         case Pool.MAX:
             result = types.bits if out == dtype else types.real
-            return KernelSpec(info.kind, False, 0.0, types.key, result)
+            return KernelSpec(info.kind, False, 0.0, pooling.zero_point, types.key, result)
         case Pool.MEAN | Pool.GEM:
             sums = types.real if pooling.sums_in_float32 else np.dtype(np.float64)
-            return KernelSpec(info.kind, True, pooling.p, sums, types.real)
+            return KernelSpec(info.kind, True, pooling.p, pooling.zero_point, sums, types.real)
         case unknown:
             assert_never(unknown)
 

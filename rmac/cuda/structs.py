@@ -34,6 +34,7 @@ POOL_LAUNCH = np.dtype(
     [
         ("batches", np.int32),
         ("channels", np.int32),
+        ("zero_point", np.int32),
         ("regions", np.int64),
         ("batch", _BATCH, BATCHES),
         ("words", np.int32, PLAN_WORDS),

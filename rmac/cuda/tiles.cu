@@ -33,6 +33,7 @@ struct Batch {
    bytes: first band, last band, first segment, last segment. */
 struct PoolLaunch {
     int batches, channels;
+    int zero_point; /* of integers, the value that stands for 0 */
     Index regions; /* of each image in the output */
     Batch batch[BATCHES];
     int words[PLAN_WORDS];

@@ -12,7 +12,7 @@ from fuzz.values import EITHER, REFUSED
 
 ERRORS = (TypeError, ValueError, IndexError, ImportError, MemoryError)
 # Of options that a call leaves out.
-DEFAULTS = {"pool": "max", "p": 3.0, "layout": "NCHW", "workers": None}
+DEFAULTS = {"pool": "max", "p": 3.0, "zero_point": 0, "layout": "NCHW", "workers": None}
 MOST = 500  # characters of a message
 
 

@@ -21,7 +21,14 @@ from fuzz.calls import (
 )
 
 _GRID_KINDS = {"levels": "int", "overlap": "float", "preset": "word"}
-_POOL_KINDS = {"pool": "word", "p": "float", "layout": "word", "workers": "int", "out": "out"}
+_POOL_KINDS = {
+    "pool": "word",
+    "p": "float",
+    "zero_point": "int",
+    "layout": "word",
+    "workers": "int",
+    "out": "out",
+}
 _AGGREGATES = ("sum", "sum", "mean", "concat", "none")
 
 
@@ -33,9 +40,12 @@ def grid_options(rng):
     }
 
 
-def pool_options(rng):
+def pool_options(rng, dtype, *, keeps_maxima=False):
     pool = pick(rng, ("max", "max", "mean", "gem"))
-    return {"pool": pool, "p": pick(rng, (0.5, 1, 2.0, 2.92, 3.0, 4, 7.5))}
+    options = {"pool": pool, "p": pick(rng, (0.5, 1, 2.0, 2.92, 3.0, 4, 7.5)), "zero_point": 0}
+    if dtype in ("int8", "uint8") and not (keeps_maxima and pool == "max"):
+        options["zero_point"] = pick(rng, (0, np.iinfo(dtype).min, np.iinfo(dtype).max, 3))
+    return options
 
 
 def draw_boxes(rng, memory, height, width):
@@ -92,7 +102,7 @@ def _check_regions(expected, allowed, dtype):
 def region_pool(rng, memory):
     layout = pick(rng, ("NCHW", "NCHW", "NHWC", "NCT", "NTC"))
     x, view = _draw_maps(rng, memory, layout, pick(rng, (0.0, 0.0, 0.01, 0.5)))
-    grid, pool = grid_options(rng), pool_options(rng)
+    grid, pool = grid_options(rng), pool_options(rng, x.dtype.name, keeps_maxima=True)
     options = grid | pool | {"layout": layout, "workers": draw_workers(rng)}
     boxes = _default_boxes(x.shape, grid, layout)
     kinds = {"x": "maps", "regions": "boxes"} | _GRID_KINDS | _POOL_KINDS
@@ -107,7 +117,7 @@ def region_pool(rng, memory):
 def region_pool_list(rng, memory):
     layout = pick(rng, ("NCHW", "NHWC"))
     channels, dtype = pick(rng, (1, 3, 16, 65)), pick(rng, DTYPES)
-    grid, pool = grid_options(rng), pool_options(rng)
+    grid, pool = grid_options(rng), pool_options(rng, np.dtype(dtype).name, keeps_maxima=True)
     maps, expected = [], []
     for _ in range(int(rng.integers(1, 5))):
         sides = (int(side) for side in rng.integers(1, 12, 2))
@@ -152,14 +162,15 @@ def _vectors(x, view, boxes, pool, layout):
     The order of a sum depends on strides, so that they are those of the same view.
     """
     if pool["pool"] == "max":
-        return reference.region_pool(x, boxes)
+        maxima = reference.region_pool(x, boxes)
+        return maxima - np.int32(pool["zero_point"]) if pool["zero_point"] else maxima
     return rmac.region_pool(view, boxes, layout=layout, **pool)
 
 
 def rmac_(rng, memory):
     layout = pick(rng, ("NCHW", "NCHW", "NHWC", "NCT", "NTC"))
     x, view = _draw_maps(rng, memory, layout)
-    grid, pool, own = grid_options(rng), pool_options(rng), rmac_options(rng)
+    grid, pool, own = grid_options(rng), pool_options(rng, x.dtype.name), rmac_options(rng)
     vectors = _vectors(x, view, _default_boxes(x.shape, grid, layout), pool, layout)
     dtype = result_dtype(x.dtype)
     expected, check = _check_descriptors(vectors, dtype, own)
@@ -182,7 +193,8 @@ RMAC_KINDS = {
 
 def rmac_list(rng, memory):
     channels, dtype = pick(rng, (1, 3, 16, 65)), pick(rng, DTYPES)
-    grid, pool, own = grid_options(rng), pool_options(rng), rmac_options(rng)
+    grid, own = grid_options(rng), rmac_options(rng)
+    pool = pool_options(rng, np.dtype(dtype).name)
     own["aggregate"] = pick(rng, ("sum", "mean"))
     maps, expected, checks = [], [], []
     for _ in range(int(rng.integers(1, 6))):
