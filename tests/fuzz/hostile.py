@@ -91,6 +91,8 @@ def _check_result(call, argument, meaning, result):
 
 
 def _values(rng, call, kind, plain):
+    if kind == "small int":
+        return values.integers(plain, small=values.EITHER)
     if kind == "int":
         return [*values.integers(plain), *_sizes(call)]
     if kind == "float":
