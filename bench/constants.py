@@ -107,7 +107,7 @@ def with_constant(name, value, run):
     """Call `run` with a constant set to that value; routes are not kept when it changes."""
     if getattr(route, name) != value:
         setattr(route, name, value)
-        route.region_route.cache_clear()
+        route.region_route.cache.clear()
     return run()
 
 

@@ -14,15 +14,15 @@ from rmac._backend import (
     backend_of,
     backend_of_type,
     require_same_device,
-    type_name,
 )
-from rmac._checks import choice, shown
+from rmac._checks import ask, is_list, reason, shorten, shown, type_name
 from rmac._dtypes import DtypeInfo, dtype_info
-from rmac._options import LAYOUTS, Layout
 from rmac.regions import RegionGrid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rmac._options import Layout
 
 # Where the axes (N, C, H, W) of a map, or (N, C, T) of a sequence, are in each layout.
 _AXES: dict[str, tuple[int, ...]] = {
@@ -40,8 +40,7 @@ def feature_maps(
 
     A batch gives one view. A list of maps, without the axis N, gives one view for each, with N = 1.
     """
-    choice("layout", layout, LAYOUTS)
-    if not isinstance(x, (list, tuple)):
+    if not is_list(x):
         maps, dtype = feature_map(backend, x, layout)
         _require_cells(maps, "x")
         return [maps], dtype
@@ -101,8 +100,8 @@ def require_zero_point(zero_point: int, info: DtypeInfo) -> None:
 
 def require_one(x: Array, name: str = "x") -> None:
     """Raise if `x` is a list of arrays."""
-    if isinstance(x, (list, tuple)):
-        raise TypeError(f"{name}: expected one array, got a {type(x).__name__} of them")
+    if is_list(x):
+        raise TypeError(f"{name}: expected one array, got a {type_name(x)} of them")
 
 
 def require_axes(x: Array, layout: str, name: str = "x") -> None:
@@ -146,22 +145,21 @@ def _require_real(x: Array, name: str) -> None:
         raise TypeError(f"{name}: expected real numbers, got {x.dtype.name}")
 
 
-def region_boxes(
-    regions: RegionGrid | npt.ArrayLike, height: int, width: int, *, sequence: bool
-) -> npt.NDArray[np.int64]:
+def region_boxes(regions: Any, height: int, width: int, *, sequence: bool) -> npt.NDArray[np.int64]:
     """Return regions on a map as C-ordered boxes (R, 4), or raise.
 
     On a sequence they may be intervals (R, 2).
     """
-    if isinstance(regions, RegionGrid):
-        if (regions.height, regions.width) != (height, width):
+    if issubclass(type(regions), RegionGrid):
+        size, boxes = ask("regions", regions, _size_and_boxes, "a RegionGrid")
+        if size != (height, width):
             raise ValueError(
                 f"regions: expected a grid for the map's {height}x{width} cells, "
-                f"got one for {regions.height}x{regions.width}"
+                f"got one for {'x'.join(map(shown, size))}"
             )
         if type(regions) is RegionGrid:
-            return regions.boxes
-        regions = regions.boxes  # a subclass may have others than were made for this map
+            return boxes
+        regions = boxes  # a subclass may have others than were made for this map
     boxes = _host_copy("regions", regions)
     columns = (2, 4) if sequence else (4,)
     if boxes.ndim != 2 or boxes.shape[1] not in columns:
@@ -173,6 +171,10 @@ def region_boxes(
     if boxes.shape[1] == 2:
         boxes = np.insert(boxes, [1, 2], 0, axis=1)
     return np.ascontiguousarray(boxes, dtype=np.int64)
+
+
+def _size_and_boxes(grid: RegionGrid) -> tuple[tuple[int, int], npt.NDArray[np.int64]]:
+    return (grid.height, grid.width), grid.boxes
 
 
 def _require_inside(boxes: npt.NDArray[Any], height: int, width: int) -> None:
@@ -192,12 +194,14 @@ def _host_copy(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
     """Return a copy of the boxes, which no other thread can change after the checks; or raise."""
     if backend_of_type(type(value)) not in (None, HOST):
         raise TypeError(f"{name}: expected integers on the host, got {type_name(value)}")
-    if isinstance(value, np.ndarray):
+    if issubclass(type(value), np.ndarray):
         value = HOST.plain(value, name)
     try:
         return np.array(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected shape (R, 4), got {error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{name}: expected shape (R, 4), got {reason(error)}") from error
 
 
 def region_rois(rois: Array, x: Array) -> Array:
@@ -234,7 +238,7 @@ class Output:
         require_same_device(out, "out", inputs[0])
         self._memory = memory = backend.plain(out, "out")
         if memory.dtype != dtype:
-            raise TypeError(f"out: expected dtype {dtype}, got {memory.dtype}")
+            raise TypeError(f"out: expected dtype {dtype}, got {shorten(str(memory.dtype))}")
         if memory.shape != shape:
             raise ValueError(f"out: expected shape {shape}, got {memory.shape}")
         backend.require_writeable(memory, "out")

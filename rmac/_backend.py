@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rmac import cpu, cuda
+from rmac._checks import is_list, type_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ class Backend(Protocol):
     DEVICE: str  # the name of the kind of device
     ARRAY: str  # the name of the type of its arrays
     DLPACK_DEVICES: tuple[int, ...]  # the types of devices, in DLPack's numbers
+
+    def config(self) -> dict[str, Any]: ...
 
     # Arrays
     def owns(self, kind: type, /) -> bool: ...
@@ -89,12 +92,20 @@ def _find_backend(kind: type) -> Backend | None:
 backend_of_type: Callable[[type], Backend | None] = lru_cache(maxsize=256)(_find_backend)
 
 
+def attribute(x: object, name: str) -> Any:
+    """Return an attribute of an object of any library; None if it has none or cannot tell it."""
+    try:
+        return getattr(x, name, None)
+    except Exception:
+        return None
+
+
 def backend_of(x: Array, name: str = "x") -> Backend:
     """Return the backend that has the array `x`, the argument `name`, or raise."""
     backend = backend_of_type(type(x))
     if backend is not None:
         return backend
-    if getattr(x, "requires_grad", False):
+    if attribute(x, "requires_grad") is True:
         raise TypeError(
             f"{name}: got a {type_name(x)} that requires grad, and no gradient is defined here; "
             f"pass its data with {name}.detach()"
@@ -105,7 +116,7 @@ def backend_of(x: Array, name: str = "x") -> Backend:
 
 def backend_of_input(x: Array | Sequence[Array], name: str = "x") -> Backend:
     """Return the backend of an operator's input, an array or a list of them, or raise."""
-    if not isinstance(x, (list, tuple)):
+    if not is_list(x):
         return backend_of(x, name)
     if not x:
         raise ValueError(f"{name}: expected at least one array, got none")
@@ -150,10 +161,3 @@ def move(x: Array, device: str, index: int | None = None) -> Array:
     if source is not target:
         x = source.to_host(x)
     return target.to_device(x, index)
-
-
-def type_name(x: object) -> str:
-    """Return the name of an object's type for an error message."""
-    kind = type(x)
-    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    return f"{module}{kind.__qualname__}"

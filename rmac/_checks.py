@@ -1,4 +1,8 @@
-"""Checks of single options: what each may be, and its error messages."""
+"""Checks of single options: what each may be, and its error messages.
+
+Options may be objects of the user, whose methods raise and return anything. They are asked once,
+through `ask`. Their type is looked at, never their `__class__`, which may be another.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from functools import lru_cache, wraps
 from math import inf
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -17,8 +21,10 @@ if TYPE_CHECKING:
 
 
 _INT_LIMIT = 1 << 31
-_SHOWN = 100  # characters of a value in an error message
+_SHOWN = 80  # characters of a value, a type or another error in an error message
 _PLAIN_TYPES = frozenset({bool, float, int, str, type(None)})
+_BOOLS = (bool, np.bool_)
+_TEXT = (str, bytes, bytearray, memoryview)  # they have items, or float() reads them
 
 Name = TypeVar("Name", bound=str)
 Result = TypeVar("Result")
@@ -50,28 +56,84 @@ def warn(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
+def shorten(text: str) -> str:
+    """Return a text as a plain string on one line, shortened if it is long."""
+    line = " ".join(map(str.strip, str.splitlines(text)))
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 3]}..."
+
+
+def shown(value: object) -> str:
+    """Return how an error message shows a value."""
+    try:
+        return shorten(repr(value))
+    except Exception:  # such as that of an int of 5000 digits
+        return f"an object of type {type_name(value)}"
+
+
+def reason(error: BaseException) -> str:
+    """Return how an error message shows another error."""
+    try:
+        return shorten(str(error)) or type_name(error)
+    except Exception:
+        return type_name(error)
+
+
+def type_name(value: object) -> str:
+    """Return how an error message shows the type of a value."""
+    kind = type(value)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return shorten(f"{module}{kind.__qualname__}")
+
+
+def ask(name: str, value: Any, question: Callable[[Any], Result], expected: str) -> Result:
+    """Return the answer of an object; if its methods raise, raise an error that names the argument.
+
+    That is a TypeError, or a ValueError for a number that is too large.
+    """
+    try:
+        return question(value)
+    except MemoryError as error:
+        raise_with_text(error, name)
+    except OverflowError as error:
+        raise ValueError(f"{name}: expected {expected}, got {shown(value)}") from error
+    except Exception as error:
+        raise TypeError(f"{name}: expected {expected}, got {type_name(value)}") from error
+
+
+def raise_with_text(error: MemoryError, name: str) -> NoReturn:
+    """Raise an error, which has no text of its own if Python itself is out of memory."""
+    error.args = error.args or (f"{name}: there is not enough memory",)
+    raise error
+
+
+def is_list(value: object) -> bool:
+    """Return whether a value is a list or tuple."""
+    return issubclass(type(value), (list, tuple))
+
+
+def is_sequence(value: Any) -> bool:
+    """Return whether a value has items in order, as lists, ranges and arrays have, but not text."""
+    kind = type(value)
+    if issubclass(kind, np.ndarray):
+        return bool(np.ndarray.view(value, np.ndarray).ndim)
+    return issubclass(kind, Sequence) and not issubclass(kind, _TEXT)
+
+
+def items_of(name: str, value: Any, count: int, expected: str) -> list[Any]:
+    """Return the first items of a sequence, each read once."""
+    return ask(name, value, lambda items: [items[i] for i in range(count)], expected)
+
+
 def optional_workers(workers: int | None) -> int | None:
     """Return `workers` as an int of at least 1 or None, or raise."""
     return None if workers is None else positive_int("workers", workers)
 
 
-def shown(value: object) -> str:
-    """Return how an error message shows a value: its `repr`, shortened if it is long."""
-    try:
-        text = repr(value)
-    except Exception:  # such as that of an int of 5000 digits
-        return f"a {type(value).__name__}"
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
-
-
 def integer(name: str, value: int) -> int:
     """Return `value` as an int, or raise."""
-    if isinstance(value, (bool, np.bool_)):
+    if type(value) in _BOOLS:
         raise TypeError(f"{name}: expected an integer, got {shown(value)}")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+    return ask(name, value, operator.index, "an integer")
 
 
 def positive_int(name: str, value: int) -> int:
@@ -84,12 +146,14 @@ def positive_int(name: str, value: int) -> int:
     return number
 
 
-def one_or_two_ints(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+def one_or_two_ints(name: str, value: Any) -> tuple[int, int]:
     """Return a pair of ints of at least 1, from one int or two, or raise."""
-    if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, str):
-        if len(value) != 2:
-            raise ValueError(f"{name}: expected one or two integers, got {shown(value)}")
-        return positive_int(name, value[0]), positive_int(name, value[1])
+    if is_sequence(value):
+        expected = "one or two integers"
+        if ask(name, value, len, expected) != 2:
+            raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
+        first, second = items_of(name, value, 2, expected)
+        return positive_int(name, first), positive_int(name, second)
     side = positive_int(name, value)
     return side, side
 
@@ -107,35 +171,41 @@ def real(
 
     Infinity raises, unless `infinite` is True.
     """
-    if isinstance(value, (str, bytes, bool, np.bool_)):
+    if type(value) in _BOOLS or issubclass(type(value), _TEXT):
         raise TypeError(f"{name}: expected a number, got {shown(value)}")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}") from None
-    except OverflowError:
-        number = inf
+    bound = f"{low:g} {'<' if strict else '<='} {name}"
+    bound += f" < {high:g}" if high < inf else "" if infinite else ", finite"
+    expected = f"a number with {bound}"
+    number = ask(name, value, float, expected)
     if infinite and number == inf:
         return number
     if not low <= number < high or (strict and number == low):
-        bound = f"{low:g} {'<' if strict else '<='} {name}"
-        bound += f" < {high:g}" if high < inf else "" if infinite else ", finite"
-        raise ValueError(f"{name}: expected a number with {bound}, got {shown(value)}")
+        raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
     return number
+
+
+def plain_text(name: str, value: Any) -> str:
+    """Return `value` as a plain string if it is one, or raise.
+
+    The methods of a subclass of str may make it equal to all, or to no key of a dictionary.
+    """
+    if not issubclass(type(value), str):
+        raise TypeError(f"{name}: expected a string, got {type_name(value)}")
+    return str.__str__(value)
 
 
 def choice(name: str, value: Name, choices: Collection[Name]) -> Name:
     """Return the string `value` if it is one of `choices`, or raise."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name}: expected a string, got {type(value).__name__}")
-    if value not in choices:
-        expected = ", ".join(map(repr, choices))
-        raise ValueError(f"{name}: expected one of {expected}, got {shown(value)}")
-    return value
+    text = plain_text(name, value)
+    for word in choices:
+        if text == word:
+            return word
+    expected = ", ".join(map(repr, choices))
+    raise ValueError(f"{name}: expected one of {expected}, got {shown(text)}")
 
 
 def flag(name: str, value: bool) -> bool:
     """Return `value` as a bool if it is one, or raise."""
-    if not isinstance(value, (bool, np.bool_)):
+    if type(value) not in _BOOLS:
         raise TypeError(f"{name}: expected True or False, got {shown(value)}")
     return bool(value)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import platform
 from typing import Any
 
+from rmac._backend import BACKENDS
 from rmac._checks import choice
 from rmac.cpu import threads
-from rmac.cpu.isa import available_isas, kernels
+from rmac.cpu.isa import kernels
 
 # For the command line, which knows no backend.
 workers_for, startable = threads.workers_for, threads.startable
@@ -34,33 +35,12 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     ValueError
         If `mode` is another string.
     """
-    build = kernels.build_info()
-    config = {
-        "rmac": __version__,
-        "compiler": build["compiler"],
-        "machine": platform.machine(),
-        "ISA": build["isa"],
-        "ISAs": ", ".join(available_isas()),
-        "OpenMP": build["openmp"] or "not in this build",
-        "threads": threads.workers_for(None),
-        "CUDA": _cuda(),
-    }
+    config = {"rmac": __version__, "machine": platform.machine()}
+    for backend in BACKENDS.values():
+        config |= backend.config()
     if choice("mode", mode, ["stdout", "dicts"]) == "dicts":
         return config
     width = max(map(len, config))
     for name, value in config.items():
         print(f"{name:>{width}}: {value}")
     return None
-
-
-def _cuda() -> str:
-    """Return the version of CuPy and the number of its devices, or why there are none."""
-    try:
-        import cupy
-    except ImportError:
-        return "no CuPy"
-    try:
-        devices = cupy.cuda.runtime.getDeviceCount()
-    except Exception as error:
-        return f"CuPy {cupy.__version__}, {error}"
-    return f"CuPy {cupy.__version__}, {devices} devices"

@@ -7,42 +7,57 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmac._backend import BACKENDS, backend_of_type, type_name
+from rmac._backend import BACKENDS, attribute, backend_of_type
+from rmac._checks import ask, is_list, reason, type_name
 from rmac._dtypes import bfloat16
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def snapshot(x: Any, name: str = "x") -> Any:
+    """Return a new list of the items of a list or tuple, which no other thread changes.
+
+    All else is returned as it is.
+    """
+    return ask(name, x, list, "a list of arrays") if is_list(x) else x
+
+
 def is_foreign(x: Any) -> bool:
     """Return whether `x` is an array of a library that no backend is for."""
-    if backend_of_type(type(x)) is not None or not hasattr(x, "__dlpack__"):
+    if backend_of_type(type(x)) is not None or attribute(x, "__dlpack__") is None:
         return False
     # `rmac._backend.backend_of` refuses one that requires grad, and says what to do.
-    return not getattr(x, "requires_grad", False)
+    return attribute(x, "requires_grad") is not True
 
 
 def from_foreign(x: Any, name: str = "x") -> Any:
-    """Return an array, or a list with arrays, as arrays of backends on the same memory."""
-    if backend_of_type(type(x)) is not None:
+    """Return an array, or a `snapshot` of arrays, as arrays of backends on the same memory."""
+    if type(x) is not list:
+        return _imported(x, name)
+    if None not in {backend_of_type(kind) for kind in {*map(type, x)}}:
         return x
-    if isinstance(x, (list, tuple)):
-        if None not in {backend_of_type(kind) for kind in {*map(type, x)}}:
-            return list(x)
-        return [from_foreign(one, f"{name}[{i}]") for i, one in enumerate(x)]
-    if not is_foreign(x):
+    return [_imported(one, f"{name}[{i}]") for i, one in enumerate(x)]
+
+
+def _imported(x: Any, name: str) -> Any:
+    """Return an array as one of a backend; all else as it is."""
+    if backend_of_type(type(x)) is not None or not is_foreign(x):
         return x
-    if not hasattr(_namespace(x), "from_dlpack"):
+    try:
+        library = _namespace(x)
+        can_return = hasattr(library, "from_dlpack")
+        bits = x.view(library.int16) if can_return and _is_bfloat16(x) else x
+        array = _importer(x.__dlpack_device__()[0])(bits) if can_return else None
+    except MemoryError:
+        raise
+    except Exception as error:
+        message = f"expected an array that DLPack can pass, got {type_name(x)}"
+        raise TypeError(f"{name}: {message}: {reason(error)}") from error
+    if array is None:
         raise TypeError(
             f"{name}: expected an array of a library with from_dlpack, got {type_name(x)}"
         )
-    try:
-        device = x.__dlpack_device__()[0]
-        bits = x.view(_namespace(x).int16) if _is_bfloat16(x) else x
-        array = _importer(device)(bits)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        message = f"expected an array that DLPack can pass, got {type_name(x)}"
-        raise TypeError(f"{name}: {message}: {error}") from error
     return array if bits is x else array.view(bfloat16())
 
 
@@ -58,16 +73,26 @@ def _importer(device: int) -> Callable[[Any], Any]:
 def to_foreign(result: Any, like: Any) -> Any:
     """Return an array, or a list of them, as arrays of the library of `like`.
 
-    `like` is what `from_foreign` was given: of a list, its first array counts.
+    `like` is an array, or a `snapshot` of arrays, of which the first counts.
     """
-    if isinstance(like, (list, tuple)) and like:
-        return to_foreign(result, like[0])
+    if type(like) is list and like:
+        like = like[0]
     if not is_foreign(like):
         return result
     if isinstance(result, (list, tuple)):
         return type(result)(to_foreign(one, like) for one in result)
     if is_foreign(result) or not hasattr(result, "__dlpack__"):
         return result
+    return ask(
+        "x",
+        like,
+        lambda array: _exported(result, array),
+        "an array of a library that takes results",
+    )
+
+
+def _exported(result: Any, like: Any) -> Any:
+    """Return an array as one of the library of `like`."""
     library = _namespace(like)
     if _is_bfloat16(result):
         return library.from_dlpack(result.view(np.int16)).view(library.bfloat16)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rmac._checks import ask, type_name
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -38,8 +40,8 @@ def plot_grid(grid: RegionGrid, image: npt.ArrayLike | None, ax: Axes | None) ->
     picture = None if image is None else _picture(image)
     if ax is None:
         ax = plt.figure(figsize=(8, 4.8), layout="compressed").add_subplot()
-    elif not isinstance(ax, Axes):
-        raise TypeError(f"ax: expected a matplotlib.axes.Axes, got {type(ax).__name__}")
+    elif not issubclass(type(ax), Axes):
+        raise TypeError(f"ax: expected a matplotlib.axes.Axes, got {type_name(ax)}")
     if grid.overlap is None:
         _draw_bars(grid, picture, ax)
         where = f"a sequence of {grid.width}"
@@ -53,10 +55,7 @@ def plot_grid(grid: RegionGrid, image: npt.ArrayLike | None, ax: Axes | None) ->
 
 def _picture(image: npt.ArrayLike) -> npt.NDArray[Any]:
     """Return an image as an array that matplotlib can draw, or raise."""
-    try:
-        picture = np.asarray(image)
-    except (RuntimeError, TypeError, ValueError) as error:  # such as a PyTorch tensor on a GPU
-        raise TypeError(f"image: expected an array on the host, got {error}") from None
+    picture = ask("image", image, np.asarray, "an array on the host")  # no PyTorch tensor on a GPU
     height_width, colours = picture.shape[:2], picture.shape[2:]
     if len(height_width) != 2 or 0 in height_width or colours not in ((), (3,), (4,)):
         expected = "(height, width) or (height, width, 3 or 4)"

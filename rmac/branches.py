@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from rmac._arrays import feature_map
 from rmac._backend import Array, Backend, backend_of, require_same_device
-from rmac._checks import one_or_two_ints
-from rmac._dlpack import from_foreign
+from rmac._checks import ask, is_list, is_sequence, items_of, one_or_two_ints, type_name
+from rmac._dlpack import from_foreign, snapshot
 from rmac._dtypes import dtype_info
 from rmac.operators import public_operator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rmac._typing import ArrayT, NumPyArray
 
     KernelSizes = Sequence[int | Sequence[int] | None]
@@ -107,9 +108,9 @@ def branch_pool(
 
 def _checked_weights(weights: Any, x: Array) -> list[Array]:
     """Return the weights of each branch, or raise if they do not fit the maps."""
-    if not isinstance(weights, (list, tuple)):
-        raise TypeError(f"weights: expected a list of arrays, got {type(weights).__name__}")
-    weights = from_foreign(weights, "weights")
+    if not is_list(weights):
+        raise TypeError(f"weights: expected a list of arrays, got {type_name(weights)}")
+    weights = from_foreign(snapshot(weights, "weights"), "weights")
     if not weights:
         raise ValueError("weights: expected at least one array, got none")
     channels, height, width = x.shape[1:]
@@ -137,13 +138,15 @@ def _checked_weights(weights: Any, x: Array) -> list[Array]:
 
 def _checked_windows(sizes: Any, count: int) -> list[Window]:
     """Return the window of each branch, or raise."""
-    if not isinstance(sizes, (Sequence, np.ndarray)) or isinstance(sizes, str):
-        raise TypeError(f"kernel_sizes: expected a list of sizes, got {type(sizes).__name__}")
-    if len(sizes) != count:
-        raise ValueError(f"kernel_sizes: expected {count} as there are weights, got {len(sizes)}")
+    expected = "a list of sizes"
+    if not is_sequence(sizes):
+        raise TypeError(f"kernel_sizes: expected {expected}, got {type_name(sizes)}")
+    found = ask("kernel_sizes", sizes, len, expected)
+    if found != count:
+        raise ValueError(f"kernel_sizes: expected {count} as there are weights, got {found}")
     return [
         None if size is None else one_or_two_ints(f"kernel_sizes[{i}]", size)
-        for i, size in enumerate(sizes)
+        for i, size in enumerate(items_of("kernel_sizes", sizes, count, expected))
     ]
 
 

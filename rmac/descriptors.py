@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from rmac._arrays import Output, feature_maps, require_zero_point
-from rmac._checks import cached_check, optional_workers, warn
+from rmac._checks import cached_check, choice, optional_workers, type_name, warn
 from rmac._options import (
+    LAYOUTS,
     MAP_LAYOUTS,
     Aggregate,
     AggregateName,
@@ -167,6 +168,7 @@ def rmac(
         eps,
         workers,
     )
+    layout = choice("layout", layout, LAYOUTS)
     batches, info = feature_maps(backend, x, layout)
     require_zero_point(pooling.zero_point, info)
     sequence = layout not in MAP_LAYOUTS
@@ -231,8 +233,8 @@ def _result_shape(
 
 def _state_of(whitening: Whitening, maps: Array) -> State:
     """Return what the whitening knows now, for all of this call; or raise."""
-    if not isinstance(whitening, Whitening):
-        raise TypeError(f"whitening: expected a Whitening, got {type(whitening).__name__}")
+    if not issubclass(type(whitening), Whitening):
+        raise TypeError(f"whitening: expected a Whitening, got {type_name(whitening)}")
     state = whitening._state_for(maps, maps.shape[1], "x")
     if state.kind == "descriptors":
         warn(

@@ -12,8 +12,8 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from rmac._backend import BACKENDS, HOST, Backend, backend_of_input, move
-from rmac._checks import positive_int, real
-from rmac._dlpack import from_foreign, is_foreign, to_foreign
+from rmac._checks import is_list, plain_text, positive_int, raise_with_text, real, shown, type_name
+from rmac._dlpack import from_foreign, is_foreign, snapshot, to_foreign
 
 if TYPE_CHECKING:
     from rmac._backend import Array
@@ -32,6 +32,8 @@ Params = ParamSpec("Params")
 Result = TypeVar("Result")
 Operator = Callable[..., Any]
 Factory = Callable[..., Operator]
+
+_MOST_DIGITS = 5  # of the number of a device
 
 _factories: dict[tuple[str, str], Factory] = {}
 _without_gradient: set[str] = set()
@@ -86,13 +88,12 @@ def register_cuda_operator(name: str, factory: Factory, *, replace: bool = False
 
 
 def _register(device: str, name: str, factory: Factory, replace: bool) -> None:
-    if not isinstance(name, str):
-        raise TypeError(f"name: expected a string, got {type(name).__name__}")
+    name = plain_text("name", name)
     if not callable(factory):
-        raise TypeError(f"factory: expected a callable, got {type(factory).__name__}")
+        raise TypeError(f"factory: expected a callable, got {type_name(factory)}")
     if (name, device) in _factories and not replace:
         raise ValueError(
-            f"name: expected one not yet registered for {device}, got {name!r}; "
+            f"name: expected one not yet registered for {device}, got {shown(name)}; "
             "replace=True replaces it"
         )
     _factories[name, device] = factory
@@ -127,11 +128,11 @@ def run_on_device(
         If the operator has no code for the device, or the device's name is not one.
     """
     if device is not None:
-        x = _move(x, device)
-    if isinstance(operator, str):
-        return _run(operator, x, args)
+        x = _moved(x, device)
+    if issubclass(type(operator), str):
+        return _run(plain_text("operator", operator), x, args)
     if not callable(operator):
-        raise TypeError(f"operator: expected a name or a callable, got {type(operator).__name__}")
+        raise TypeError(f"operator: expected a name or a callable, got {type_name(operator)}")
     if args:
         raise TypeError(f"args: an operator instance has its own, got {', '.join(args)}")
     return operator(x)
@@ -139,10 +140,14 @@ def run_on_device(
 
 def _run(name: str, x: Any, options: dict[str, Any]) -> Any:
     """Run a named operator. Arrays of other libraries come in and go out through DLPack."""
+    x = snapshot(x)
     array = from_foreign(x)
     foreign = {key: from_foreign(value, key) for key, value in options.items() if is_foreign(value)}
     arguments = options | foreign if foreign else options
-    result = _create(name, array, arguments)(array)
+    try:
+        result = _create(name, array, arguments)(array)
+    except MemoryError as error:
+        raise_with_text(error, name)
     if array is x and not foreign:
         return result
     if result is not None and result is arguments.get("out"):
@@ -158,21 +163,27 @@ def _create(name: str, x: Array, options: dict[str, Any]) -> Operator:
     except KeyError:
         known = sorted(known for known, where in _factories if where == device)
         raise ValueError(
-            f"operator: expected one registered for {device} ({', '.join(known)}), got {name!r}"
+            f"operator: expected one registered for {device} ({', '.join(known)}), "
+            f"got {shown(name)}"
         ) from None
     return factory(**options)
 
 
-def _move(x: Array, device: str) -> Array:
-    if not isinstance(device, str):
-        raise TypeError(f"device: expected a string, got {type(device).__name__}")
-    kind, colon, index = device.partition(":")
-    if kind not in BACKENDS or (colon and (kind == HOST.DEVICE or not index.isdecimal())):
-        raise ValueError(f'device: expected "cpu", "cuda" or "cuda:N", got {device!r}')
-    if isinstance(x, (list, tuple)):
-        return [_move(one, device) for one in x]
+def _moved(x: Any, device: str) -> Any:
+    """Return an array, or a list of them, on the device of a name."""
+    kind, colon, number = plain_text("device", device).partition(":")
+    is_number = number.isdecimal() and len(number) < _MOST_DIGITS
+    if kind not in BACKENDS or (colon and (kind == HOST.DEVICE or not is_number)):
+        raise ValueError(f'device: expected "cpu", "cuda" or "cuda:N", got {shown(device)}')
+    index = int(number) if colon else None
+    if is_list(x):
+        return [_moved_array(one, kind, index) for one in snapshot(x)]
+    return _moved_array(x, kind, index)
+
+
+def _moved_array(x: Any, kind: str, index: int | None) -> Any:
     array = from_foreign(x)
-    moved = move(array, kind, int(index) if colon else None)
+    moved = move(array, kind, index)
     return x if moved is array else moved
 
 
@@ -189,8 +200,7 @@ def should_not_do_gradient(name: str) -> None:
     ValueError
         If there is no such operator.
     """
-    _require_registered(name)
-    _without_gradient.add(name)
+    _without_gradient.add(_registered(name))
 
 
 def gradient(name: str) -> Any:
@@ -213,15 +223,18 @@ def gradient(name: str) -> Any:
     ValueError
         If there is no such operator.
     """
-    _require_registered(name)
+    name = _registered(name)
     if name in _without_gradient:
         raise GradientNotDefinedError(f"{name} is for inference only: it has no gradient")
 
 
-def _require_registered(name: str) -> None:
+def _registered(name: str) -> str:
+    """Return the name of an operator that is registered, or raise."""
+    name = plain_text("name", name)
     if not any(name == known for known, _ in _factories):
         known = sorted({known for known, _ in _factories})
-        raise ValueError(f"name: expected one of {', '.join(known)}, got {name!r}")
+        raise ValueError(f"name: expected one of {', '.join(known)}, got {shown(name)}")
+    return name
 
 
 def _factory(function: Callable[..., Any], backend: Backend) -> Factory:

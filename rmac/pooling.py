@@ -17,6 +17,7 @@ from rmac._arrays import (
 from rmac._checks import (
     cached_check,
     choice,
+    is_list,
     one_or_two_ints,
     optional_workers,
     positive_int,
@@ -24,6 +25,7 @@ from rmac._checks import (
     shown,
 )
 from rmac._options import (
+    LAYOUTS,
     MAP_LAYOUTS,
     GridOptions,
     Layout,
@@ -232,7 +234,8 @@ def region_pool(
             f'zero_point: expected 0 with pool="max", got {shown(pooling.zero_point)}; maxima keep '
             "the values of x: subtract it from the result"
         )
-    ragged = isinstance(x, (list, tuple))
+    layout = choice("layout", layout, LAYOUTS)
+    ragged = is_list(x)
     if ragged and out is not None:
         raise TypeError("out: expected None with a list of maps, whose results are a list")
     batches, info = feature_maps(backend, x, layout)
@@ -336,7 +339,7 @@ def roi_pool(
     ph, pw = one_or_two_ints("output_size", output_size)
     spatial_scale = real("spatial_scale", spatial_scale, low=0, high=_FLOAT32_MAX, strict=True)
     workers = optional_workers(workers)
-    choice("layout", layout, MAP_LAYOUTS)
+    layout = choice("layout", layout, MAP_LAYOUTS)
     maps, _ = feature_map(backend, x, layout)
     rois = region_rois(rois, x)
     result = Output(backend, out, [maps], (len(rois), maps.shape[1], ph, pw), maps.dtype)

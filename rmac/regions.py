@@ -6,12 +6,12 @@ them.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from rmac._caches import cached
 from rmac._checks import positive_int, real, warn
 from rmac._options import GridOptions, PresetName, grid_options
 
@@ -22,7 +22,6 @@ __all__ = ["PRESETS", "RegionGrid", "region_grid", "sequence_grid"]
 
 _MAX_EXTRA_WINDOWS = 6
 _MOST_REGIONS = 1 << 24  # of a grid: they take 640 MiB
-_CACHED_LEVELS = 12  # such a grid has up to 1118 regions of 40 bytes
 _warned_of_gaps = False
 
 
@@ -302,8 +301,7 @@ def sequence_grid(length: int, *, levels: int = 3, preset: PresetName = "caffe2"
 def default_grid(height: int, width: int, options: GridOptions, *, sequence: bool) -> RegionGrid:
     """Return the grid of checked options on a map, or on a sequence as long as it is wide."""
     levels, overlap, preset = options
-    make = _cached_grid if levels <= _CACHED_LEVELS else make_grid
-    return make(height, width, levels, None if sequence else overlap, preset)
+    return _cached_grid(height, width, levels, None if sequence else overlap, preset)
 
 
 def make_grid(
@@ -331,7 +329,7 @@ def make_grid(
     return grid
 
 
-_cached_grid = lru_cache(maxsize=1024)(make_grid)  # at most 45 MB
+_cached_grid = cached(lambda grid: grid._boxes.nbytes + grid._level.nbytes)(make_grid)
 
 
 def _warn_of_gaps(grid: RegionGrid) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from rmac._backend import Array, backend_of, backend_of_input
-from rmac._checks import real
-from rmac._dlpack import from_foreign, to_foreign
+from rmac._checks import is_list, real
+from rmac._dlpack import from_foreign, snapshot, to_foreign
 from rmac._dtypes import dtype_info
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
     (8, 512)
     """
     p = real("p", p, low=1e-3, infinite=True)
+    descriptors = snapshot(descriptors, "descriptors")
     scales = _checked(from_foreign(descriptors, "descriptors"))
     backend = backend_of(scales[0])
     xp = backend.namespace()
@@ -95,7 +96,7 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
 
 def _checked(descriptors: Any) -> list[Array]:
     """Return the arrays of the scales, or raise if their shapes, dtypes or devices differ."""
-    if not isinstance(descriptors, (list, tuple)):
+    if not is_list(descriptors):
         descriptors = backend_of(descriptors, "descriptors").plain(descriptors, "descriptors")
         if descriptors.ndim != 3:
             raise ValueError(

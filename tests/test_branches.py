@@ -194,7 +194,7 @@ OnDevice.__module__ = "cupy"
         (X[0], [W], [1], ValueError, "x: expected 4 axes (N, C, H, W), got shape (3, 5, 6)"),
         ([X], [W], [1], TypeError, "x: expected one array, got a list of them"),
         (X.astype("i4"), [W], [1], TypeError, "x: expected float16, bfloat16, float32, float64"),
-        (X, W, [1], TypeError, "weights: expected a list of arrays, got ndarray"),
+        (X, W, [1], TypeError, "weights: expected a list of arrays, got numpy.ndarray"),
         (X, [], [], ValueError, "weights: expected at least one array, got none"),
         (X, [W, None], [1, 1], TypeError, "weights[1]: expected a numpy.ndarray or cupy.ndarray"),
         (X, [W, OnDevice()], [1, 1], TypeError, "weights[1]: expected an array where x is, got cu"),

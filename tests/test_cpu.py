@@ -163,7 +163,7 @@ def test_an_unknown_aggregate_is_an_error(rng, aggregate):
 
 @pytest.mark.parametrize("path", [4, -1])
 def test_an_unknown_path_is_an_error(path):
-    empty = plan.region_plan(b"", 5, 5, overlapping=True)
+    empty = plan.region_plan(b"", 5, 5, True)
     with pytest.raises(ValueError, match=f"path: expected a Path, got {path}"):
         tables.Route(empty, path, 16, keep_bands=True, prefetch=1)
 
@@ -185,10 +185,10 @@ def test_every_path_gives_the_same(monkeypatch, rng, path, dtype):
         if path == Path.CHANNELS:
             x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         monkeypatch.setattr(routing, "_path", lambda *_: path)
-        routing.region_route.cache_clear()
+        routing.region_route.cache.clear()
         assert_same_values(rmac.region_pool(x, boxes), expected)
         assert_within(rmac.region_pool(x, boxes, pool="gem"), means, allowed)
-    routing.region_route.cache_clear()
+    routing.region_route.cache.clear()
 
 
 @pytest.mark.slow

@@ -244,7 +244,7 @@ def test_whitening_that_does_not_fit(xp, whitening):
         rmac.rmac(x, whitening=whitening)
     with pytest.raises(ValueError, match="whitening: expected a fitted one"):
         rmac.rmac(x, whitening=rmac.Whitening())
-    with pytest.raises(TypeError, match="whitening: expected a Whitening, got ndarray"):
+    with pytest.raises(TypeError, match=r"whitening: .* got numpy\.ndarray"):
         rmac.rmac(x, whitening=np.eye(21))
     if xp is not np:
         with pytest.raises(

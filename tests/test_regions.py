@@ -201,7 +201,11 @@ def test_to_image_scales_each_axis_by_its_own_factor():
         ({"overlap": -0.1}, ValueError, "overlap: expected a number with 0 <= overlap < 1"),
         ({"overlap": float("nan")}, ValueError, "overlap: expected a number with 0 <="),
         ({"overlap": "0.4"}, TypeError, "overlap: expected a number, got '0.4'"),
-        ({"overlap": None}, TypeError, "overlap: expected a number, got NoneType"),
+        (
+            {"overlap": None},
+            TypeError,
+            "overlap: expected a number with 0 <= overlap < 1, got NoneType",
+        ),
         ({"preset": "vissl"}, ValueError, "preset: expected one of 'caffe2', 'matlab', 'cirtorch'"),
         ({"preset": 3}, TypeError, "preset: expected a string, got int"),
     ],

@@ -298,9 +298,32 @@ def test_a_chunk_with_an_error_changes_nothing(monkeypatch):
 def test_vectors_that_are_not_finite_on_a_gpu(xp):
     if xp is np:
         pytest.skip("the host sees them at once")
-    w = Whitening().fit(xp.asarray(np.where(VECTORS > 5, np.nan, VECTORS)))
     with pytest.raises(ValueError, match="vectors: expected finite numbers"):
-        w.apply(xp.asarray(VECTORS))
+        Whitening().fit(xp.asarray(np.where(VECTORS > 5, np.nan, VECTORS)))
+
+
+@pytest.mark.parametrize("number", [5, 40])
+@pytest.mark.parametrize("size", [1e170, 1e308])
+def test_vectors_whose_squares_overflow_are_refused_at_once(xp, number, size):
+    huge = xp.asarray(VECTORS[:number] / 10 * size)
+    w = Whitening().fit(xp.asarray(VECTORS))
+    before = pickle.dumps(w._state.moments.mean)
+    for call in (lambda: w.partial_fit(huge), lambda: Whitening().fit(huge), lambda: w.fit(huge)):
+        with pytest.raises(ValueError, match="vectors: expected finite numbers whose squares fit"):
+            call()
+    assert pickle.dumps(w._state.moments.mean) == before
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+def test_a_projection_beyond_float32_is_refused(xp, scale):
+    projection = xp.asarray(np.eye(2, 6) * scale)
+    w = Whitening.from_projection(xp.zeros(6), projection)
+    vectors = xp.asarray(VECTORS[:, :6])
+    np.testing.assert_allclose(
+        to_host(w.apply(vectors.astype(np.float64))), VECTORS[:, :2] * scale, rtol=1e-6
+    )
+    with pytest.raises(ValueError, match=r"whitening: expected one whose .* fit float32"):
+        w.apply(vectors.astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -397,7 +420,7 @@ ERRORS = [
         ValueError,
         "other: expected 6 channels, got 5",
     ),
-    (lambda: FITTED.merge(VECTORS), TypeError, "other: expected a Whitening, got ndarray"),
+    (lambda: FITTED.merge(VECTORS), TypeError, "other: expected a Whitening, got numpy.ndarray"),
     (
         lambda: Whitening.from_projection(VECTORS[0], VECTORS[0]),
         ValueError,
@@ -430,10 +453,3 @@ def test_errors(wrong, error, message):
         wrong()
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
-
-
-def test_vectors_whose_squares_overflow():
-    with np.errstate(all="ignore"):
-        w = Whitening().fit(VECTORS * 1e200)
-        with pytest.raises(ValueError, match="vectors: expected finite numbers whose squares fit"):
-            w.apply(VECTORS)

@@ -30,7 +30,7 @@ from rmac.cpu.arrays import (
     to_device,
     to_host,
 )
-from rmac.cpu.isa import kernels
+from rmac.cpu.isa import available_isas, kernels
 from rmac.cpu.plan import make_plan
 from rmac.cpu.rois import check_rois, roi_bins
 from rmac.cpu.route import (
@@ -40,6 +40,7 @@ from rmac.cpu.route import (
     threads_for,
     workers_before_product,
 )
+from rmac.cpu.threads import workers_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +50,7 @@ __all__ = [
     "DEVICE",
     "DLPACK_DEVICES",
     "can_compute_into",
+    "config",
     "describe",
     "device_context",
     "device_index",
@@ -70,6 +72,18 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+
+
+def config() -> dict[str, Any]:
+    """Return how the kernels were built, and what they use on this machine."""
+    build = kernels.build_info()
+    return {
+        "compiler": build["compiler"],
+        "ISA": build["isa"],
+        "ISAs": ", ".join(available_isas()),
+        "OpenMP": build["openmp"] or "not in this build",
+        "threads": workers_for(None),
+    }
 
 
 def rmac_regions(boxes: npt.NDArray[np.int64], images: int, like: Array) -> Array:  # noqa: ARG001

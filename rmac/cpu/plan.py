@@ -20,12 +20,12 @@ region.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from rmac._caches import cached
 from rmac.cpu.tables import Plan
 from rmac.regions import elementary_segments
 
@@ -59,8 +59,8 @@ class PlanTables(NamedTuple):
     cells: Index  # (R,)
 
 
-@lru_cache(maxsize=256)
-def region_plan(boxes: bytes, height: int, width: int, *, overlapping: bool) -> Plan:
+@cached(lambda plan: plan.nbytes)
+def region_plan(boxes: bytes, height: int, width: int, overlapping: bool) -> Plan:
     """Return the plan for the regions of (R, 4) int64 `boxes`, one output row each."""
     table = np.frombuffer(boxes, dtype=np.int64).reshape(-1, 4)
     targets = np.arange(len(table), dtype=np.intp)

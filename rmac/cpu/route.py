@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, assert_never
 
+from rmac._caches import cached
 from rmac._dtypes import DTYPES, Kind
 from rmac._options import Pool, PoolingOptions
 from rmac.cpu.isa import kernels, second_level_cache
@@ -114,12 +115,12 @@ def kernel_spec(dtype: np.dtype[Any], pooling: PoolingOptions) -> KernelSpec:
     )
 
 
-@lru_cache(maxsize=1024)
+@cached(lambda route: route.plan.nbytes)  # which the cache of plans may have dropped
 def region_route(
     boxes: bytes, shape: tuple[int, ...], strides: tuple[int, ...], spec: KernelSpec, threads: int
 ) -> Route:
     """Return how maps of these sizes and strides are read, to pool the regions `boxes`."""
-    plan = region_plan(boxes, *shape[2:], overlapping=not spec.sums)
+    plan = region_plan(boxes, shape[2], shape[3], not spec.sums)
     return route_of(plan, shape, strides, spec, threads)
 
 

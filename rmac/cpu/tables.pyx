@@ -33,6 +33,11 @@ cdef class Plan:
         """The number of (band, interval of columns)."""
         return self.tables.rows.n_segments * self.tables.columns.n_intervals
 
+    @property
+    def nbytes(self):
+        """The bytes of the tables."""
+        return sum(table.nbytes for table in self._arrays)
+
     cdef const Py_ssize_t* _table(self, table) except? NULL:
         cdef const Py_ssize_t[::1] flat = table.ravel()
         self._arrays.append(flat)

@@ -50,6 +50,7 @@ __all__ = [
     "DEVICE",
     "DLPACK_DEVICES",
     "can_compute_into",
+    "config",
     "describe",
     "device_context",
     "device_index",
@@ -69,6 +70,19 @@ __all__ = [
     "to_host",
     "workers_before_product",
 ]
+
+
+def config() -> dict[str, Any]:
+    """Return the version of CuPy and the number of its devices, or why there are none."""
+    try:
+        cupy = namespace()
+    except ImportError:
+        return {"CUDA": "no CuPy"}
+    try:
+        devices = f"{cupy.cuda.runtime.getDeviceCount()} devices"
+    except Exception as error:
+        devices = str(error)
+    return {"CUDA": f"CuPy {cupy.__version__}, {devices}"}
 
 
 def rmac_regions(boxes: npt.NDArray[np.int64], images: int, like: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,8 +15,13 @@ DEVICE = "cuda"
 ARRAY = "cupy.ndarray"
 DLPACK_DEVICES: tuple[int, ...] = (2, 13)  # CUDA memory, and CUDA managed memory
 
-# Temporary arrays of captured graphs. Each launch of a graph uses them again, so none is freed.
+# Temporary arrays of captured graphs. Each launch of a graph uses them again, and nothing tells
+# when a graph is gone. So none is freed, and there are no more than so many bytes. Not measured.
+_MOST_FOR_GRAPHS = 1 << 32
+_LEAST_ALLOCATION = 512  # bytes
 _kept_for_graphs: list[Array] = []
+_bytes_for_graphs = 0
+_keeping = Lock()
 
 
 def namespace() -> Any:
@@ -31,7 +37,7 @@ def namespace() -> Any:
 
 def owns(kind: type) -> bool:
     """Return whether this is the type of arrays on a GPU."""
-    return kind.__module__.partition(".")[0] == "cupy"
+    return str(kind.__module__).partition(".")[0] == "cupy"
 
 
 def device_index(x: Array) -> int:
@@ -108,5 +114,19 @@ def to_host(x: Array) -> Array:
 def keep_for_graph(array: Array) -> Array:
     """Return a temporary array of the current call, kept alive if a graph captures the call."""
     if namespace().cuda.get_current_stream().is_capturing():
-        _kept_for_graphs.append(array)
+        _keep(array)
     return array
+
+
+def _keep(array: Array) -> None:
+    """Keep an array as long as the process runs, or raise."""
+    global _bytes_for_graphs
+    with _keeping:
+        size = _bytes_for_graphs + max(array.nbytes, _LEAST_ALLOCATION)
+        if size > _MOST_FOR_GRAPHS:
+            raise MemoryError(
+                f"captured graphs keep {_bytes_for_graphs} bytes of temporary arrays, and at most "
+                f"{_MOST_FOR_GRAPHS} are kept; launch these graphs again instead of capturing more"
+            )
+        _kept_for_graphs.append(array)
+        _bytes_for_graphs = size

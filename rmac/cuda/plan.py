@@ -7,12 +7,12 @@ more tiles or words than one launch holds are split into several plans.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from rmac._caches import cached
 from rmac.cuda.structs import PLAN_WORDS
 from rmac.regions import elementary_segments
 
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
     tiles: int
 
 
-@lru_cache(maxsize=1024)
+@cached(lambda plans: sum(plan.words.nbytes for plan in plans))
 def region_plans(boxes: bytes, most_tiles: int) -> tuple[Plan, ...]:
     """Return plans for the regions of (R, 4) int64 `boxes`, each of at most `most_tiles` tiles."""
     regions = np.frombuffer(boxes, np.int64).reshape(-1, 4)

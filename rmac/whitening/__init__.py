@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from rmac._arrays import feature_vectors
 from rmac._backend import Array, backend_of, move
-from rmac._checks import choice, positive_int, real
+from rmac._checks import choice, positive_int, real, type_name
 from rmac._dlpack import from_foreign, to_foreign
 from rmac._io import atomic_write
 from rmac.whitening.archive import Contents, read_file, write_archive
@@ -133,8 +133,7 @@ class Whitening:
         TypeError
             If `vectors` is not an array of these dtypes, or an option is of the wrong type.
         ValueError
-            If a shape or value is wrong, or vectors are not finite. On a GPU the latter is checked
-            when the projection is first needed.
+            If a shape or value is wrong, or vectors are not finite, or their squares are not.
 
         See Also
         --------
@@ -212,8 +211,8 @@ class Whitening:
         --------
         partial_fit : Learn from more vectors.
         """
-        if not isinstance(other, Whitening):
-            raise TypeError(f"other: expected a Whitening, got {type(other).__name__}")
+        if not issubclass(type(other), Whitening):
+            raise TypeError(f"other: expected a Whitening, got {type_name(other)}")
         states = self._state, other._state
         kinds = {state.kind for state in states} - {None}
         if len(kinds) > 1:

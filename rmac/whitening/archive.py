@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import struct
 import zipfile
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +17,7 @@ from numpy.lib import format as npy
 
 from rmac._arrays import real_numbers
 from rmac._checks import choice, positive_int, real
+from rmac._io import require_regular
 from rmac.whitening.components import Learned, checked_learned
 from rmac.whitening.moments import Moments
 from rmac.whitening.state import VECTOR_KINDS, VectorKind
@@ -79,8 +79,7 @@ def read_file(path: str) -> Contents:
     """Return what `write_archive` wrote to a file, or raise an error that names the file."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("it is not a regular file")
+            require_regular(path, os.fstat(file.fileno()))
             return read_archive(file)
     except (OSError, MemoryError):
         raise

@@ -51,9 +51,8 @@ def require_enough(number: int) -> None:
 def learn(moments: Moments, dim: int | None, eps: float) -> Learned:
     """Return the principal components, largest variance first, scaled to a variance of 1."""
     require_enough(moments.number)
+    moments.require_finite()
     scatter = moments.channel_scatter()
-    if not math.isfinite(float(scatter.sum())):
-        raise ValueError("vectors: expected finite numbers whose squares fit float64, got others")
     asked, squares = dim or len(scatter), moments.mean * moments.mean + scatter / moments.number
     for found in _directions(moments, asked):
         noise = np.maximum(found.noise, _noise_of_values(found.rows, squares, moments))

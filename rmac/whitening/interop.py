@@ -6,19 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rmac._checks import ask, type_name
+
 if TYPE_CHECKING:
     from rmac._backend import Array
 
 
 def projection_of_pca(pca: Any) -> tuple[Array, Array, Array]:
     """Return the mean, projection and variances of a fitted `sklearn.decomposition.PCA`."""
-    fitted = hasattr(pca, "components_")
-    if not hasattr(pca, "whiten") or (fitted and not hasattr(pca, "explained_variance_")):
-        raise TypeError(f"pca: expected a sklearn.decomposition.PCA, got {type(pca).__name__}")
-    if not fitted:
+    found = ask("pca", pca, _attributes, "a sklearn.decomposition.PCA")
+    if found is None:
         raise ValueError("pca: expected a fitted PCA; call its fit first")
+    return found
+
+
+def _attributes(pca: Any) -> tuple[Array, Array, Array] | None:
+    """Return the mean, projection and variances of a PCA, None if it is not fitted."""
+    whiten = pca.whiten  # other objects have none
+    if not hasattr(pca, "components_"):
+        return None
     rows, variances = pca.components_, pca.explained_variance_
-    if pca.whiten:
+    if whiten:
         scale = np.sqrt(variances)
         rows = rows / np.maximum(scale, np.finfo(scale.dtype).eps)[:, None]
     return pca.mean_, rows, variances
@@ -31,7 +39,7 @@ def projection_of_faiss(transform: Any) -> tuple[Array, Array]:
     if isinstance(transform, faiss.VectorTransform):
         linear = faiss.downcast_VectorTransform(transform)
     if not isinstance(linear, faiss.LinearTransform):
-        kind = type(linear).__name__
+        kind = type_name(linear)
         raise TypeError(f"transform: expected a faiss.LinearTransform, got {kind}")
     if not linear.is_trained:
         raise ValueError("transform: expected a trained transform; call its train first")

@@ -13,6 +13,7 @@ from rmac._dtypes import dtype_info
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_overflowing = np.errstate(over="ignore", invalid="ignore")  # `require_finite` raises
 _BLOCK = 1 << 25  # bytes of vectors that are copied to float64 at a time
 
 
@@ -30,6 +31,7 @@ class Moments(NamedTuple):
     unit: float  # the largest relative rounding error of the values; 0 if they are exact
 
     @classmethod
+    @_overflowing
     def of(cls, vectors: Array, *, whole: bool = False) -> Moments:
         """Return the moments of vectors (..., C), in float64.
 
@@ -56,6 +58,7 @@ class Moments(NamedTuple):
                 moments = moments.merged(cls(len(block), mean, block.T @ block, None, unit))
         return moments
 
+    @_overflowing
     def merged(self, other: Moments) -> Moments:
         """Return the moments of the vectors of both, by the update of Chan, Golub and LeVeque."""
         unit = max(self.unit, other.unit)
@@ -77,6 +80,15 @@ class Moments(NamedTuple):
             scatter += self.whole_scatter()
             scatter += other.whole_scatter()
         return Moments(number, mean, scatter, None, unit)
+
+    @_overflowing
+    def require_finite(self) -> None:
+        """Raise unless all numbers are finite, and wait until a device has computed them."""
+        with device_context(self.mean):
+            if not math.isfinite(float(self.mean.sum()) + float(self.channel_scatter().sum())):
+                raise ValueError(
+                    "vectors: expected finite numbers whose squares fit float64, got others"
+                )
 
     def whole_scatter(self) -> Array:
         """Return the scatter (C, C)."""

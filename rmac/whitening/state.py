@@ -27,6 +27,8 @@ VECTOR_KINDS: tuple[VectorKind, ...] = get_args(VectorKind)
 
 Result = TypeVar("Result")
 
+_LEAST, _MOST = (float(end) for end in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+
 
 class Once(Generic[Result]):
     """A value that the first thread that needs it computes, while others that need it wait."""
@@ -82,7 +84,7 @@ class State(NamedTuple):
         """Return a state that has learned from more vectors."""
         if self.moments is not None:
             moments = self.moments.merged(moments)
-        wait_for(moments.mean)
+        moments.require_finite()
         return new_state(self.dim, self.eps, self.kind, moments)
 
     def moved(self, device: str) -> State:
@@ -135,7 +137,8 @@ class State(NamedTuple):
             mean, projection, _ = self.learned()
         else:
             mean, projection = self.in_float32()
-        with device_context(vectors):
+        # A BLAS may compute with more elements than there are, and tell of what it finds there.
+        with device_context(vectors), np.errstate(invalid="ignore"):
             vectors -= mean
             namespace_of(vectors).matmul(vectors, projection.T, out=out)
 
@@ -160,12 +163,25 @@ def new_state(
     def convert() -> tuple[Array, Array]:
         mean, projection, _ = known()
         with device_context(mean):
+            _require_float32(mean, projection)
             result = mean.astype(np.float32), projection.astype(np.float32)
             wait_for(result[0])
         return result
 
     known = Once(compute, learned)
     return State(dim, eps, kind, moments, known, Once(convert))
+
+
+def _require_float32(mean: Array, projection: Array) -> None:
+    """Raise if float32 cannot hold the mean, or holds no number of a row of the projection."""
+    largest = backend_of(projection).to_host(abs(projection).max(axis=1))
+    least = float(largest[largest > 0].min(initial=1.0))
+    most = max(float(largest.max()), float(abs(mean).max()))
+    if least < _LEAST or most > _MOST:
+        raise ValueError(
+            "whitening: expected one whose mean and projection fit float32, got numbers of "
+            f"{least:.1g} to {most:.1g}; apply it to float64 arrays"
+        )
 
 
 def wait_for(array: Array) -> None:

@@ -91,6 +91,8 @@ def _check_result(call, argument, meaning, result):
 
 
 def _values(rng, call, kind, plain):
+    if kind == "small int":
+        return values.integers(plain, small=values.EITHER)
     if kind == "int":
         return [*values.integers(plain), *_sizes(call)]
     if kind == "float":
@@ -100,14 +102,14 @@ def _values(rng, call, kind, plain):
     if kind == "flag":
         return values.flags(bool(plain))
     if kind == "array":
-        return _renamed(values.arrays(rng, plain), call)
+        return values.arrays(rng, plain)
     if kind == "any_maps":  # of any dtype
         whole = ("array of", "masked")
         return [one for one in values.arrays(rng, plain) if not one[0].startswith(whole)]
     if kind == "maps":
         return values.maps(rng, plain)
     if kind == "list":
-        return _renamed(values.lists(rng, plain), call)
+        return _lists(rng, plain, call)
     if kind == "boxes":
         return values.boxes(rng, _map_size(call))
     if kind == "rois":
@@ -121,11 +123,10 @@ def _values(rng, call, kind, plain):
     return _outs(rng, call)
 
 
-def _renamed(found, call):
-    """Tell masked scales from other masked arrays."""
-    for name, value, meaning in found:
-        masked = "masked array" in name and call.name == "descriptors"
-        yield "masked scales" if masked else name, value, meaning
+def _lists(rng, plain, call):
+    for name, value, meaning in values.lists(rng, plain):
+        taken = call.name == "descriptors" and "misaligned" in name  # NumPy computes with them
+        yield name, value, EITHER if taken else meaning
 
 
 def _sizes(call):

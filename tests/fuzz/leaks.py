@@ -77,7 +77,9 @@ def main():
     warnings.simplefilter("ignore")
     rng = np.random.default_rng(1)
     start = time.monotonic()
-    make(rng, calls // 5)  # fills caches that are bounded
+    make(rng, calls // 5)  # fills caches that are bounded in entries
+    for _ in range(MANY):  # and those that are bounded in bytes
+        many_boxes(rng)
     gc.collect()
     before = resident()
     make(rng, calls)

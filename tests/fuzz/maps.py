@@ -24,7 +24,7 @@ _GRID_KINDS = {"levels": "int", "overlap": "float", "preset": "word"}
 _POOL_KINDS = {
     "pool": "word",
     "p": "float",
-    "zero_point": "int",
+    "zero_point": "small int",
     "layout": "word",
     "workers": "int",
     "out": "out",

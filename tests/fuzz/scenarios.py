@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import warnings
 from contextlib import suppress
 
 import numpy as np
@@ -55,7 +56,8 @@ def changed_grid(rng, memory):
         grid = rmac.region_grid(6, 9)
         expected, before = rmac.region_pool(x, grid), grid.boxes.tobytes()
         for boxes in (grid.boxes, grid.level):
-            with suppress(ValueError, TypeError, AttributeError, DeprecationWarning):
+            with suppress(ValueError, TypeError, AttributeError), warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # NumPy is to forbid it
                 _change(boxes, what)
         assert grid.boxes.shape == (len(grid), 4)
         assert grid.boxes.tobytes() == before

@@ -140,9 +140,12 @@ class LyingGrid(rmac.RegionGrid):
     __slots__ = ()
 
 
-def integers(plain):
+def integers(plain, small=REFUSED):
+    """Values for an integer; `small` is what 0 and -1 stand for."""
     yield from _numbers()
-    for value in (-1, 0, -(2**31), -(2**63), 2**63, 2**64, 2**62, 10**400, -(10**400)):
+    yield "integer 0", 0, small
+    yield "integer -1", -1, small
+    for value in (-(2**31), -(2**63), 2**63, 2**64, 2**62, 10**400, -(10**400)):
         yield (
             f"integer {value:.3g}" if abs(value) < 2**70 else "integer of 400 digits",
             value,
@@ -153,7 +156,7 @@ def integers(plain):
     if type(plain) is not int:
         return
     for kind in ("i1", "u8", "i8"):
-        if plain < 128:
+        if np.iinfo(kind).min <= plain <= np.iinfo(kind).max:
             yield f"integer of {kind}", np.dtype(kind).type(plain), plain
     yield "integer of no axes", np.array(plain), plain
     yield "integer of one axis", np.array([plain]), EITHER
