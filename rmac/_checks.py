@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _INT_LIMIT = 1 << 31
 _SHOWN = 80  # characters of a value, a type or another error in an error message
-_PLAIN_TYPES = frozenset({bool, float, int, str, type(None)})
+PLAIN_TYPES = frozenset({bool, float, int, str, type(None)})
 _BOOLS = (bool, np.bool_)
 _TEXT = (str, bytes, bytearray, memoryview)  # they have items, or float() reads them
 
@@ -41,7 +41,7 @@ def cached_check(check: Callable[Params, Result]) -> Callable[Params, Result]:
 
     @wraps(check)
     def call(*args: Params.args, **options: Params.kwargs) -> Result:
-        if options or not _PLAIN_TYPES.issuperset(map(type, args)):
+        if options or not PLAIN_TYPES.issuperset(map(type, args)):
             return check(*args, **options)
         return cached(*args)
 
