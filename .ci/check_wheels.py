@@ -1,4 +1,4 @@
-"""python .ci/check_wheels.py WHEEL...: fail if a wheel holds what it should not, and tell its size.
+"""python .ci/check_wheels.py WHEEL...: check the files in wheels, and print their sizes.
 
 Needs pyelftools, which auditwheel brings.
 """
@@ -51,20 +51,20 @@ def check(wheel):
             errors.append(f"ABI tag {abi}: expected abi3 or {python}t")
     with ZipFile(wheel) as archive:
         sizes = {entry.filename: entry.compress_size for entry in archive.infolist()}
-        elves = {at: archive.read(at) for at in sizes if ".so" in at}
+        elves = {path: archive.read(path) for path in sizes if ".so" in path}
         licences = f"{name}-{version}.dist-info/licenses/"
         missing = [text for text in LICENCES if licences + text not in sizes]
     errors += [f"{text}: this licence is missing" for text in missing]
-    bundled = {at for at in elves if at.startswith("rmac.libs/libgomp-")}
+    bundled = {path for path in elves if path.startswith("rmac.libs/libgomp-")}
     if len(bundled) != 1:
         errors.append("rmac.libs: expected libgomp")
     wrong = expected_modules(machine, suffix) ^ (set(elves) - bundled)
-    errors += [f"{at}: missing or not expected" for at in sorted(wrong)]
-    for at, elf in elves.items():
-        allowed = LIBGOMP_NEEDS if at in bundled else MODULES_NEED
-        more = libraries_needed(elf) - allowed
-        errors += [f"{at}: needs {library}" for library in sorted(more)]
-    size = sum(packed for at, packed in sizes.items() if not at.startswith(DATA))
+    errors += [f"{path}: missing or not expected" for path in sorted(wrong)]
+    for path, elf in elves.items():
+        allowed = LIBGOMP_NEEDS if path in bundled else MODULES_NEED
+        not_allowed = libraries_needed(elf) - allowed
+        errors += [f"{path}: needs {library}" for library in sorted(not_allowed)]
+    size = sum(packed for path, packed in sizes.items() if not path.startswith(DATA))
     if size > MOST_BYTES:
         errors.append(f"{size} bytes without data: expected {MOST_BYTES} at most")
     return errors, size

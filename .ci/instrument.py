@@ -1,12 +1,13 @@
 """Prepare a copy of the source tree for a sanitizer; plant a fault there if one is named.
 
-``python instrument.py FOLDER [FAULT]``. With a fault, a check that is worth its time must fail.
+``python instrument.py FOLDER [FAULT]``. The checks must find the fault.
 """
 
 import sys
 from pathlib import Path
 
-# The workspace of a call is rounded up to lines: what is not used of it must not be touched.
+# The memory of a call's workspace is a line longer than the workspace, which starts at a line. The
+# bytes before and after the workspace must not be touched.
 POISON = '''
 cdef extern from *:
     """
@@ -32,7 +33,7 @@ KERNELS = "rmac/cpu/kernels.pyx"
 EXACT_WORKSPACE = [
     (KERNELS, "\ncdef void share_workspace(", POISON),
     (KERNELS, SHARED, POISONED),
-    # As fast to compile as it gets, with all accesses still there.
+    # -O1 compiles fast, and leaves out no access to memory.
     ("meson.build", "'-O3', ", "'-O1', "),
 ]
 
