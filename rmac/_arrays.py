@@ -36,7 +36,7 @@ _AXES: dict[str, tuple[int, ...]] = {
 def feature_maps(
     backend: Backend, x: Array | Sequence[Array], layout: Layout
 ) -> tuple[list[Array], DtypeInfo]:
-    """Return views (N, C, H, W) of feature maps, and their dtype; raise if a map has no cells.
+    """Return views (N, C, H, W) of feature maps, and what is known of their dtype; or raise.
 
     A batch gives one view. A list of maps, without the axis N, gives one view for each, with N = 1.
     """
@@ -67,7 +67,10 @@ def feature_maps(
 def feature_map(
     backend: Backend, x: Array, layout: str, name: str = "x"
 ) -> tuple[Array, DtypeInfo]:
-    """Return `x` as a view (N, C, H, W), and its dtype; or raise. Without N in `layout`, N is 1."""
+    """Return `x` as a view (N, C, H, W), and what is known of its dtype; or raise.
+
+    Without N in `layout`, N is 1.
+    """
     require_one(x, name)
     x = backend.readable(x, name)
     require_axes(x, layout, name)

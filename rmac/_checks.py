@@ -34,8 +34,8 @@ Params = ParamSpec("Params")
 def cached_check(check: Callable[Params, Result]) -> Callable[Params, Result]:
     """Cache a function that checks options, so that it does not check the same ones on every call.
 
-    Only values of Python's own types are remembered. Another object may have a new value at the
-    next call: a PyTorch parameter, or any object with `__index__`. 1 is not True.
+    Only values of Python's own types are cached. Another object may have a new value at the next
+    call: a PyTorch parameter, or any object with `__index__`. 1 and True are different options.
     """
     cached = lru_cache(maxsize=1024, typed=True)(check)
 

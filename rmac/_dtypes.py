@@ -25,8 +25,8 @@ class DtypeInfo(NamedTuple):
     name: str
     kind: Kind
     itemsize: int
-    # Subtracted from the ordered bits. It makes -inf the least key of floats; of unsigned integers
-    # it is minus the middle of their range.
+    # Subtracted from the ordered bits, wrapping, to make a key. Of floats it makes -inf the least
+    # key, so that all NaNs are above +inf. Of uint8 it moves 0 to the least int8.
     key_shift: int
     descriptor: np.dtype[Any]  # of descriptors and means of such maps
     safetensors: str  # its code in .safetensors files

@@ -25,7 +25,7 @@ _READ = os.O_RDONLY
 for _flag in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"):  # each is missing on some systems
     _READ |= getattr(os, _flag, 0)
 _SEEKING = Lock()
-_MOST_AT_ONCE = 1 << 24  # bytes that are in memory twice
+_MOST_AT_ONCE = 1 << 24  # bytes of a read on Windows, which are in memory twice for a moment
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def _read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
     """Read into a buffer from `offset` on; return how many bytes there were."""
     if hasattr(os, "preadv"):
         return os.preadv(descriptor, [buffer], offset)
-    with _SEEKING:  # Windows
+    with _SEEKING:  # Windows has no read at an offset, and threads share the file's position
         os.lseek(descriptor, offset, os.SEEK_SET)
         data = os.read(descriptor, min(len(buffer), _MOST_AT_ONCE))
     buffer[: len(data)] = data
@@ -111,7 +111,7 @@ class InputFile:
         status = os.fstat(self._descriptor)
         require_regular(path, status)
         self.size = status.st_size
-        self._changed = status.st_mtime_ns
+        self._modified_ns = status.st_mtime_ns
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill a buffer with the bytes from `offset` on, or raise."""
@@ -130,10 +130,10 @@ class InputFile:
     def require_unchanged(self) -> None:
         """Raise if the file was written to since it was opened.
 
-        One that was replaced by another of its name is the same still, and is read to its end.
+        If another file takes its name meanwhile, this one stays as it is, and is read to its end.
         """
         status = os.fstat(self._descriptor)
-        if (status.st_size, status.st_mtime_ns) != (self.size, self._changed):
+        if (status.st_size, status.st_mtime_ns) != (self.size, self._modified_ns):
             raise self._changed_error()
 
     def _changed_error(self) -> OSError:

@@ -89,7 +89,7 @@ MAX_POOLING = PoolingOptions(Pool.MAX, 0.0, 0)
 
 
 def pooling_options(pool: PoolName, p: float, zero_point: int) -> PoolingOptions:
-    """Return how the values of a region become one, or raise."""
+    """Return the options, checked, or raise."""
     power = real("p", p, low=_MIN_POWER, high=_MAX_POWER)
     chosen = Pool(choice("pool", pool, POOLS))
     power = power if chosen is Pool.GEM else 0.0
@@ -99,7 +99,7 @@ def pooling_options(pool: PoolName, p: float, zero_point: int) -> PoolingOptions
 def aggregation_options(
     normalize_regions: bool, aggregate: AggregateName, normalize: bool, eps: float
 ) -> AggregationOptions:
-    """Return how the vectors of regions become a descriptor, or raise."""
+    """Return the options, checked, or raise."""
     normalize_regions = flag("normalize_regions", normalize_regions)
     chosen = Aggregate[choice("aggregate", aggregate, AGGREGATES).upper()]
     normalize = flag("normalize", normalize) and chosen is not Aggregate.NONE
@@ -107,7 +107,7 @@ def aggregation_options(
 
 
 def grid_options(levels: int, overlap: float, preset: PresetName) -> GridOptions:
-    """Return which grid is laid over a map, or raise."""
+    """Return the options, checked, or raise."""
     return GridOptions(
         positive_int("levels", levels),
         real("overlap", overlap, low=0, high=1),

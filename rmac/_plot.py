@@ -135,12 +135,18 @@ def _styles(grid: RegionGrid) -> Iterator[_Style]:
         regions = np.flatnonzero(grid.level == level)
         _, column = np.unique(grid.boxes[regions, 0], return_inverse=True)
         _, row = np.unique(grid.boxes[regions, 1], return_inverse=True)
-        dark = np.array(to_rgb(_COLOURS[level and 1 + (level - 1) % (len(_COLOURS) - 1)]))
+        dark = np.array(to_rgb(_colour_of(level)))
         label = _label(grid, level)
         for region, odd in zip(regions.tolist(), (column + row) % 2 == 1, strict=True):
             colour = dark + _LIGHTER * (1 - dark) if odd else dark
             yield _Style(region, rank, bool(odd), tuple(colour), label)
             label = ""
+
+
+def _colour_of(level: int) -> str:
+    """Return the colour of a level; they repeat if there are more levels than colours."""
+    whole_map, *others = _COLOURS
+    return others[(level - 1) % len(others)] if level else whole_map
 
 
 def _label(grid: RegionGrid, level: int) -> str:

@@ -34,7 +34,7 @@ def end_command_line(error: Exception) -> None:
 
 
 def _one_line(text: str) -> str:
-    """Return a text without line breaks and control characters, and cut to a bearable length."""
+    """Return a text without line breaks and control characters, and cut if it is long."""
     line = _cut(" ".join(text.split()))
     return _cut("".join(one if one.isprintable() else ascii(one)[1:-1] for one in line))
 

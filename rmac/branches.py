@@ -162,8 +162,8 @@ def _common_shape(
                 f"kernel_sizes[{i}]: expected a window of at most the {sides[0]}x{sides[1]} cells "
                 f"that the convolution leaves, got {window[0]}x{window[1]}"
             )
-        left = [n - k + 1 for n, k in zip(sides, window, strict=True)] if window else []
-        shapes.append((shape[0], kernel.shape[0], *left))
+        cells = [n - k + 1 for n, k in zip(sides, window, strict=True)] if window else []
+        shapes.append((shape[0], kernel.shape[0], *cells))
     if len(set(shapes)) > 1:
         raise ValueError(
             "weights, kernel_sizes: expected branches of one shape, "
@@ -173,7 +173,11 @@ def _common_shape(
 
 
 def _images_at_once(shape: tuple[int, ...], kernels: list[Array]) -> int:
-    """Return how many images fit a block, with what the largest branch makes of them."""
+    """Return how many images fit a block, with what the largest branch makes of them.
+
+    That is a shifted copy of the map for each column of the kernel, and at most four planes of each
+    filter at a time: the total of the branches so far, the sums, and two steps of their maxima.
+    """
     _, channels, height, width = shape
     planes = max(kw * channels + 4 * filters for _, filters, kw, _ in [k.shape for k in kernels])
     size = (channels + planes) * height * width * kernels[0].itemsize

@@ -350,16 +350,16 @@ def _windows(
 ) -> list[npt.NDArray[np.int64]]:
     """Return the boxes of each level that has regions."""
     sequence = overlap is None
+    shorter = width if sequence else min(height, width)
     extra = 0 if overlap is None else _extra_windows(height, width, overlap, rules.dtype)
-    down, across = (extra, 0) if height > width else (0, extra)
-    _require_few_regions(min(levels, 2 * (width if sequence else min(height, width)) - 1), overlap)
+    extra_rows, extra_columns = (extra, 0) if height > width else (0, extra)
+    levels = min(levels, 2 * shorter - 1)  # windows of further levels have no cell
+    _require_few_regions(levels, overlap)
     levels_of_boxes = []
-    for number in range(1, levels + 1):
-        side = 2 * (width if sequence else min(height, width)) // (number + 1)
-        if side == 0:
-            break
-        rows, window_height = (1, 1) if sequence else (number + down, side)
-        xs = _starts(width, side, number + across, rules)
+    for level in range(1, levels + 1):
+        side = 2 * shorter // (level + 1)
+        rows, window_height = (1, 1) if sequence else (level + extra_rows, side)
+        xs = _starts(width, side, level + extra_columns, rules)
         ys = _starts(height, window_height, rows, rules)
         levels_of_boxes.append(_boxes(xs, ys, side, window_height, x_outer=rules.x_outer))
     return levels_of_boxes
@@ -378,7 +378,12 @@ def _require_few_regions(levels: int, overlap: float | None) -> None:
 
 
 def _extra_windows(height: int, width: int, overlap: float, dtype: Any) -> int:
-    """Return how many windows more lie along the longer side than along the shorter side."""
+    """Return how many windows more lie along the longer side than along the shorter side.
+
+    Windows of level 1 are as wide as the shorter side, and neighbours are `stride` apart. So they
+    share short * (short - stride) of their short * short cells. Each intermediate result is rounded
+    to the preset's dtype, so the formula must stay as it is.
+    """
     if height == width:
         return 0
     short, long = min(height, width), max(height, width)
@@ -394,6 +399,7 @@ def _starts(length: int, side: int, count: int, rules: _Preset) -> npt.NDArray[n
     if count == 1:
         return np.zeros(1, dtype=np.int64)
     dtype = rules.dtype
+    # The paper's code rounds down the position of a window's centre, not of its start.
     offset = dtype((side - 2) // 2 if rules.centred else 0)
     stride = dtype(length - side) / dtype(count - 1)
     starts = np.floor(offset + np.arange(count).astype(dtype) * stride) - offset
