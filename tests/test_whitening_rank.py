@@ -214,7 +214,7 @@ SPECTRA = {
 @pytest.mark.parametrize("count", [1, 10, 20])
 def test_block_krylov_finds_what_eigh_finds(xp, rng, monkeypatch, name, count):
     monkeypatch.setattr(eigen, "_SMALL", 100)
-    monkeypatch.setattr(eigen, "_FEWEST", 1)
+    monkeypatch.setattr(eigen, "_FEWEST_BLOCKS", 1)
     matrix = spectrum(rng, SPECTRA[name])
     found = eigen._krylov(xp.asarray(matrix), count)
     if found is None:

@@ -25,8 +25,9 @@ from rmac.whitening.state import VECTOR_KINDS, VectorKind
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-# The format that has rows instead of a scatter: readers of format 1 would find a projection alone.
-_FORMAT, _FORMAT_OF_ROWS = 1, 2  # raise them when older readers would misread a file
+# Numbers of the file's format; older readers refuse a number that they do not know. Files with rows
+# instead of a scatter have their own, since readers of format 1 would see a projection alone.
+_FORMAT, _FORMAT_OF_ROWS = 1, 2
 
 # The axes of the members, by their names for the lengths.
 _AXES = {
@@ -116,7 +117,7 @@ def _require_small_directory(file: IO[bytes]) -> None:
     entries, directory = end[4], end[5]
     if len(tail) == _END.size + _END64.size:
         end64 = _END64.unpack(tail[: _END64.size])
-        if end64[10] == b"PK\6\7":  # it tells that there is such an end, which is just before it
+        if end64[10] == b"PK\6\7":  # the mark of a file that has _END64
             if end64[:2] != (b"PK\6\6", _END64.size - 32):
                 raise ValueError("its directory is damaged")
             entries, directory = end64[7], end64[8]
@@ -132,13 +133,13 @@ def _require_whole(file: IO[bytes], archive: zipfile.ZipFile) -> None:
         if name in names or not name.endswith(".npy"):
             raise ValueError(f"{name}: got a second member of that name, or one that is no .npy")
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise ValueError(f"{name}: expected a member as it is, got a compressed one")
+            raise ValueError(f"{name}: expected an uncompressed member, got a compressed one")
         size = info.file_size
         sizes = _SIZES.pack(1, 16, size, size)
-        if info.header_offset != position or _start_of(file, position) not in (
-            _start(info, info.extract_version, size, b""),
-            _start(info, info.extract_version, 0xFFFF_FFFF, sizes),
-            _start(info, 20, size, sizes),  # Python before 3.11.4 writes both
+        if info.header_offset != position or _read_start(file, position) not in (
+            _expected_start(info, info.extract_version, size, b""),
+            _expected_start(info, info.extract_version, 0xFFFF_FFFF, sizes),
+            _expected_start(info, 20, size, sizes),  # Python before 3.11.4 writes both
         ):
             raise ValueError(f"{name}: expected this member at byte {position}")
         names.add(name)
@@ -147,14 +148,16 @@ def _require_whole(file: IO[bytes], archive: zipfile.ZipFile) -> None:
         raise ValueError(f"got {archive.start_dir - position} bytes that are in no member")
 
 
-def _start_of(file: IO[bytes], position: int) -> tuple[Any, ...]:
+def _read_start(file: IO[bytes], position: int) -> tuple[Any, ...]:
     """Read the start of a member of a zip file, with its name and extra field."""
     file.seek(position)
     start = _LOCAL.unpack(file.read(_LOCAL.size))
     return *start, file.read(start[-2]), file.read(start[-1])
 
 
-def _start(info: zipfile.ZipInfo, version: int, size: int, extra: bytes) -> tuple[Any, ...]:
+def _expected_start(
+    info: zipfile.ZipInfo, version: int, size: int, extra: bytes
+) -> tuple[Any, ...]:
     """Return the start that a member must have, with its size there or in the extra field."""
     year, month, day, hour, minute, second = info.date_time
     date = (year - 1980) << 9 | month << 5 | day, hour << 11 | minute << 5 | second // 2

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rmac.whitening.moments import Moments
 
-_TIE = 1e-9  # magnitudes that differ by a smaller share may be equal but for rounding
+_TIE = 1e-9  # elements of an eigenvector that differ by a smaller share count as equal
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -53,7 +53,8 @@ def learn(moments: Moments, dim: int | None, eps: float) -> Learned:
     require_enough(moments.number)
     moments.require_finite()
     scatter = moments.channel_scatter()
-    asked, squares = dim or len(scatter), moments.mean * moments.mean + scatter / moments.number
+    squares = moments.mean * moments.mean + scatter / moments.number
+    asked = dim or len(scatter)
     for found in _directions(moments, asked):
         noise = np.maximum(found.noise, _noise_of_values(found.rows, squares, moments))
         variances = backend_of(found.variances).to_host(found.variances)
@@ -137,7 +138,7 @@ def _noise_of_values(rows: Array, squares: Array, moments: Moments) -> Array:
 def _scaled(mean: Array, found: _Directions, kept: Array, eps: float) -> Learned:
     """Return the kept directions, scaled to a variance of 1, with the sign that is documented."""
     variances, rows, xp = found.variances, found.rows, namespace_of(mean)
-    if not len(kept) or kept[-1] < len(kept):  # the first ones
+    if not len(kept) or kept[-1] < len(kept):  # the first ones, as a rule: slices take no memory
         variances, rows = variances[: len(kept)], rows[: len(kept)]
     else:
         kept = xp.asarray(kept)

@@ -10,11 +10,12 @@ from rmac._backend import Array, namespace_of
 
 _EPS = float(np.finfo(np.float64).eps)
 _SMALL = 1024  # `eigh` of a smaller matrix takes less than a second
-# The blocks that there must be room for. Eigenvalues that fall off as 1/i took 13, faster ones 9.
-# For 64 components of 3072 channels it took 5.8 s of CPU time on 2 cores, and `eigh` 15.6 s.
-_FEWEST = 8
+# Krylov iteration is tried if the basis has room for so many blocks. Eigenvalues that fall off as
+# 1/i took 13 blocks, faster ones 9. For 64 components of 3072 channels it took 5.8 s of CPU time on
+# 2 cores, and `eigh` 15.6 s.
+_FEWEST_BLOCKS = 8
 _SPARE = 8  # vectors of a block beyond those that are asked for
-_GROWTH = 1.3  # the share by which the basis grows between two solutions in it
+_GROWTH = 1.3  # the eigenproblem in the basis is solved again when the basis is this much larger
 
 
 def largest_eigenpairs(matrix: Array, count: int) -> tuple[Array, Array]:
@@ -23,7 +24,7 @@ def largest_eigenpairs(matrix: Array, count: int) -> tuple[Array, Array]:
     The matrix is symmetric, and has no negative eigenvalues but for rounding.
     """
     size = len(matrix)
-    if size >= _SMALL and _FEWEST * (count + _SPARE) <= size // 2:
+    if size >= _SMALL and _FEWEST_BLOCKS * (count + _SPARE) <= size // 2:
         found = _krylov(matrix, count)
         if found is not None:
             return found

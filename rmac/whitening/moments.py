@@ -48,7 +48,7 @@ class Moments(NamedTuple):
                     rows[done : done + len(block)] = block
                     done += len(block)
                 mean = _centre(rows)
-                # The only row of one vector is 0.
+                # One vector is its own mean: its row is 0, and left out.
                 return cls(number, mean, None, rows if number > 1 else rows[:0], unit)
             moments = cls(0, xp.zeros(channels), None, xp.zeros((0, channels)), unit)
             for block in blocks:

@@ -137,7 +137,7 @@ class State(NamedTuple):
             mean, projection, _ = self.learned()
         else:
             mean, projection = self.in_float32()
-        # A BLAS may compute with more elements than there are, and tell of what it finds there.
+        # A BLAS may also read memory beside the arrays, and warn of what it finds there.
         with device_context(vectors), np.errstate(invalid="ignore"):
             vectors -= mean
             namespace_of(vectors).matmul(vectors, projection.T, out=out)
