@@ -102,7 +102,7 @@ def region_pool(
     *,
     workers: int | None,
 ) -> None:
-    """Write the pooled value of each region and channel: (N, R, C)."""
+    """Write what each region is pooled to: (N, R, C)."""
     spec = kernel_spec(x.dtype, pooling)
     threads = threads_for(workers, x.nbytes)
     route = region_route(boxes.tobytes(), x.shape, x.strides, spec, threads)

@@ -29,7 +29,7 @@ def second_level_cache() -> int:
 
 
 def _choose() -> Any:
-    """Return the kernels that RMAC_ISA names, or the best that run here."""
+    """Return the kernels that RMAC_ISA names, or the best of those that run on this machine."""
     available = available_isas()
     isa = os.environ.get("RMAC_ISA") or available[-1]
     if isa not in available:

@@ -9,10 +9,10 @@ Threads: none; each caller owns what it writes.
 Maxima are taken over integer keys in the order of the values, so that one integer instruction is a
 maximum, for every dtype. The key of the bits b of a value is ``(b ^ (b >> top & most)) - shift``,
 wrapping; `top` is the number of the sign bit and `most` the largest key. The exclusive or puts
-negative floats in order. The shift turns the order so that -inf is the least key and NaNs of either
-sign are above +inf. Integers of 8 bits are only shifted. Decoding is exact: the result is one of
-the inputs, bit for bit. A value that is summed is its own key, in float32 or float64, so that the
-same code combines maxima and sums.
+negative floats in order. The shift moves the keys of negative NaNs, which are below that of -inf,
+around to the largest keys, so that NaNs of either sign are above +inf. Integers of 8 bits are only
+shifted. Decoding is exact: the result is one of the inputs, bit for bit. A value that is summed is
+its own key, in float32 or float64, so that the same code combines maxima and sums.
 """
 
 from cython cimport floating

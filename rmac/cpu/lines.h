@@ -18,7 +18,8 @@
 #error "the kernels need a compiler with vector types: gcc or clang"
 #endif
 
-/* A loop over registers, which are an array only in name. gcc unrolls these without being told. */
+/* A loop over the registers of a line. Only if it is unrolled do they stay in registers, as an array
+   would be in memory. gcc unrolls these loops without being told. */
 #if defined(__clang__)
 #define UNROLLED _Pragma("clang loop unroll(full)")
 #else
@@ -54,8 +55,8 @@ static inline void store_line(void *keys, Line line)
 #define hide_counter(i) (void)0
 #endif
 
-/* Hides where the keys in memory come from. clang would take the first from the register that they
-   were stored from, and make scalar code of a loop that reads them. */
+/* Hides that the keys in memory were just stored from a register. Else clang takes the first of them
+   from there, and makes scalar code of a loop that reads all of them. */
 #if defined(__clang__)
 #define hide_source(keys) __asm__("" : : "r"(keys) : "memory")
 #else
@@ -88,8 +89,8 @@ static inline void store_line(void *keys, Line line)
 #define IN_REGISTER(part) (void)0
 #endif
 
-/* How to write a maximum so that it becomes one instruction, where the machine has one: gcc needs a
-   loop over keys, clang needs vector expressions. */
+/* A maximum must become one instruction, where the machine has one. For that, gcc needs a loop over
+   keys, and clang needs vector expressions. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define MAXIMUM_LOOPS(bits) (bits < 64 || REGISTER == 64)
 #else

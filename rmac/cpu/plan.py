@@ -135,6 +135,7 @@ def _program(intervals: Index, overlapping: bool) -> Program:
 
     steps, slot_of = _assign_slots(len(segments), builder.steps, set(found))
     slots = int(steps.max(initial=len(segments) - 1)) + 1
+    # The slots of intervals come first, in the order of the intervals.
     kept = slot_of[np.array(found, dtype=np.intp)]
     renumbered = np.argsort(np.concatenate([kept, np.delete(np.arange(slots), kept)]))
     with_slots = np.column_stack([segments, renumbered[: len(segments)]])
@@ -180,8 +181,8 @@ class _ProgramBuilder:
         """Return the value of an interval: extend its longest existing head until it is whole."""
         head = self._longest_head(start, stop)
         while head < stop:
-            tail = min(begin for begin in self._starts[stop] if begin >= start)
-            if tail == head or (tail < head and self._overlapping):
+            tail = self._longest_tail(start, stop)
+            if tail == head or (tail < head and self._overlapping):  # the two make it whole
                 piece, end = (tail, stop), stop
             else:
                 end = self._longest_head(head, stop)
@@ -192,9 +193,15 @@ class _ProgramBuilder:
         return self._value_of[start, stop]
 
     def _longest_head(self, start: int, stop: int) -> int:
+        """Return where the longest existing interval stops that begins at `start` and fits."""
         return max(end for end in self._stops[start] if end <= stop)
 
+    def _longest_tail(self, start: int, stop: int) -> int:
+        """Return where the longest existing interval starts that stops at `stop` and fits."""
+        return min(begin for begin in self._starts[stop] if begin >= start)
+
     def _add(self, start: int, stop: int) -> int:
+        """Give an interval the next number for its value, and return it."""
         value = self._values
         self._values += 1
         self._value_of[start, stop] = value

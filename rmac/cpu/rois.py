@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
 
-_FAR = 1 << 61  # the difference of two such coordinates is within int64
+_FAR = 1 << 61  # the difference of two such coordinates fits int64
 
 
 class Bins(NamedTuple):
@@ -22,7 +22,7 @@ class Bins(NamedTuple):
 
 def check_rois(rois: npt.NDArray[Any], images: int) -> tuple[Integers, npt.NDArray[np.float32]]:
     """Return batch indices and corners of RoIs, or raise if one is not finite or not on a map."""
-    with np.errstate(over="ignore"):  # becomes inf, which is reported
+    with np.errstate(over="ignore"):  # overflows to inf, which is an error below
         corners = rois[:, 1:].astype(np.float32)
     index = rois[:, 0]
     finite = np.isfinite(corners).all(axis=1) & np.isfinite(index)
@@ -47,7 +47,7 @@ def roi_bins(
     spatial_scale: float,
 ) -> Bins:
     """Return the non-empty bins of checked RoIs, with corners (K, 4), on maps of one size."""
-    with np.errstate(over="ignore"):  # far outside any map
+    with np.errstate(over="ignore"):  # overflows to inf, which is clipped to _FAR
         cells = _round_half_away(corners * np.float32(spatial_scale))
     x1, x2 = _bin_edges(cells[:, 0], cells[:, 2], output_size[1], width)
     y1, y2 = _bin_edges(cells[:, 1], cells[:, 3], output_size[0], height)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from rmac.cpu.tables import Plan
 
 # The constants that decide a path. `python bench/constants.py --only NAME` repeats a measurement.
-# The numbers are ratios of times at a quarter and at four times the value, of one thread on Zen 5
-# with AVX-512, to about 0.05; float32 and NCHW unless told otherwise. tests/test_route.py fails
-# if any constant changes by that much.
+# A pair of numbers, such as 1.09, 1.00, is the time at a quarter and at four times the value, each
+# divided by the time at the value itself, to about 0.05. They are of one thread on Zen 5 with
+# AVX-512, and of float32 and NCHW unless told otherwise. tests/test_route.py fails if a constant
+# becomes a quarter or four times of itself.
 
-# Bytes of workspace that stay in the second-level cache: not all of it, as maps pass through it
-# too.
+# Bytes of workspace that stay in the second-level cache: less than all, as maps use it too.
 # 1x512x48x64 NHWC with 40 random boxes: 1.09, 1.00.
 _CACHE = second_level_cache() * 3 // 4
 

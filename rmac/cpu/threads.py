@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from rmac.cpu.isa import kernels
 
-_MOST = 8 * (os.cpu_count() or 1)  # threads; more gain nothing
+_MOST = 8 * (os.cpu_count() or 1)  # threads; a bound on memory, as more than CPUs gain nothing
 
 
 def workers_for(workers: int | None) -> int:
@@ -108,7 +108,7 @@ def _after_fork() -> None:
     _forked = True
 
 
-_PF_FORKNOEXEC = 0x40
+_PF_FORKNOEXEC = 0x40  # of Linux's process flags: it was forked, and has not executed a program
 _forked = _is_forked()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -152,9 +152,9 @@ def rmac(
 
 
 def describe(vectors: Array, out: Array, aggregation: AggregationOptions) -> None:
-    """Write descriptors of regional vectors (N, R, D), which are overwritten: (N, D).
+    """Write descriptors (N, D) of regional vectors (N, R, D), which are overwritten.
 
-    Where they are not aggregated, they are `out`.
+    For the aggregates NONE and CONCAT, `vectors` and `out` are the same memory.
     """
     with device_context(vectors):
         launch_description(vectors, [vectors.shape[1]], out, aggregation)
