@@ -11,7 +11,7 @@ import time
 from typing import NamedTuple
 
 import numpy as np
-from run import feature_maps, measure, write_json
+from run import feature_maps, measure, shape_text, write_json
 
 import rmac
 from rmac.cpu import route
@@ -139,7 +139,7 @@ def ratios(samples):
 
 
 def show(name, one, row):
-    words = ["x".join(map(str, one.shape)), one.layout, one.dtype]
+    words = [shape_text(one.shape), one.layout, one.dtype]
     words += [f"{one.regions} boxes"] if one.regions else []
     words += [f"{one.columns} columns"] if one.columns else []
     print(

@@ -8,7 +8,7 @@ See bench/README.md for what the columns mean.
 import statistics
 
 import numpy as np
-from run import feature_maps, measure, options_of, summary, write_json
+from run import case_of, feature_maps, measure, naive, options_of, summary, write_json
 
 import rmac
 
@@ -47,22 +47,10 @@ def pools(x, layout, options):
     ):
         settings = {"layout": layout, "levels": options.levels, "pool": pool, "p": p}
         result = rmac.rmac(x[:1], **settings)
-        expected = naive(maps[:1].astype(np.float64), pool, p, options.levels)
+        expected = naive(maps[:1], options.levels, pool, p)
         np.testing.assert_allclose(result, expected, atol=1e-5, err_msg=name)
         candidates[name] = lambda s=settings: rmac.rmac(x, workers=options.workers, **s)
     return candidates
-
-
-def naive(x, pool, p, levels):
-    total = np.zeros(x.shape[:2])
-    for x1, y1, x2, y2 in rmac.region_grid(*x.shape[2:], levels=levels).boxes:
-        window = x[:, :, y1 : y2 + 1, x1 : x2 + 1]
-        if pool == "gem":
-            region = (np.maximum(window, 1e-6) ** p).mean(axis=(2, 3)) ** (1 / p)
-        else:
-            region = getattr(window, pool)(axis=(2, 3))
-        total += region / np.linalg.norm(region, axis=1, keepdims=True)
-    return total / np.linalg.norm(total, axis=1, keepdims=True)
 
 
 def whitening(x, layout, options):
@@ -97,10 +85,8 @@ def rows(times):
 
 
 def show(row):
-    shape = "x".join(map(str, row["shape"]))
     print(
-        f"{shape:>18} {row['layout']:>6} {row['dtype']:>8} {row['candidate']:<12} "
-        f"{row['ms']:9.3f} {row['ratio']:7.2f}",
+        f"{case_of(row)} {row['candidate']:<12} {row['ms']:9.3f} {row['ratio']:7.2f}",
         flush=True,
     )
 

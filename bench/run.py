@@ -27,8 +27,8 @@ SHAPES = [
 SAMPLE = 5e-3  # seconds of calls in one sample, or more
 PATIENCE = 2.0  # seconds of one candidate after which it gets no more samples than three
 REST = 0.02  # seconds before a candidate, so that busy threads of the last one fall asleep
-COLD = 1 << 28  # bytes of copies that take turns; most caches hold less
 WARM = 0.01  # seconds of calls after a rest, until processors run at full speed again
+COLD = 1 << 28  # bytes of copies that take turns; most caches hold less
 
 
 def main():
@@ -97,6 +97,11 @@ def shape_of(text):
     return shape
 
 
+def shape_text(shape):
+    """Return a shape as `shape_of` reads it."""
+    return "x".join(map(str, shape))
+
+
 def feature_maps(shape, layout, dtype):
     """Random maps like those of a network after a ReLU: half zeros, the rest positive."""
     images, channels, height, width = shape
@@ -150,11 +155,18 @@ def in_turn(sets):
     return {name: lambda turn=turn: next(turn)() for name, turn in turns.items()}
 
 
-def naive(x, levels):
+def naive(x, levels, pool="max", p=3.0):
     """The descriptor in float64, region by region."""
     total = np.zeros(x.shape[:2])
     for x1, y1, x2, y2 in rmac.region_grid(*x.shape[2:], levels=levels).boxes:
-        region = x[:, :, y1 : y2 + 1, x1 : x2 + 1].max(axis=(2, 3)).astype(np.float64)
+        window = x[:, :, y1 : y2 + 1, x1 : x2 + 1]
+        if pool == "gem":
+            values = np.maximum(window.astype(np.float64), 1e-6)
+            region = (values**p).mean(axis=(2, 3)) ** (1 / p)
+        elif pool == "mean":
+            region = window.mean(axis=(2, 3), dtype=np.float64)
+        else:
+            region = window.max(axis=(2, 3)).astype(np.float64)
         total += region / np.linalg.norm(region, axis=1, keepdims=True)
     return total / np.linalg.norm(total, axis=1, keepdims=True)
 
@@ -200,12 +212,16 @@ def summary(name, samples):
 
 def show(row, times):
     ratio = {name: row["ms"] / 1e3 / statistics.median(times[name]) for name in ("read", "rmac")}
-    shape = "x".join(map(str, row["shape"]))
     print(
-        f"{shape:>18} {row['layout']:>6} {row['dtype']:>8} {row['candidate']:<22} "
+        f"{case_of(row)} {row['candidate']:<22} "
         f"{row['ms']:9.4f} {ratio['read']:7.2f} {ratio['rmac']:7.2f}",
         flush=True,
     )
+
+
+def case_of(row):
+    """Return the first columns of a row: shape, layout and dtype."""
+    return f"{shape_text(row['shape']):>18} {row['layout']:>6} {row['dtype']:>8}"
 
 
 if __name__ == "__main__":
