@@ -175,6 +175,17 @@ MEMORY = st.tuples(
     st.sampled_from(["NCHW", "NCHW", "NHWC", "NWCH", "HWCN"]),
     st.one_of(st.just((1, 1, 1, 1)), st.tuples(*[st.sampled_from([1, 1, 1, 2, -1, 0])] * 4)),
 )
+# What the property tests of maps draw: a batch of maps and the way that it lies in memory.
+MAPS = {
+    "images": st.integers(1, 3),
+    "channels": CHANNELS,
+    "size": st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    "dtype": st.sampled_from(sorted(DTYPES)),
+    "layout": st.sampled_from(sorted(LAYOUTS)),
+    "memory": MEMORY,
+    "workers": st.integers(1, 4),
+    "seed": st.integers(0, 2**32),
+}
 POWERS = st.sampled_from([0.3, 1, 1.5, 2, 2.92, 3, 4, 5, 6, 7, 8.5])
 MEANS = st.sampled_from([pool for pool in _options.POOLS if pool != "max"]).flatmap(
     lambda pool: st.fixed_dictionaries(

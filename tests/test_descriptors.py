@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 import reference
 from helpers import (
-    CHANNELS,
     DTYPES,
     GRID_OPTIONS,
     LAYOUTS,
+    MAPS,
     MEANS,
-    MEMORY,
     check_array,
     examples,
     peak_memory,
@@ -37,17 +36,10 @@ DESCRIPTOR_OPTIONS = st.fixed_dictionaries(
 @pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(1000))
 @given(
-    images=st.integers(1, 3),
-    channels=CHANNELS,
-    size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
-    dtype=st.sampled_from(sorted(DTYPES)),
-    layout=st.sampled_from(sorted(LAYOUTS)),
-    memory=MEMORY,
     pool=st.one_of(st.just({}), MEANS),
     grid_options=GRID_OPTIONS,
     options=DESCRIPTOR_OPTIONS,
-    workers=st.integers(1, 4),
-    seed=st.integers(0, 2**32),
+    **MAPS | {"size": st.tuples(st.integers(1, 30), st.integers(1, 30))},
 )
 def test_rmac_equals_the_oracle(
     xp, images, channels, size, dtype, layout, memory, pool, grid_options, options, workers, seed

@@ -8,7 +8,6 @@ import pytest
 
 import rmac
 from rmac import operators
-from rmac._backend import BACKENDS, Backend
 
 X = np.arange(2 * 3 * 5 * 6, dtype=np.float32).reshape(2, 3, 5, 6)
 ROIS = np.array([[1, 0, 0, 3, 3]], np.float32)
@@ -167,10 +166,3 @@ def test_signatures_are_those_of_the_documentation():
         kinds = [p.kind for p in inspect.signature(function).parameters.values()]
         assert kinds[0] is inspect.Parameter.POSITIONAL_ONLY
         assert inspect.Parameter.KEYWORD_ONLY in kinds
-
-
-def test_backends_are_twins():
-    members = [name for name in vars(Backend) if not name.startswith("_")]
-    assert {"empty", "region_pool", "roi_pool", "rmac", "rmac_regions"} <= set(members)
-    for backend in BACKENDS.values():
-        assert all(callable(getattr(backend, name)) for name in members)

@@ -8,21 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import run_python
 
 import rmac
 
 ROOT = Path(__file__).parent.parent
-
-
-def run_python(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        **options,
-    )
 
 
 def test_version():
@@ -39,7 +29,7 @@ def test_import_is_light():
         "import numpy, sys; before = set(sys.modules)\n"
         "import rmac; print(*set(sys.modules) - before)"
     )
-    new = {name.partition(".")[0] for name in run_python("-c", code, cwd="/").stdout.split()}
+    new = {name.partition(".")[0] for name in run_python(code).stdout.split()}
     foreign = {name for name in new - sys.stdlib_module_names if "cython" not in name}
     assert foreign <= {"rmac", "numpy"}
     assert "rmac" in new
@@ -60,7 +50,14 @@ def test_the_source_tree_says_how_to_build_it(tmp_path):
         copy.write_bytes(path.read_bytes())
     # -S: without site-packages no editable install of rmac can step in
     code = f"import sys; sys.path[1:1] = {[p for p in sys.path if p]!r}; import rmac"
-    result = run_python("-S", "-c", code, cwd=tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: this is the source tree of rmac, without its compiled ")
     assert "pip install ." in last
@@ -130,6 +127,6 @@ def test_the_package_holds_public_names_and_submodules():
 
 def test_commands_are_modules_of_the_command_line_alone():
     code = "import rmac.cli; print(*dir(rmac))"
-    names = run_python("-P", "-c", code, cwd="/").stdout.split()
+    names = run_python(code).stdout.split()
     assert "cli" in names
     assert not {"apply", "demo", "describe", "files", "whiten"} & set(names)

@@ -12,6 +12,7 @@ from helpers import (
     DTYPES,
     GRID_OPTIONS,
     LAYOUTS,
+    MAPS,
     MEANS,
     MEMORY,
     assert_same_values,
@@ -27,22 +28,13 @@ from hypothesis import given, settings
 import rmac
 from rmac import _options
 
+SPECIAL = st.sampled_from([0.0, 0.01, 0.9])  # the share of values that are NaN, infinite or zero
+
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(2500))
-@given(
-    images=st.integers(1, 3),
-    channels=CHANNELS,
-    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    dtype=st.sampled_from(sorted(DTYPES)),
-    layout=st.sampled_from(sorted(LAYOUTS)),
-    memory=MEMORY,
-    special=st.sampled_from([0.0, 0.01, 0.9]),
-    workers=st.integers(1, 4),
-    options=GRID_OPTIONS,
-    seed=st.integers(0, 2**32),
-)
+@given(special=SPECIAL, options=GRID_OPTIONS, **MAPS)
 def test_region_pool_equals_the_oracle(
     xp, images, channels, size, dtype, layout, memory, special, workers, options, seed
 ):
@@ -61,19 +53,7 @@ def test_region_pool_equals_the_oracle(
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_small_maps")
 @settings(max_examples=examples(1000))
-@given(
-    images=st.integers(1, 2),
-    channels=CHANNELS,
-    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    dtype=st.sampled_from(sorted(DTYPES)),
-    layout=st.sampled_from(sorted(LAYOUTS)),
-    memory=MEMORY,
-    special=st.sampled_from([0.0, 0.01, 0.9]),
-    pool=MEANS,
-    workers=st.integers(1, 4),
-    options=GRID_OPTIONS,
-    seed=st.integers(0, 2**32),
-)
+@given(special=SPECIAL, pool=MEANS, options=GRID_OPTIONS, **MAPS | {"images": st.integers(1, 2)})
 def test_means_equal_the_oracle(
     xp, images, channels, size, dtype, layout, memory, special, pool, workers, options, seed
 ):

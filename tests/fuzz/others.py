@@ -85,9 +85,8 @@ def merge_scales(rng, memory):
         values = draw_values(rng, shape, dtype)
         values = values if dtype.kind == "u" else np.maximum(values, np.zeros(1, dtype))
         scales.append(values)
-    expected = oracle.merge_scales(scales, p) if 0 not in shape else np.zeros(shape)
     first = [stored(rng, memory, one[None, None])[0, 0] for one in scales]
-    expected = oracle.merge_scales(first, p) if 0 not in shape else expected
+    expected = oracle.merge_scales(first, p) if 0 not in shape else np.zeros(shape)
     if chance(rng, 0.3):
         first = memory.input(np.stack(first))
     dtype = result_dtype(dtype)
