@@ -5,7 +5,9 @@ try:
     from rmac._config import __version__, show_config
     from rmac.branches import branch_pool
     from rmac.descriptors import rmac
+    from rmac.evaluation import average_precision, evaluate
     from rmac.pooling import region_pool, rmac_regions, roi_pool
+    from rmac.ranking import expand, rerank
     from rmac.regions import RegionGrid, region_grid, sequence_grid
     from rmac.scales import merge_scales
     from rmac.whitening import Whitening
@@ -19,11 +21,15 @@ __all__ = [
     "RegionGrid",
     "Whitening",
     "__version__",
+    "average_precision",
     "branch_pool",
+    "evaluate",
+    "expand",
     "merge_scales",
     "operators",
     "region_grid",
     "region_pool",
+    "rerank",
     "rmac",
     "rmac_regions",
     "roi_pool",
