@@ -281,10 +281,11 @@ def _known_rows(neighbours: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
     wrong = np.argwhere((neighbours < -1) | (neighbours >= count))
     if len(wrong):
         row, column = wrong[0]
-        raise ValueError(
-            f"neighbours: expected -1 or a row of descriptors, 0 to {count - 1}, "
-            f"got {neighbours[row, column]} in row {row}"
-        )
+        expected = f"-1 or a row of descriptors, 0 to {count - 1}"
+        if not count:
+            expected = "-1 alone, since descriptors is empty"
+        got = f"{neighbours[row, column]} in row {row}"
+        raise ValueError(f"neighbours: expected {expected}, got {got}")
     return neighbours
 
 

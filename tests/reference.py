@@ -126,7 +126,7 @@ def rerank(query, maps, boxes, describe):
     crops = [
         x[:, y1 : y2 + 1, x1 : x2 + 1] for x, (x1, y1, x2, y2) in zip(maps, boxes, strict=True)
     ]
-    vectors = np.array([describe(crop) for crop in crops])
+    vectors = np.array([describe(crop) for crop in crops]).reshape(-1, len(query))
     scores = vectors.astype(np.float64) @ query.astype(np.float64)
     return sorted(range(len(maps)), key=lambda i: -scores[i]), scores, vectors
 
