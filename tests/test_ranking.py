@@ -44,7 +44,7 @@ class Paper:
         return rmac.region_pool(crop[None], whole).reshape(-1, 1, 1)
 
     def crops_to_rerank(self, index, boxes):
-        """Quantised maps and boxes. Of the maxima of quantised maps the paper's code has squares."""
+        """Quantised maps and boxes. The paper squares the maxima of quantised crops for MAC."""
         if self.kind == "rmac":
             return [self.levels[i] for i in index], boxes
         maxima = [self.crop(self.levels, *one) for one in zip(index, boxes, strict=True)]
