@@ -6,6 +6,7 @@ try:
     from rmac.branches import branch_pool
     from rmac.descriptors import rmac
     from rmac.evaluation import average_precision, evaluate
+    from rmac.localization import localize, quantize
     from rmac.pooling import region_pool, rmac_regions, roi_pool
     from rmac.ranking import expand, rerank
     from rmac.regions import RegionGrid, region_grid, sequence_grid
@@ -25,8 +26,10 @@ __all__ = [
     "branch_pool",
     "evaluate",
     "expand",
+    "localize",
     "merge_scales",
     "operators",
+    "quantize",
     "region_grid",
     "region_pool",
     "rerank",

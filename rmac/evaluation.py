@@ -84,7 +84,7 @@ def average_precision(
     >>> rmac.average_precision(ranks, [[3, 2], [0]], junk=[[], [1]]).round(3)
     array([0.792, 0.25 ])
     """
-    rows = _checked_ranks(ranks)
+    rows = checked_ranks(ranks)
     right = _checked_lists("positives", positives, len(rows))
     junk = [()] * len(rows) if junk is None else junk
     wrong = _checked_lists("junk", junk, len(rows))
@@ -149,7 +149,7 @@ def evaluate(
     >>> result.easy.map, result.medium.ap.round(3), result.medium.mean_precision
     (1.0, array([0.792]), array([1. , 0.5]))
     """
-    rows = _checked_ranks(ranks)
+    rows = checked_ranks(ranks)
     labels = _checked_ground_truth(ground_truth, len(rows))
     places = _checked_places(at)
     aps = {protocol: np.empty(len(rows)) for protocol in _PROTOCOLS}
@@ -208,7 +208,7 @@ def _scores(ap: Floats, precision: Floats) -> Scores:
     return Scores(ap, float(ap[known].mean()), precision, mean_precision)
 
 
-def _checked_ranks(ranks: Any) -> list[Integers]:
+def checked_ranks(ranks: Any) -> list[Integers]:
     """Return the images of each row, without the -1 at its end; or raise."""
     rows = host_copy("ranks", from_foreign(ranks, "ranks"), "(Q, M)")
     if rows.ndim != 2:
