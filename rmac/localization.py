@@ -217,10 +217,9 @@ def _paper_score(_backend: Backend, x: Array, query: Array, _workers: int | None
             sums[:, y2 + 1, x2 + 1] - sums[:, y1, x2 + 1] - sums[:, y2 + 1, x1] + sums[:, y1, x1]
         )
         roots = 2.0 * np.searchsorted(_ROOTS, inside)
-        dots, squares = np.zeros(len(boxes)), np.zeros(len(boxes))
-        for value, root in zip(query, roots, strict=True):
-            dots += value * root
-            squares += root * root
+        # cumsum adds in the order of channels, as the C code does; sum may not.
+        dots = (query[:, None] * roots).cumsum(axis=0)[-1]
+        squares = (roots * roots).cumsum(axis=0)[-1]
         with np.errstate(invalid="ignore", divide="ignore"):
             return dots / np.sqrt(squares) / norm
 
