@@ -226,9 +226,10 @@ def test_evaluate(run, maps, rng, capsys):
     assert saved["medium"]["at"] == [1, 3]
 
 
-def test_evaluate_descriptors(run, maps, rng, capsys):
+def test_evaluate_descriptors(run, maps, rng, capsys, monkeypatch):
     """Of queries of their own, and by themselves."""
     del maps
+    monkeypatch.setattr(files, "_BATCH", 100)
     descriptors = rng.standard_normal((12, 4)).astype("float32")
     queries = rng.standard_normal((2, 4)).astype("float32")
     np.save("d.npy", descriptors)
