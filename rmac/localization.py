@@ -218,10 +218,11 @@ def _paper_score(_backend: Backend, x: Array, query: Array, _workers: int | None
         )
         roots = 2.0 * np.searchsorted(_ROOTS, inside)
         # cumsum adds in the order of channels, as the C code does; sum may not.
-        dots = (query[:, None] * roots).cumsum(axis=0)[-1]
-        squares = (roots * roots).cumsum(axis=0)[-1]
+        dots = (query[:, None] * roots).cumsum(axis=0)[-1:].sum(axis=0)
+        squares = (roots * roots).cumsum(axis=0)[-1:].sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return dots / np.sqrt(squares) / norm
+            result: npt.NDArray[np.float64] = dots / np.sqrt(squares) / norm
+        return result
 
     return score
 

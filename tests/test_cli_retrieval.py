@@ -185,10 +185,10 @@ def test_rerank_puts_maps_that_are_not_finite_last(run, maps, capsys):
     np.save("maps.npy", maps)
     np.save("ranks.npy", [[5, 3, 0]] * 2)
     assert run("rerank", "maps.npy", "queries.npy", "ranks.npy", "-o", "o.npy") == 0
-    assert "maps.npy: 1 maps are not finite (5) and come last" in capsys.readouterr().err
+    assert "maps.npy: bad rows: 1 not finite (5); they come last" in capsys.readouterr().err
     assert np.load("o.npy")[0, 2] == 5
     assert run("rerank", "maps.npy", "queries.npy", "ranks.npy", "-o", "s.npy", "--strict") == 2
-    assert "maps.npy: 1 maps are not finite (5); without" in error_of(capsys, "rerank")
+    assert "maps.npy: bad rows: 1 not finite (5); without" in error_of(capsys, "rerank")
     assert not os.path.exists("s.npy")
 
 

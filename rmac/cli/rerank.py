@@ -171,7 +171,7 @@ class _Reranker:
             return
         shown = ", ".join(map(str, sorted(self.bad)[:_SHOWN]))
         more = ", ..." if len(self.bad) > _SHOWN else ""
-        message = f"{self.maps.name}: {len(self.bad)} maps are not finite ({shown}{more})"
+        message = f"{self.maps.name}: bad rows: {len(self.bad)} not finite ({shown}{more})"
         if strict:
             raise ValueError(f"{message}; without --strict this is a warning")
-        warn(f"{message} and come last among the first {self.top}; --strict makes this an error")
+        warn(f"{message}; they come last of the first {self.top}; --strict makes this an error")
