@@ -34,32 +34,32 @@ _AXES: dict[str, tuple[int, ...]] = {
 
 
 def feature_maps(
-    backend: Backend, x: Array | Sequence[Array], layout: Layout
+    backend: Backend, x: Array | Sequence[Array], layout: Layout, argument: str = "x"
 ) -> tuple[list[Array], DtypeInfo]:
     """Return views (N, C, H, W) of feature maps, and what is known of their dtype; or raise.
 
     A batch gives one view. A list of maps, without the axis N, gives one view for each, with N = 1.
     """
     if not is_list(x):
-        maps, dtype = feature_map(backend, x, layout)
-        _require_cells(maps, "x")
+        maps, dtype = feature_map(backend, x, layout, argument)
+        _require_cells(maps, argument)
         return [maps], dtype
     batches: list[Array] = []
     device = backend.device_index(x[0])
     for i, one in enumerate(x):
-        name = f"x[{i}]"
+        name = f"{argument}[{i}]"
         if backend.device_index(one) != device:
-            require_same_device(one, name, x[0], "x[0]")
+            require_same_device(one, name, x[0], f"{argument}[0]")
         maps, info = feature_map(backend, one, layout[1:], name)
         _require_cells(maps, name)
         if i == 0:
             first, channels = info, maps.shape[1]
         if info is not first:
-            raise TypeError(f"{name}: expected dtype {first.name} as x[0] has, got {info.name}")
+            expected = f"dtype {first.name} as {argument}[0] has"
+            raise TypeError(f"{name}: expected {expected}, got {info.name}")
         if maps.shape[1] != channels:
-            raise ValueError(
-                f"{name}: expected {channels} channels as x[0] has, got {maps.shape[1]}"
-            )
+            expected = f"{channels} channels as {argument}[0] has"
+            raise ValueError(f"{name}: expected {expected}, got {maps.shape[1]}")
         batches.append(maps)
     return batches, first
 
@@ -163,14 +163,13 @@ def region_boxes(regions: Any, height: int, width: int, *, sequence: bool) -> np
         if type(regions) is RegionGrid:
             return boxes
         regions = boxes  # a subclass may have others than were made for this map
-    boxes = _host_copy("regions", regions)
+    boxes = host_copy("regions", regions, "(R, 4)")
     columns = (2, 4) if sequence else (4,)
     if boxes.ndim != 2 or boxes.shape[1] not in columns:
         shapes = " or ".join(f"(R, {count})" for count in columns)
         raise ValueError(f"regions: expected shape {shapes}, got {boxes.shape}")
-    if boxes.dtype.kind not in "iu":
-        raise TypeError(f"regions: expected integers, got {boxes.dtype.name}")
-    _require_inside(boxes, height, width)
+    require_integers("regions", boxes)
+    _require_inside("regions", boxes, (width, height)[: boxes.shape[1] // 2])
     if boxes.shape[1] == 2:
         boxes = np.insert(boxes, [1, 2], 0, axis=1)
     return np.ascontiguousarray(boxes, dtype=np.int64)
@@ -180,21 +179,46 @@ def _size_and_boxes(grid: RegionGrid) -> tuple[tuple[int, int], npt.NDArray[np.i
     return (grid.height, grid.width), grid.boxes
 
 
-def _require_inside(boxes: npt.NDArray[Any], height: int, width: int) -> None:
-    """Raise unless boxes (R, 4), or intervals (R, 2), lie on a map."""
+def box_in_each(boxes: Any, maps: Sequence[Array]) -> npt.NDArray[np.int64]:
+    """Return a box (N, 4) in each of N maps (C, H, W) on the host, or raise.
+
+    Boxes may be on the device of the maps.
+    """
+    backend = backend_of_type(type(boxes))
+    if maps and backend not in (None, HOST):
+        require_same_device(boxes, "boxes", maps[0], "maps")
+        boxes = backend_of(boxes).to_host(boxes)
+    copy = host_copy("boxes", boxes, "(N, 4)")
+    if copy.shape != (len(maps), 4) and (maps or copy.size):
+        raise ValueError(f"boxes: expected shape {(len(maps), 4)}, got {copy.shape}")
+    if maps:
+        require_integers("boxes", copy)
+        _require_inside("boxes", copy, np.array([one.shape[:0:-1] for one in maps]))
+    return copy.astype(np.int64).reshape(-1, 4)
+
+
+def _require_inside(name: str, boxes: npt.NDArray[Any], sides: npt.ArrayLike) -> None:
+    """Raise unless boxes (R, 4), or intervals (R, 2), lie on a map of these sides (width, height).
+
+    Sides are one pair, or one for each box.
+    """
     low, high = np.hsplit(boxes, 2)
-    inside = (low >= 0) & (low <= high) & (high < (width, height)[: low.shape[1]])
+    inside = (low >= 0) & (low <= high) & (high < sides)
     outside = np.flatnonzero(~inside.all(axis=1))
     if len(outside):
-        expected = f"0 <= x1 <= x2 < {width} and 0 <= y1 <= y2 < {height}"
-        if boxes.shape[1] == 2:
-            expected = f"0 <= first <= last < {width}"
         row = outside[0]
-        raise ValueError(f"regions: expected {expected}, got {boxes[row].tolist()} in row {row}")
+        width, *height = np.broadcast_to(sides, low.shape)[row].tolist()
+        expected = f"0 <= first <= last < {width}"
+        if height:
+            expected = f"0 <= x1 <= x2 < {width} and 0 <= y1 <= y2 < {height[0]}"
+        raise ValueError(f"{name}: expected {expected}, got {boxes[row].tolist()} in row {row}")
 
 
-def _host_copy(name: str, value: Any) -> npt.NDArray[Any]:
-    """Return a copy of the boxes, which no other thread can change after the checks; or raise."""
+def host_copy(name: str, value: Any, shape: str) -> npt.NDArray[Any]:
+    """Return a copy of integers, which no other thread can change after the checks; or raise.
+
+    `shape` tells in an error what was expected.
+    """
     if backend_of_type(type(value)) not in (None, HOST):
         raise TypeError(f"{name}: expected integers on the host, got {type_name(value)}")
     try:
@@ -203,11 +227,17 @@ def _host_copy(name: str, value: Any) -> npt.NDArray[Any]:
     except MemoryError:
         raise
     except Exception as error:
-        raise ValueError(f"{name}: expected shape (R, 4), got {reason(error)}") from error
+        raise ValueError(f"{name}: expected shape {shape}, got {reason(error)}") from error
     for part in parts:  # NumPy drops their masks in silence
         if issubclass(type(part), np.ndarray):
             HOST.plain(part, name)
     return copy
+
+
+def require_integers(name: str, values: npt.NDArray[Any]) -> None:
+    """Raise unless an array holds integers."""
+    if values.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {values.dtype.name}")
 
 
 def region_rois(rois: Array, x: Array) -> Array:

@@ -80,7 +80,8 @@ def to_foreign(result: Any, like: Any) -> Any:
     if not is_foreign(like):
         return result
     if isinstance(result, (list, tuple)):
-        return type(result)(to_foreign(one, like) for one in result)
+        parts = [to_foreign(one, like) for one in result]
+        return result._make(parts) if hasattr(result, "_make") else type(result)(parts)
     if is_foreign(result) or not hasattr(result, "__dlpack__"):
         return result
     return ask(

@@ -16,12 +16,14 @@ AggregateName = Literal["sum", "mean", "concat", "none"]
 PresetName = Literal["caffe2", "matlab", "cirtorch"]
 MapLayout = Literal["NCHW", "NHWC"]
 Layout = Literal["NCHW", "NHWC", "NCT", "NTC"]
+SearchName = Literal["best", "grid", "aml"]
 
 POOLS: tuple[PoolName, ...] = get_args(PoolName)
 AGGREGATES: tuple[AggregateName, ...] = get_args(AggregateName)
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
 MAP_LAYOUTS: tuple[MapLayout, ...] = get_args(MapLayout)
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+SEARCHES: tuple[SearchName, ...] = get_args(SearchName)
 
 # Powers p of the generalised mean. With p below 0.001 rounding dominates; with p above 50,
 # 1e-6**p underflows float64.

@@ -1,4 +1,4 @@
-"""Drawing of region grids, which needs matplotlib."""
+"""Drawing of region grids and boxes, which needs matplotlib."""
 
 from __future__ import annotations
 
@@ -51,6 +51,28 @@ def plot_grid(grid: RegionGrid, image: npt.ArrayLike | None, ax: Axes | None) ->
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False)
     ax.set_title(f"{len(grid)} region{'s' * (len(grid) > 1)} on {where}, {grid.preset}")
     return ax
+
+
+def plot_box(x: npt.NDArray[Any], box: list[int], ax: Axes) -> None:
+    """Draw a box, in cells, over the activation of a map (C, H, W)."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    height, width = x.shape[1:]
+    activation = np.sqrt(np.square(x, dtype=np.float64).sum(axis=0))
+    ax.imshow(activation, cmap="gray", extent=(0, width, height, 0))
+    x1, y1, x2, y2 = box
+    outline = Rectangle(
+        (x1, y1),
+        x2 - x1 + 1,
+        y2 - y1 + 1,
+        edgecolor=_COLOURS[2],
+        facecolor="none",
+        linewidth=2.6,
+        path_effects=[withStroke(linewidth=5, foreground="white")],
+    )
+    ax.add_patch(outline)
+    ax.set(xlabel="x (cells)", ylabel="y (cells)")
 
 
 def _picture(image: npt.ArrayLike) -> npt.NDArray[Any]:

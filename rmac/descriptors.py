@@ -235,9 +235,7 @@ def _result_shape(
 
 def _state_of(whitening: Whitening, maps: Array) -> State:
     """Return what the whitening knows now, for all of this call; or raise."""
-    if not issubclass(type(whitening), Whitening):
-        raise TypeError(f"whitening: expected a Whitening, got {type_name(whitening)}")
-    state = whitening._state_for(maps, maps.shape[1], "x")
+    state = _fitting_state(whitening, maps, "x")
     if state.kind == "descriptors":
         warn(
             "whitening: expected one of regions, got one that was learned from descriptors, which "
@@ -245,6 +243,20 @@ def _state_of(whitening: Whitening, maps: Array) -> State:
             'learn one from rmac.rmac(x, aggregate="none")'
         )
     return state
+
+
+def frozen_whitening(whitening: Whitening, maps: Array, name: str) -> Whitening:
+    """Return a whitening that nobody changes, of what is known now; or raise."""
+    frozen = Whitening()
+    frozen._state = _fitting_state(whitening, maps, name)
+    return frozen
+
+
+def _fitting_state(whitening: Whitening, maps: Array, name: str) -> State:
+    """Return what the whitening knows now; raise if it does not fit the maps, of this name."""
+    if not issubclass(type(whitening), Whitening):
+        raise TypeError(f"whitening: expected a Whitening, got {type_name(whitening)}")
+    return whitening._state_for(maps, maps.shape[1], name)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
         for first in range(0, images if dim else 0, rows):
             part = slice(first, first + rows)
             block = [scale[part].astype(np.float64, order="C") for scale in scales]
-            merged[part] = _normalized(_mean(_in_range(block, xp), p, xp), xp)
+            merged[part] = normalized(_mean(in_range(block, xp), p, xp), xp)
     return to_foreign(merged, descriptors)
 
 
@@ -118,8 +118,8 @@ def _checked(descriptors: Any) -> list[Array]:
     return scales
 
 
-def _in_range(scales: list[Array], xp: Any) -> list[Array]:
-    """Return the scales, divided by the largest magnitude of each image."""
+def in_range(scales: list[Array], xp: Any) -> list[Array]:
+    """Return arrays (N, D), all divided by the largest magnitude in their rows."""
     peak = reduce(xp.maximum, [abs(scale).max(axis=1, keepdims=True) for scale in scales])
     unit = xp.where(peak == 0, 1.0, peak)
     return [scale / unit for scale in scales]
@@ -137,6 +137,7 @@ def _mean(scales: list[Array], p: float, xp: Any) -> Array:
     return highest * (sum(powers) / len(scales)) ** (1 / p)
 
 
-def _normalized(vectors: Array, xp: Any) -> Array:
+def normalized(vectors: Array, xp: Any) -> Array:
+    """Return vectors (N, D), L2-normalised; a zero vector stays zero."""
     norms = xp.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
     return vectors / xp.where(norms == 0, 1.0, norms)

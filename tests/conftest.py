@@ -81,13 +81,37 @@ def whitening_file(tmp_path_factory, rng):
     return path
 
 
-@pytest.fixture(params=["describe", "whiten", "apply"])
+@pytest.fixture
+def beside(tmp_path_factory):
+    """Write an array to a folder of its own, under the name of the features."""
+
+    def write(array):
+        path = tmp_path_factory.mktemp("beside") / "features.npy"
+        np.save(path, array)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def query_file(beside, rng):
+    return beside(rng.random((2, 8, 4, 5)).astype("float32"))
+
+
+@pytest.fixture
+def ranks_file(beside):
+    return beside(np.array([[4, 0, 2], [1, 3, -1]]))
+
+
+@pytest.fixture(params=["describe", "whiten", "apply", "locate", "rerank"])
 def command(request):
-    """A command, and the files that it reads, the large one last."""
+    """A command, and the files that it reads. The last has a name as that in the test's folder."""
     sources = {
         "describe": ["features"],
         "whiten": ["vectors"],
         "apply": ["whitening_file", "vectors"],
+        "locate": ["features", "query_file"],
+        "rerank": ["features", "query_file", "ranks_file"],
     }
     return [request.param, *(str(request.getfixturevalue(one)) for one in sources[request.param])]
 

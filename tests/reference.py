@@ -119,3 +119,41 @@ def rmac_error(vectors, dtype, **options):
             size = size / norm + np.abs(result) / norm * spread / norm
             size = np.where(noise, np.inf, size)
     return roundings * np.finfo(dtype).eps * size + np.finfo(dtype).tiny
+
+
+def rerank(query, maps, boxes, describe):
+    """The order, scores and vectors of maps (C, H, W), each cut to its box and described."""
+    crops = [
+        x[:, y1 : y2 + 1, x1 : x2 + 1] for x, (x1, y1, x2, y2) in zip(maps, boxes, strict=True)
+    ]
+    vectors = np.array([describe(crop) for crop in crops]).reshape(-1, len(query))
+    scores = vectors.astype(np.float64) @ query.astype(np.float64)
+    return sorted(range(len(maps)), key=lambda i: -scores[i]), scores, vectors
+
+
+def expand(queries, descriptors, neighbours, alpha):
+    """The sums of queries and their neighbours, and bounds of their errors relative to float64."""
+    sums, sizes = queries.astype(np.float64), abs(queries.astype(np.float64))
+    for i, row in enumerate(neighbours):
+        for k in row:
+            if k >= 0:
+                found = descriptors[k].astype(np.float64)
+                similarity = max(queries[i].astype(np.float64) @ found, 0)
+                sums[i] += similarity**alpha * found
+                sizes[i] += similarity**alpha * abs(found)
+    return sums, sizes
+
+
+def evaluate(row, positives, junk, at):
+    """The average precision and the precisions of one list, by walking down the list."""
+    if not positives:
+        return np.nan, [np.nan] * len(at)
+    kept = [image for image in row if image >= 0 and image not in junk]
+    hits = [image in positives for image in kept]
+    area, precision = 0.0, 1.0
+    for place, hit in enumerate(hits):
+        before, precision = precision, sum(hits[: place + 1]) / (place + 1)
+        area += hit * (before + precision) / 2 / len(positives)
+    last = max([place + 1 for place, hit in enumerate(hits) if hit], default=0)
+    lengths = [min(k, last) for k in at]
+    return area, [sum(hits[:k]) / k if k else np.nan for k in lengths]

@@ -356,7 +356,7 @@ CANNOT_WHITEN = {
 def test_whiten_what_cannot_be(vectors, tmp_path, monkeypatch, capsys, case):
     shape, dtype, dim, message = CANNOT_WHITEN[case]
     if case != "one":  # all others are found before the work
-        monkeypatch.setattr(files, "_progress", None)
+        monkeypatch.setattr(files, "progress", None)
     np.save(vectors, np.ones(shape, dtype))
     command = ["whiten", str(vectors), "-o", str(tmp_path / "w.npz")]
     assert main([*command, "--dim", str(dim)]) == 2

@@ -83,6 +83,8 @@ FLAGS = {
     ],
     "whiten": [["--dim", "0"], ["--dim", "9"], ["--eps", "-1"]],
     "apply": [["--key", "x"]],
+    "locate": [["--step", "0"], ["--tolerance", "0"], ["--aspect", "0"], ["--workers", "0"]],
+    "rerank": [["--levels", "0"], ["--top", "0"], ["--expand", "0"], ["--sweeps", "-1"]],
 }
 
 

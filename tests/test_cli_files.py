@@ -103,7 +103,7 @@ def test_describe_with_a_bad_option(features, tmp_path, capsys, arguments, messa
 def test_an_unwritable_path_is_found_before_the_work(
     command, suffix, tmp_path, monkeypatch, capsys, output
 ):
-    monkeypatch.setattr(files, "_progress", None)
+    monkeypatch.setattr(files, "progress", None)
     os.mkfifo(tmp_path / f"pipe{suffix}")
     (tmp_path / f"folder{suffix}").mkdir()
     before = sorted(os.listdir(tmp_path))
@@ -200,14 +200,15 @@ from rmac.cli import program
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-def stuck(function):
+def stuck(function, place=-1):
     def call(*args, **options):
-        if len(args[-1]):
+        if len(args[place]):
             time.sleep(60)
         return function(*args, **options)
     return call
 
 rmac.rmac = stuck(rmac.rmac)
+rmac.localize = stuck(rmac.localize, 0)
 rmac.Whitening.partial_fit = stuck(rmac.Whitening.partial_fit)
 rmac.Whitening.apply = stuck(rmac.Whitening.apply)
 program()
@@ -272,10 +273,12 @@ MEASURED = """if True:
         (["describe"], (4096, 64, 8, 8), "d.npy", True),
         (["whiten", "--eps", "1"], (16384, 16, 64), "w.npz", False),
         (["apply"], (131072, 16, 8), "o.npy", False),
+        (["locate"], (4096, 8, 32, 16), "o.npy", False),
+        (["rerank"], (4096, 8, 32, 16), "o.npy", False),
     ],
 )
 def test_memory_does_not_grow_with_the_file(
-    tmp_path, whitening_file, command, shape, output, fortran
+    tmp_path, whitening_file, query_file, beside, command, shape, output, fortran
 ):
     """A file of 256 MB takes less than 160 MB, and hardly more than a file of 64 MB does."""
     # What Python and NumPy allocate. A limit of address space would also count what is only
@@ -285,8 +288,11 @@ def test_memory_does_not_grow_with_the_file(
         path = tmp_path / f"{count}.npy"
         shape = (count, *shape[1:])
         np.lib.format.open_memmap(path, "w+", "float32", shape, fortran_order=fortran).flush()
-        whitening = [str(whitening_file)] if command == ["apply"] else []
-        arguments = [*command, *whitening, str(path), "-o", str(tmp_path / output)]
+        before = [whitening_file] if command == ["apply"] else []
+        after = [query_file] if command[0] in ("locate", "rerank") else []
+        after += [beside(np.zeros((count, 8)))] if command == ["rerank"] else []
+        sources = map(str, [*before, path, *after])
+        arguments = [*command, *sources, "-o", str(tmp_path / output)]
         code = MEASURED.format(arguments)
         result = run_python(code, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
         assert result.returncode == 0, result.stderr

@@ -69,6 +69,15 @@ def test_python_in_the_readme_runs(tmp_path, monkeypatch):
     assert names["grid"].coverage == 1
 
 
+def test_python_in_the_documentation_of_retrieval_runs():
+    text = (ROOT / "docs" / "retrieval.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert names["order"][0] == 0
+    assert names["ranks"][0] == 7
+
+
 def test_pictures_in_the_readme_are_there_and_small():
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert pictures

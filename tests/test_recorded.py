@@ -86,6 +86,13 @@ def test_descriptors(recorded, xp, case):
     assert error(data[f"cirtorch{case}"], preset="cirtorch", eps=1e-6, normalize=False) <= 1e-6
 
 
+def test_levels(recorded):
+    data = recorded["retrieval"]
+    levels = rmac.quantize(data["quantise_in"])
+    assert levels.dtype == np.uint8
+    np.testing.assert_array_equal(levels, data["quantise_out"])
+
+
 def test_presets_place_windows_differently():
     """No preset is an alias of another, in its windows and their order.
 

@@ -41,6 +41,10 @@ assert_type(rmac.branch_pool(x, [x], [None]), NumPyArray)
 assert_type(rmac.branch_pool(tensor, [tensor], [3]), Tensor)
 assert_type(rmac.merge_scales(maps, p=3), NumPyArray)
 assert_type(rmac.merge_scales([tensor, tensor]), Tensor)
+assert_type(rmac.expand(x, x, x, alpha=3), NumPyArray)
+assert_type(rmac.expand(tensor, tensor, tensor), Tensor)
+assert_type(rmac.average_precision(x, [x, x]), npt.NDArray[np.float64])
+assert_type(rmac.evaluate(x, [{"easy": [1], "hard": [], "junk": []}]).easy.map, float)
 assert_type(whitening.fit(x).apply(x), NumPyArray)
 assert_type(whitening.apply(tensor), Tensor)
 assert_type(grid, rmac.RegionGrid)
@@ -55,5 +59,7 @@ rmac.rmac(x=x)  # type: ignore[call-overload]
 rmac.region_pool(x, preset="vissl")  # type: ignore[call-overload]
 rmac.region_pool(x, normalize=True)  # type: ignore[call-overload]
 rmac.roi_pool(x, x, layout="NCT")  # type: ignore[call-overload]
+rmac.rerank(x, x, x, layout="NCT")  # type: ignore[arg-type]
+rmac.expand(x, x, x, power=3)  # type: ignore[call-overload]
 rmac.region_grid(24, 32, preset="vissl")  # type: ignore[arg-type]
 rmac.sequence_grid(24, overlap=0.4)  # type: ignore[call-arg]

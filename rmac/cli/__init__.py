@@ -1,4 +1,4 @@
-"""The command line: ``rmac demo``, ``rmac describe``, ``rmac whiten`` and ``rmac apply``."""
+"""The command line: the parser of its commands, and what ends them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from rmac import __version__
-from rmac._options import AGGREGATES, LAYOUTS, POOLS, PRESETS
+from rmac._options import AGGREGATES, LAYOUTS, MAP_LAYOUTS, POOLS, PRESETS, SEARCHES
 from rmac._terminal import explain, say
-from rmac.cli import apply, demo, describe, whiten
+from rmac.cli import apply, demo, describe, evaluate, locate, rerank, whiten
 from rmac.whitening.state import VECTOR_KINDS
 
 if TYPE_CHECKING:
@@ -86,14 +86,24 @@ def _parser() -> argparse.ArgumentParser:
     command = partial(commands.add_parser, allow_abbrev=False)
     _add_demo(command("demo", help="rank the photographs that rmac ships"))
     _add_describe(command("describe", help="describe the feature maps in a file"))
-    _add_whiten(command("whiten", help="learn a PCA-whitening from vectors of regions"))
-    _add_apply(command("apply", help="whiten descriptors, or vectors of regions"))
+    _add_whiten(command("whiten", help="learn a PCA-whitening from regional vectors"))
+    _add_apply(command("apply", help="whiten descriptors, or regional vectors"))
+    _add_locate(command("locate", help="find the boxes of queries in feature maps"))
+    _add_rerank(command("rerank", help="order what was ranked first by what is in its boxes"))
+    _add_evaluate(command("evaluate", help="print the precision of ranks"))
     return parser
 
 
 def _add_demo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--query", default="box", metavar="NAME", help="photograph to look for")
-    command.add_argument("--plot", metavar="FILE.png", help="draw the query's region grid")
+    command.add_argument(
+        "--locate",
+        action="store_true",
+        help="find the query in the photograph that is ranked first",
+    )
+    command.add_argument(
+        "--plot", metavar="FILE.png", help="draw the query's region grid, or with --locate its box"
+    )
     command.set_defaults(run=demo.run)
 
 
@@ -116,7 +126,7 @@ def _add_describe(command: argparse.ArgumentParser) -> None:
     add(
         "--whitening",
         metavar="W.npz",
-        help="whiten vectors of regions; written by rmac whiten",
+        help="whiten regional vectors; written by rmac whiten",
     )
     add(
         "--aggregate",
@@ -178,6 +188,100 @@ def _add_apply(command: argparse.ArgumentParser) -> None:
         help="do not L2-normalise the whitened vectors",
     )
     command.set_defaults(run=apply.run)
+
+
+def _add_locate(command: argparse.ArgumentParser) -> None:
+    _add_files(
+        command,
+        ("maps", "feature maps (N, C, H, W), or as --layout says"),
+        ("BOXES.npy", "x1, y1, x2, y2 in cells, inclusive, and the score of each query (N, Q, 5)"),
+    )
+    command.add_argument(
+        "queries",
+        metavar="QUERIES",
+        help="feature maps of the queries, or vectors (Q, C) of their maxima",
+    )
+    _add_dtype(command, "boxes and scores", "maps")
+    _add_search(command)
+    command.set_defaults(run=locate.run)
+
+
+def _add_rerank(command: argparse.ArgumentParser) -> None:
+    _add_files(
+        command,
+        ("maps", "feature maps (N, C, H, W), or as --layout says"),
+        ("RANKS.npy", "the new ranks (Q, M)"),
+    )
+    command.add_argument("queries", metavar="QUERIES", help="feature maps of the queries")
+    command.add_argument(
+        "ranks",
+        metavar="RANKS",
+        help="the maps that were found for each query (Q, M), -1 for none; or the descriptors "
+        "(N, D) of the maps, by which they are ranked first",
+    )
+    add = command.add_argument
+    add("--top", type=int, default=100, help="maps to re-rank for each query (default: 100)")
+    add(
+        "--expand", type=int, metavar="K", help="rank once more, by the query and the K first boxes"
+    )
+    _add_search(command)
+    add = command.add_argument_group("description", argument_default=argparse.SUPPRESS).add_argument
+    add("--levels", type=int, help="number of window sizes (default: 3)")
+    add("--preset", choices=PRESETS, help="grid preset (default: matlab)")
+    add("--whitening", metavar="W.npz", help="whiten regional vectors; written by rmac whiten")
+    command.set_defaults(run=rerank.run)
+
+
+def _add_search(command: argparse.ArgumentParser) -> None:
+    """Add the options of `rmac.localize`."""
+    command.add_argument(
+        "--boxes",
+        metavar="BOXES.npy",
+        help="x1, y1, x2, y2 of each query on its feature map (Q, 4), in cells, inclusive "
+        "(default: the whole map)",
+    )
+    command.add_argument(
+        "--aspect",
+        type=float,
+        help="height / width of the boxes to find (default: that of the query, any for vectors)",
+    )
+    # An option that is not given is not passed on: rmac.localize has the defaults.
+    add = command.add_argument_group("search", argument_default=argparse.SUPPRESS).add_argument
+    add("--search", choices=SEARCHES, help="which boxes are searched (default: best)")
+    add("--tolerance", type=float, help="most factor between aspects (default: 1.1)")
+    add("--step", type=int, help="cells between boxes; grid and aml (default: 3)")
+    add("--refine", type=int, help="largest step of the refinement; grid and aml (default: 3)")
+    add("--sweeps", type=int, help="most rounds of each refinement; grid and aml (default: 5)")
+    add("--layout", choices=MAP_LAYOUTS, help="order of the axes of maps (default: NCHW)")
+    add("--workers", type=int, help="threads to use (default: all CPUs that the process may use)")
+
+
+def _add_evaluate(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "source",
+        metavar="RANKS",
+        help="the images that were found for each query (Q, M), -1 for none; or descriptors "
+        "(N, D), to be ranked: a .npy, .zarr or .safetensors file",
+    )
+    command.add_argument(
+        "ground_truth",
+        metavar="GROUND_TRUTH.json",
+        help='a list with {"easy": [...], "hard": [...], "junk": [...]} for each query, or the '
+        'dictionary of revisitop with this list as "gnd"',
+    )
+    add = command.add_argument
+    add("--queries", help="descriptors of the queries (Q, D) (default: the descriptors themselves)")
+    add(
+        "--at",
+        type=int,
+        nargs="+",
+        default=[1, 5, 10],
+        help="places of precisions (default: 1 5 10)",
+    )
+    add("--key", help="name of the array, in a file that holds several")
+    add("--strict", action="store_true", help="fail where descriptors are not finite or zero")
+    add("-o", "--output", metavar="SCORES.json", help="all scores, also those of each query")
+    command.set_defaults(run=evaluate.run)
 
 
 def _add_dtype(command: argparse.ArgumentParser, results: str, inputs: str) -> None:

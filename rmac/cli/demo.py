@@ -1,4 +1,4 @@
-"""The command ``rmac demo``: rank photographs by the similarity of their descriptors."""
+"""The command ``rmac demo``: rank photographs by similarity, and find one in another."""
 
 from __future__ import annotations
 
@@ -11,28 +11,38 @@ import numpy.typing as npt
 
 import rmac
 from rmac._io import atomic_write
+from rmac._plot import plot_box
 from rmac.cli.files import require_suffix
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
+
+    from matplotlib.axes import Axes
+
+    Maps = dict[str, npt.NDArray[np.uint8]]
 
 _REPEATS = 20
 
 
-def feature_maps() -> dict[str, npt.NDArray[np.uint8]]:
+def feature_maps() -> Maps:
     """Return the feature maps (C, H, W) that rmac ships, by the names of their photographs."""
     with as_file(files("rmac") / "data" / "features.npz") as path, np.load(path) as archive:
         return {name: archive[name] for name in archive.files if "__" not in name}
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the ranking of the photographs for a query, and draw its region grid if asked."""
+    """Print the ranking of the photographs for a query, or where it is in the first; draw it."""
     maps = feature_maps()
     if options.query not in maps:
         raise ValueError(f"--query: expected one of {', '.join(maps)}, got {options.query!r}")
     if options.plot is not None:
         require_suffix("--plot", options.plot, ".png")
+    (_locate if options.locate else _rank)(options, maps)
 
+
+def _rank(options: argparse.Namespace, maps: Maps) -> None:
+    """Print the ranking of the photographs for a query, and draw its region grid if asked."""
     started = time.perf_counter()
     for _ in range(_REPEATS):
         descriptors = rmac.rmac(list(maps.values()))
@@ -50,8 +60,30 @@ def run(options: argparse.Namespace) -> None:
         f"{grid.height}x{grid.width} cells"
     )
     if options.plot is not None:
-        _plot(grid, options.plot)
+        _draw(options.plot, lambda ax: grid.plot(ax=ax))
         print(f"region grid of {options.query} drawn to {options.plot}")
+
+
+def _locate(options: argparse.Namespace, maps: Maps) -> None:
+    """Print where a query is in the most similar photograph, and draw it if asked."""
+    query = maps[options.query]
+    descriptors = dict(zip(maps, rmac.rmac(list(maps.values())), strict=True))
+    others = [name for name in maps if name != options.query]
+    scene = max(others, key=lambda name: descriptors[name] @ descriptors[options.query])
+    x, (height, width) = maps[scene][None], maps[scene].shape[1:]
+    maxima = query.max(axis=(1, 2)).astype(np.float32)
+    started = time.perf_counter()
+    found = rmac.localize(x, maxima, aspect=query.shape[1] / query.shape[2])
+    milliseconds = (time.perf_counter() - started) * 1e3
+    x1, y1, x2, y2 = box = found.boxes[0].tolist()
+    print(
+        f"query: {options.query}\nscene: {scene}, the most similar photograph\n\n"
+        f"{options.query} is at x {x1} to {x2} and y {y1} to {y2} of {height}x{width} cells, "
+        f"similarity {found.scores[0]:.4f}; found in {milliseconds:.2f} ms"
+    )
+    if options.plot is not None:
+        _draw(options.plot, lambda ax: plot_box(x[0], box, ax))
+        print(f"box of {options.query} drawn over {scene} to {options.plot}")
 
 
 def _print_ranking(query: str, similarity: dict[str, Any]) -> None:
@@ -61,12 +93,13 @@ def _print_ranking(query: str, similarity: dict[str, Any]) -> None:
         print(f"{rank:4}  {similarity[name]:10.4f}  {name}")
 
 
-def _plot(grid: rmac.RegionGrid, path: str) -> None:
+def _draw(path: str, draw: Callable[[Axes], object]) -> None:
+    """Write a picture that a function draws."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("--plot needs matplotlib: pip install matplotlib") from None
     figure = Figure(figsize=(8, 4.8), layout="compressed")
-    grid.plot(ax=figure.add_subplot())
+    draw(figure.add_subplot())
     with atomic_write(path) as file:
         figure.savefig(file, dpi=150, format="png")

@@ -40,14 +40,18 @@ def open_array(path: str, key: str | None = None) -> ArrayFile:
 
 @contextmanager
 def naming(names: Mapping[str, str]) -> Iterator[None]:
-    """Replace the name of an argument, in errors about it, by that of a file or a flag."""
+    """Replace the name of an argument, in errors about it, by that of a file or a flag.
+
+    Of ``argument[3]`` only the name before the bracket is replaced.
+    """
     try:
         yield
     except (TypeError, ValueError) as error:
         argument, colon, message = str(error).partition(":")
+        argument, bracket, item = argument.partition("[")
         if not colon or argument not in names:
             raise
-        raise type(error)(f"{names[argument]}:{message}") from None
+        raise type(error)(f"{names[argument]}{bracket}{item}:{message}") from None
 
 
 def batches(
@@ -63,23 +67,29 @@ def batches(
     row: they count as bytes of the batch. With a `function`, its results are yielded, in the same
     order; with more `threads`, they are computed in these, from smaller batches.
     """
+    starts = batch_starts(array, row_bytes, threads)
+
+    def work(first: int) -> npt.NDArray[Any]:
+        part = array.read(first, min(first + starts.step, array.shape[0]))
+        return part if function is None else function(part)
+
+    with (
+        progress(array.shape[0], unit) as advance,
+        closing(_in_order(work, starts, threads)) as results,
+    ):
+        for result in results:
+            yield result
+            advance(len(result))
+
+
+def batch_starts(array: ArrayFile, row_bytes: int = 0, threads: int = 1) -> range:
+    """Return the first row of each batch; the step is the rows of a batch."""
     input_bytes = prod(array.shape[1:]) * array.dtype.itemsize
     whole_chunks = array.chunk_rows * input_bytes <= max(_BATCH, array.chunk_bytes)
     step = array.chunk_rows if whole_chunks else 1
     size = _BATCH if threads == 1 else min(_BATCH, _TILE)
     rows = max(1, size // max(1, input_bytes + row_bytes) // step) * step
-
-    def work(first: int) -> npt.NDArray[Any]:
-        part = array.read(first, min(first + rows, array.shape[0]))
-        return part if function is None else function(part)
-
-    with (
-        _progress(array.shape[0], unit) as advance,
-        closing(_in_order(work, range(0, array.shape[0], rows), threads)) as results,
-    ):
-        for result in results:
-            yield result
-            advance(len(result))
+    return range(0, array.shape[0], rows)
 
 
 def _in_order(
@@ -103,7 +113,7 @@ def _in_order(
 
 
 @contextmanager
-def _progress(total: int, unit: str) -> Iterator[Callable[[int], Any]]:
+def progress(total: int, unit: str) -> Iterator[Callable[[int], Any]]:
     """Show a progress bar on a terminal if tqdm is installed; yield the function to advance it."""
     try:
         from tqdm import tqdm

@@ -83,11 +83,11 @@ def _safetensors_header(file: InputFile) -> tuple[dict[str, dict[str, Any]], int
     size = int.from_bytes(_start_of(file, 8), "little")
     if size > min(_SAFETENSORS_HEADER, file.size - 8):
         raise ValueError(f"its header has {size} bytes")
-    header = json.loads(_start_of(file, 8 + size)[8:], object_pairs_hook=_unique)
+    header = json.loads(_start_of(file, 8 + size)[8:], object_pairs_hook=unique)
     return {key: entry for key, entry in header.items() if key != "__metadata__"}, 8 + size
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a dict of the pairs of a JSON object; raise if a name is twice there."""
     result = dict(pairs)
     if len(result) < len(pairs):

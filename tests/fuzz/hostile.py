@@ -81,8 +81,9 @@ def _check_result(call, argument, meaning, result):
         assert result == expected
     elif isinstance(expected, rmac.Whitening):
         assert result.projection.tobytes() == expected.projection.tobytes()
-    elif isinstance(expected, list):
-        assert [one.tobytes() for one in result] == [one.tobytes() for one in expected]
+    elif isinstance(expected, (list, tuple)):
+        bits, wanted = ([np.asarray(one).tobytes() for one in some] for some in (result, expected))
+        assert bits == wanted
     else:
         assert type(result) is np.ndarray, type(result)
         assert result.dtype == expected.dtype
@@ -112,6 +113,8 @@ def _values(rng, call, kind, plain):
         return _lists(rng, plain, call)
     if kind == "boxes":
         return values.boxes(rng, _map_size(call))
+    if kind in _RETRIEVAL:
+        return _RETRIEVAL[kind](rng, plain, call)
     if kind == "rois":
         return values.rois(rng, plain)
     if kind == "whitening":
@@ -186,6 +189,106 @@ def _windows(plain):
     yield "long windows", [None] * 100_000, REFUSED
     yield "window of a long list", [[0] * 100_000] * len(plain), REFUSED
     yield "tuple of windows", tuple(plain), plain
+
+
+def _boxes_of_maps(rng, plain, call):
+    """A box for each map; other boxes may be as many."""
+    del plain
+    for name, value, meaning in values.boxes(rng, _map_size(call)):
+        yield name, value, REFUSED if meaning is REFUSED else EITHER
+
+
+def _ranks(rng, plain, call):
+    del rng, call
+    count = len(plain)
+    yield from values._objects()
+    for value in (None, 3, "x", {}, [1, 2], [[1, 2], [3]], [[[1]]], iter([])):
+        yield f"no ranks: {str(value)[:9]}", value, REFUSED
+    rows = max(1, count)
+    for name, row in (
+        ("twice", [1, 2, 1]),
+        ("-1 inside", [1, -1, 2]),
+        ("negative", [1, -2, 3]),
+        ("floats", [1.0, 2.0, 3.0]),
+        ("flags", [True, False, True]),
+        ("text", ["a", "b", "c"]),
+        ("objects", [None, {}, 3]),
+    ):
+        yield f"ranks: {name}", [row] * rows, REFUSED
+    yield "ranks too large", np.full((rows, 1), 2**64 - 1, np.uint64), REFUSED
+    yield "masked ranks", np.ma.masked_array(plain, mask=False), REFUSED
+    yield "another number of ranks", np.arange(3)[None].repeat(count + 1, axis=0), REFUSED
+    yield "lying ranks", np.array(plain).view(values.Lying), EITHER
+    yield "list of ranks", plain.tolist(), plain if plain.size else EITHER
+    yield "ranks of two bytes", plain.astype("i2"), plain
+
+
+def _labels(rng, plain, call):
+    del rng, call
+    yield from values._objects()
+    for value in (3, "x", {}, [*plain, []], iter(plain)):
+        yield f"no labels: {type(value).__name__}", value, REFUSED
+    yield "tuple of labels", tuple(map(tuple, plain)), plain
+    yield "arrays of labels", [np.array(one, "u1") for one in plain], plain
+    if not plain:
+        return
+    for name, images in _WRONG_IMAGES.items():
+        yield f"labels: {name}", [images, *plain[1:]], REFUSED
+
+
+_WRONG_IMAGES = {
+    "negative": [-1],
+    "twice": [5, 5],
+    "floats": [1.5],
+    "flags": [True],
+    "text": ["a"],
+    "a number": 3,
+    "nested": [[1, 2]],
+    "a set": {1},
+    "nothing": None,
+    "too large": [10**30],
+    "a dictionary": {1: 2},
+}
+
+
+def _ground_truth(rng, plain, call):
+    del rng, call
+    yield from values._objects()
+    for value in (None, 3, "x", {}, [*plain, {}], iter(plain), {"gnd": 3}):
+        yield f"no ground truth: {type(value).__name__}", value, REFUSED
+    yield "dictionary of revisitop", {"gnd": plain, "imlist": []}, EITHER
+    yield "tuple of dictionaries", tuple(plain), EITHER
+    if not plain:
+        return
+    first = plain[0]
+    for label in first:
+        less = {name: images for name, images in first.items() if name != label}
+        yield f"no {label}", [less, *plain[1:]], REFUSED
+        for name, images in _WRONG_IMAGES.items():
+            yield f"{label}: {name}", [first | {label: images}, *plain[1:]], REFUSED
+        if first[label]:
+            for other in less:
+                twice = first | {other: first[label]}
+                yield f"{label} also {other}", [twice, *plain[1:]], REFUSED
+    yield "lists of keys", [[*first], *plain[1:]], REFUSED
+
+
+def _places(rng, plain, call):
+    del rng, call
+    yield from values._objects()
+    for value in (None, 3, "5", {1}, [0], [-1], [1.5], [True], [2**31], ["1"], [None], iter(plain)):
+        yield f"no places: {str(value)[:9]}", value, REFUSED
+    yield "no place", [], EITHER
+    yield "array of places", np.array(plain), EITHER
+
+
+_RETRIEVAL = {
+    "boxes of maps": _boxes_of_maps,
+    "ranks": _ranks,
+    "labels": _labels,
+    "ground truth": _ground_truth,
+    "places": _places,
+}
 
 
 def _outs(rng, call):

@@ -12,7 +12,7 @@ from collections import Counter
 
 import numpy as np
 
-from fuzz import hostile, maps, others, scenarios
+from fuzz import hostile, maps, others, retrieval, scenarios
 from fuzz.calls import new_memory, pick
 
 HANG = 120  # seconds in which a call must end; it is only there to end a hang
@@ -38,6 +38,10 @@ CALLS = [
     others.whitening_from_projection,
     others.whitening_merge,
     others.whitening_load,
+    retrieval.expand,
+    retrieval.rerank,
+    retrieval.average_precision,
+    retrieval.evaluate,
     others.run_on_device,
     others.operator_object,
     scenarios.changed_option,

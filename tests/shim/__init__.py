@@ -100,7 +100,7 @@ def _on_device(function):
     return call
 
 
-for _name in ("abs", "add", "iadd", "isub", "matmul", "mul", "pow", "sub", "truediv"):
+for _name in ("abs", "add", "and", "iadd", "isub", "matmul", "mul", "neg", "pow", "sub", "truediv"):
     setattr(ndarray, f"__{_name}__", _on_device(getattr(np.ndarray, f"__{_name}__")))
 for _name in ("eq", "ge", "gt", "lt", "radd", "rmul"):
     setattr(ndarray, f"__{_name}__", _on_device(getattr(np.ndarray, f"__{_name}__")))
@@ -108,6 +108,7 @@ for _name in ("argmax", "diagonal", "max", "mean", "sum", "swapaxes", "trace"):
     setattr(ndarray, _name, _on_device(getattr(np.ndarray, _name)))
 for _name in ("ascontiguousarray", "concatenate", "matmul", "maximum", "outer", "sign", "sqrt"):
     globals()[_name] = _on_device(getattr(np, _name))
+argsort = _on_device(np.argsort)
 take = _on_device(np.take)
 take_along_axis = _on_device(np.take_along_axis)
 where = _on_device(np.where)
