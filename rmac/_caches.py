@@ -14,8 +14,8 @@ Params = ParamSpec("Params")
 Result = TypeVar("Result", covariant=True)
 
 MOST_BYTES, MOST_ENTRIES = 1 << 24, 1024  # of one cache
-# Bytes that an entry takes in objects of Python. Measured on 400 sizes of maps with grids of 3
-# levels: a plan and its route take 12 kB together, and are counted as 14 kB.
+# Bytes that are counted for the Python objects of an entry. Measured on 400 sizes of maps with
+# grids of 3 levels: a plan and its route take 12 kB, and 14 kB are counted.
 _OBJECT_BYTES = 4096
 
 
@@ -58,7 +58,7 @@ def cached(
 
 
 class Cache:
-    """A bounded number of results by their arguments. The one that was added first is dropped."""
+    """A bounded number of results by their arguments. The oldest is dropped to make room."""
 
     def __init__(self, nbytes: Callable[[Any], int]) -> None:
         self.results: dict[tuple[Any, ...], Any] = {}

@@ -37,7 +37,7 @@ class Pool(StrEnum):
 
 
 class Aggregate(IntEnum):
-    """How the vectors of regions become a descriptor; kernels have the same numbers."""
+    """How regional vectors become a descriptor; kernels have the same numbers."""
 
     NONE = 0
     SUM = 1
@@ -69,7 +69,7 @@ class PoolingOptions(NamedTuple):
 
 
 class AggregationOptions(NamedTuple):
-    """How the vectors of regions become a descriptor."""
+    """How regional vectors become a descriptor."""
 
     normalize_regions: bool
     aggregate: Aggregate

@@ -241,7 +241,7 @@ def _state_of(whitening: Whitening, maps: Array) -> State:
     if state.kind == "descriptors":
         warn(
             "whitening: expected one of regions, got one that was learned from descriptors, which "
-            "whitens the vectors of regions here; call its apply on the descriptors instead, or "
+            "whitens regional vectors here; call its apply on the descriptors instead, or "
             'learn one from rmac.rmac(x, aggregate="none")'
         )
     return state

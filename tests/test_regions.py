@@ -41,12 +41,18 @@ def test_windows_of_a_level_span_the_map(height, width, options):
             assert extra == 0 if height == width else 1 <= extra <= 6
 
 
-def test_the_whole_map_comes_first_with_cirtorch_alone():
-    for preset in regions.PRESETS:
-        grid = rmac.region_grid(5, 9, preset=preset)
-        assert (grid.level == 0).sum() == (preset == "cirtorch")
-    assert grid.boxes[0].tolist() == [0, 0, 8, 4]
-    assert grid.level[0] == 0
+@pytest.mark.parametrize("preset", regions.PRESETS)
+def test_the_whole_map_comes_first_or_not_at_all(preset):
+    grid = rmac.region_grid(5, 9, preset=preset)
+    has_whole_map = regions.PRESETS[preset].whole_map
+    assert (grid.level == 0).sum() == has_whole_map
+    assert (grid.level[0] == 0) == has_whole_map
+    assert (grid.boxes[0].tolist() == [0, 0, 8, 4]) == has_whole_map
+
+
+def test_cirtorch_alone_has_the_whole_map():
+    """As the documentation of RegionGrid says."""
+    assert [name for name, rules in regions.PRESETS.items() if rules.whole_map] == ["cirtorch"]
 
 
 def test_order_within_a_level():

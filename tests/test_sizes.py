@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import rmac
+from rmac._options import POOLS, PRESETS
 from rmac.cpu import plan
 from rmac.cuda import launches
 
@@ -15,7 +16,7 @@ def wide(*shape, dtype="f4"):
 
 
 @pytest.mark.parametrize("exponent", [40, 45, 57, 59, 60])
-@pytest.mark.parametrize("pool", ["max", "mean", "gem"])
+@pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("dtype", ["u1", "f2", "f4"])
 def test_a_workspace_beyond_all_memory_is_an_error(exponent, pool, dtype):
     x = wide(1, 1, 1, 2**exponent, dtype=dtype)
@@ -42,7 +43,7 @@ def test_a_roi_far_out_on_an_endless_map_is_pooled():
     assert rmac.roi_pool(x, rois).tolist() == [[[[1]]]]
 
 
-@pytest.mark.parametrize("preset", ["caffe2", "matlab", "cirtorch"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_grid_of_too_many_regions_is_an_error(preset):
     with pytest.raises(ValueError, match=r"^levels: expected a grid of at most 16777216 regions"):
         rmac.region_grid(2**20, 2**21, levels=2**31 - 1, preset=preset)

@@ -86,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     command = partial(commands.add_parser, allow_abbrev=False)
     _add_demo(command("demo", help="rank the photographs that rmac ships"))
     _add_describe(command("describe", help="describe the feature maps in a file"))
-    _add_whiten(command("whiten", help="learn a PCA-whitening from vectors of regions"))
-    _add_apply(command("apply", help="whiten descriptors, or vectors of regions"))
+    _add_whiten(command("whiten", help="learn a PCA-whitening from regional vectors"))
+    _add_apply(command("apply", help="whiten descriptors, or regional vectors"))
     return parser
 
 
@@ -121,7 +121,7 @@ def _add_describe(command: argparse.ArgumentParser) -> None:
     add(
         "--aggregate",
         choices=AGGREGATES,
-        help="how vectors of regions become a descriptor (default: sum); "
+        help="how regional vectors become a descriptor (default: sum); "
         "none writes them as they are, (N, R, D), for rmac whiten",
     )
     add("--eps", type=float, help="number added to each norm before the division (default: 0)")
@@ -129,7 +129,7 @@ def _add_describe(command: argparse.ArgumentParser) -> None:
         "--no-normalize-regions",
         dest="normalize_regions",
         action="store_false",
-        help="do not L2-normalise the vectors of regions",
+        help="do not L2-normalise regional vectors",
     )
     add(
         "--no-normalize",
@@ -167,7 +167,7 @@ def _add_apply(command: argparse.ArgumentParser) -> None:
     command.add_argument("whitening", metavar="W.npz", help="written by rmac whiten")
     _add_files(
         command,
-        ("vectors", "descriptors (M, C), or vectors of regions (N, R, C)"),
+        ("vectors", "descriptors (M, C), or regional vectors (N, R, C)"),
         ("WHITENED.npy", "the whitened vectors (M, D) or (N, R, D)"),
     )
     _add_dtype(command, "whitened vectors", "vectors")

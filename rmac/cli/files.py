@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _BATCH = 1 << 26  # bytes of a batch
-_TILE = 1 << 22  # bytes of a batch in one of several threads: what is read stays in its cache
+_TILE = 1 << 22  # bytes of a batch in one of several threads: it is still in the cache when used
 
 
 def open_array(path: str, key: str | None = None) -> ArrayFile:

@@ -32,7 +32,7 @@ class BadRows:
     def add(self, rows: npt.NDArray[Any], *, finite: bool = False) -> None:
         """Look at the next rows (N, C) or (N, R, C).
 
-        Raise if one is bad and the command is strict, or one is not finite that must be `finite`.
+        Raise if one is bad and the command is strict, or if they must be `finite` and one is not.
         """
         first, self._seen = self._seen, self._seen + len(rows)
         flat = rows.reshape(len(rows), -1)

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 _METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 _METADATA_BYTES = 10_000_000
 _MOST_MEMBERS = 10_000  # groups and arrays; links can make a folder endless
-_OVERHEAD = (
-    64,
-    1 << 20,
-)  # a file may have this many times the bytes of its numbers, and so many more
+# A chunk's file may have 64 times the bytes of its numbers, and a MiB more. No encoding needs as
+# much, and Zarr would read a larger file as a whole.
+_OVERHEAD = (64, 1 << 20)
 _CHECKSUM = 4  # bytes behind the index of a shard
 _NO_CHUNK = np.uint64(2**64 - 1)  # in the index of a shard
 _KIND = "Zarr folder"
@@ -160,6 +159,6 @@ def _index_place(array: zarr.Array[Any]) -> str | None:
     """Return where the index of a shard is, "start" or "end"; None if it is not stored plainly."""
     (sharding,) = vars(array.metadata)["codecs"]
     names = [type(codec).__name__ for codec in sharding.index_codecs]
-    # zarr 3.4 has the place itself, before it was a member of an Enum
+    # zarr 3.4 has the word itself; before, it was a member of an Enum.
     place = getattr(sharding.index_location, "value", sharding.index_location)
     return place if names == ["BytesCodec", "Crc32cCodec"] else None

@@ -47,7 +47,7 @@ class Whitening:
         The least variance to divide by. Smaller variances are taken as `eps`. With an `eps` of at
         least the noise, nothing is cut.
     kind : {"regions", "descriptors"}, optional
-        What the vectors are: vectors of regions, which `rmac` whitens; or whole descriptors, to
+        What the vectors are: regional vectors, which `rmac` whitens; or whole descriptors, to
         which `apply` is applied. `rmac` warns if it gets a whitening of descriptors. The default is
         not to say.
 

@@ -19,6 +19,7 @@ from fuzz.calls import (
     same_values,
     stored,
 )
+from rmac import _options
 
 _GRID_KINDS = {"levels": "int", "overlap": "float", "preset": "word"}
 _POOL_KINDS = {
@@ -36,12 +37,12 @@ def grid_options(rng):
     return {
         "levels": int(rng.integers(1, 6)),
         "overlap": pick(rng, (0.0, 0.2, 0.4, 0.9)),
-        "preset": pick(rng, ("caffe2", "matlab", "cirtorch")),
+        "preset": pick(rng, _options.PRESETS),
     }
 
 
 def pool_options(rng, dtype, *, keeps_maxima=False):
-    pool = pick(rng, ("max", "max", "mean", "gem"))
+    pool = pick(rng, ("max", *_options.POOLS))
     options = {"pool": pool, "p": pick(rng, (0.5, 1, 2.0, 2.92, 3.0, 4, 7.5)), "zero_point": 0}
     if dtype in ("int8", "uint8") and not (keeps_maxima and pool == "max"):
         options["zero_point"] = pick(rng, (0, np.iinfo(dtype).min, np.iinfo(dtype).max, 3))

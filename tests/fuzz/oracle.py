@@ -3,7 +3,7 @@
 import numpy as np
 from reference import l2
 
-_TYPES = {"caffe2": np.float32, "matlab": np.float64, "cirtorch": np.float32}
+_TYPES = {"caffe2": np.float32, "matlab": np.float64, "cirtorch": np.float32}  # of each preset
 
 
 def grid(height, width, levels, overlap, preset):

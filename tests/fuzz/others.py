@@ -19,8 +19,7 @@ from fuzz.calls import (
     stored,
 )
 from fuzz.known import KNOWN_FAULTS
-
-_PRESETS = ("caffe2", "matlab", "cirtorch")
+from rmac._options import PRESETS
 
 
 def _side(rng):
@@ -56,7 +55,7 @@ def region_grid(rng, memory):
 
 def sequence_grid(rng, memory):
     del memory
-    length, levels, preset = _side(rng), int(rng.integers(1, 6)), pick(rng, _PRESETS)
+    length, levels, preset = _side(rng), int(rng.integers(1, 6)), pick(rng, PRESETS)
     check = _check_grid(1, length, levels, None, preset)
     kinds = {"length": "int", "levels": "int", "preset": "word"}
     options = {"levels": levels, "preset": preset}

@@ -12,6 +12,7 @@ from fuzz.calls import Call, draw_values, pick
 from fuzz.floats import CAN_CHANGE, subnormals_as_zero
 from fuzz.known import KNOWN_FAULTS
 from fuzz.values import Index
+from rmac._options import POOLS
 
 _NO_ARGUMENTS = {"x": "none"}
 
@@ -90,7 +91,7 @@ def huge_maps(rng, memory):
         return _nothing()
     x = np.broadcast_to(np.ones((), dtype), shape)
     box = [0, 0, min(5, shape[3] - 1), min(5, shape[2] - 1)]
-    pool = pick(rng, ("max", "mean", "gem"))
+    pool = pick(rng, POOLS)
 
     def run():
         for call in (
