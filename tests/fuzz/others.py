@@ -19,7 +19,6 @@ from fuzz.calls import (
     same_values,
     stored,
 )
-from fuzz.known import KNOWN_FAULTS
 from rmac._options import PRESETS
 
 
@@ -259,8 +258,6 @@ def whitening_load(rng, memory):
     _, view = _vectors(rng, memory)
     w = rmac.Whitening().fit(view)
     broken = chance(rng, 0.8)
-    if "changed byte of a file" in KNOWN_FAULTS:
-        broken = False
     place, bit, cut = rng.random(), int(rng.integers(1, 256)), chance(rng, 0.3)
 
     def whitening_load(path):

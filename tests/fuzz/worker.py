@@ -13,7 +13,8 @@ from collections import Counter
 import numpy as np
 
 from fuzz import hostile, maps, others, scenarios
-from fuzz.calls import new_memory, pick
+from fuzz.calls import pick
+from fuzz.memory import Memory
 
 HANG = 120  # seconds in which a call must end; it is only there to end a hang
 MEMORY = 6 << 30  # bytes that a process may take; wrong sizes are to fail, not to fill the machine
@@ -78,7 +79,7 @@ def one_call(seed, number, counts):
     wrong = number % 2 == 1
     counts["calls"] += 1
     counts[f"{draw.__name__}, {'hostile' if wrong else 'valid'}"] += 1
-    memory, call = new_memory(rng), None
+    memory, call = Memory(rng), None
     try:
         call = draw(rng, memory)
         memory.freeze()
