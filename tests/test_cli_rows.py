@@ -120,7 +120,7 @@ def test_rows_that_a_dtype_makes_zero(run, maps, capsys):
     assert "1 zero (5)" in warning_of(capsys, "describe")
 
 
-LAYOUTS = {
+STORED = {
     "whole maps": ({"chunks": (3, 4, 9, 12)}, ["c/2"], "6, 7, 8"),
     "part of a map": ({"chunks": (3, 2, 9, 12)}, ["c/6/1"], "18, 19"),
     "version 2": (
@@ -132,7 +132,7 @@ LAYOUTS = {
 }
 
 
-def write_zarr(x, **options):
+def new_zarr(x, **options):
     return zarr.create_array(
         "x.zarr",
         shape=x.shape,
@@ -143,10 +143,10 @@ def write_zarr(x, **options):
     )
 
 
-@pytest.mark.parametrize("case", LAYOUTS)
+@pytest.mark.parametrize("case", STORED)
 def test_rows_never_written_to_a_zarr(run, maps, capsys, case):
-    options, parts, rows = LAYOUTS[case]
-    write_zarr(maps, **options)[...] = maps
+    options, parts, rows = STORED[case]
+    new_zarr(maps, **options)[...] = maps
     for part in parts:
         path = f"x.zarr/{part}"
         shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
@@ -162,7 +162,7 @@ def test_rows_never_written_to_a_zarr(run, maps, capsys, case):
 def test_rows_never_written_to_a_shard(run, maps, capsys, place, chunk):
     """Shards reach beyond the array: chunks there are never written, and are no rows."""
     shards = {"shape": (8, 4, 9, 12), "index_location": place}
-    array = write_zarr(maps[:10, :3], chunks=chunk, shards=shards)
+    array = new_zarr(maps[:10, :3], chunks=chunk, shards=shards)
     array[:5], array[6:, :2], array[7:] = maps[:5, :3], maps[6:10, :2], maps[7:10, :3]
     expected = "2 not written (5, 6); Zarr" if chunk[1] == 1 else "1 not written (5); Zarr"
     assert run("describe", None, name="x.zarr") == 0

@@ -66,7 +66,7 @@ def learned(whitening):
     return np.concatenate([whitening.mean[None], whitening.projection])
 
 
-def write_zarr(path, x):
+def save_zarr(path, x):
     zarr.create_array(path, shape=x.shape, dtype=x.dtype, chunks=(3, *x.shape[1:]))[...] = x
 
 
@@ -87,7 +87,7 @@ KINDS = {
         lambda path: learned(rmac.Whitening.load(path)),
         lambda _path: LEARNED,
     ),  # each array has a checksum
-    "zarr": (lambda path: write_zarr(path, X), read, lambda path: zarr.open(path, mode="r")[...]),
+    "zarr": (lambda path: save_zarr(path, X), read, lambda path: zarr.open(path, mode="r")[...]),
 }
 
 

@@ -26,10 +26,10 @@ from rmac._backend import HOST
 from rmac._options import AGGREGATES, PRESETS
 
 AXES = {"NCT": (0, 1, 2), "NTC": (0, 2, 1)}
-GRID_OPTIONS = {"levels": st.integers(1, 6), "preset": st.sampled_from(PRESETS)}
+SEQUENCE_GRID_OPTIONS = {"levels": st.integers(1, 6), "preset": st.sampled_from(PRESETS)}
 
 
-@given(length=st.integers(1, 200), **GRID_OPTIONS)
+@given(length=st.integers(1, 200), **SEQUENCE_GRID_OPTIONS)
 def test_windows_are_those_along_a_side_of_a_square_map(length, levels, preset):
     """Which is how other implementations, whose maps are recorded, would place them."""
     grid = rmac.sequence_grid(length, levels=levels, preset=preset)
@@ -41,7 +41,7 @@ def test_windows_are_those_along_a_side_of_a_square_map(length, levels, preset):
         assert set(map(tuple, windows[:, ::2])) == set(map(tuple, expected[:, ::2]))
 
 
-@given(length=st.integers(1, 200), **GRID_OPTIONS)
+@given(length=st.integers(1, 200), **SEQUENCE_GRID_OPTIONS)
 def test_a_level_is_so_many_windows_from_end_to_end(length, levels, preset):
     grid = rmac.sequence_grid(length, levels=levels, preset=preset)
     for level in range(1, levels + 1):
@@ -79,7 +79,7 @@ SEQUENCES = {
     "dtype": st.sampled_from(sorted(DTYPES)),
     "layout": st.sampled_from(sorted(AXES)),
     "memory": MEMORY,
-    "options": st.fixed_dictionaries(GRID_OPTIONS),
+    "options": st.fixed_dictionaries(SEQUENCE_GRID_OPTIONS),
     "workers": st.integers(1, 4),
     "seed": st.integers(0, 2**32),
 }

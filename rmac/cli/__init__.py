@@ -86,8 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     command = partial(commands.add_parser, allow_abbrev=False)
     _add_demo(command("demo", help="rank the photographs that rmac ships"))
     _add_describe(command("describe", help="describe the feature maps in a file"))
-    _add_whiten(command("whiten", help="learn a PCA-whitening from regional vectors"))
-    _add_apply(command("apply", help="whiten descriptors, or regional vectors"))
+    _add_whiten(command("whiten", help="learn a PCA-whitening from vectors of regions"))
+    _add_apply(command("apply", help="whiten descriptors, or vectors of regions"))
     return parser
 
 
