@@ -9,7 +9,7 @@ try:
     from rmac.regions import RegionGrid, region_grid, sequence_grid
     from rmac.scales import merge_scales
     from rmac.whitening import Whitening
-except Exception as error:  # the command `rmac` imports this before it can catch anything
+except Exception as error:
     from rmac._terminal import end_command_line
 
     end_command_line(error)

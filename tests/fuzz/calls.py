@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from fuzz.memory import far_apart
+from fuzz.memory import Memory, far_apart
 
 DTYPES = [np.dtype(t) for t in ("f2", ml_dtypes.bfloat16, "f4", "f8", "u1", "i1")]
 LAYOUTS = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 2, 3, 1), "NCT": (0, 1, 2), "NTC": (0, 2, 1)}
@@ -141,3 +141,7 @@ def close_values(actual, expected, allowed, dtype):
 
 def result_dtype(dtype):
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def new_memory(rng):
+    return Memory(rng)

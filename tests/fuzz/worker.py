@@ -13,8 +13,7 @@ from collections import Counter
 import numpy as np
 
 from fuzz import hostile, maps, others, scenarios
-from fuzz.calls import pick
-from fuzz.memory import Memory
+from fuzz.calls import new_memory, pick
 
 HANG = 120  # seconds in which a call must end; it is only there to end a hang
 MEMORY = 6 << 30  # bytes that a process may take; wrong sizes are to fail, not to fill the machine
@@ -79,7 +78,7 @@ def one_call(seed, number, counts):
     wrong = number % 2 == 1
     counts["calls"] += 1
     counts[f"{draw.__name__}, {'hostile' if wrong else 'valid'}"] += 1
-    memory, call = Memory(rng), None
+    memory, call = new_memory(rng), None
     try:
         call = draw(rng, memory)
         memory.freeze()
