@@ -45,20 +45,23 @@ CASES = {
         case((8, 512, 24, 32), columns=8),
     ],
     "_ALMOST_A_LINE": [case((64, 8, 24, 32), "NHWC"), case((64, 56, 24, 32), "NHWC", "uint8")],
-    "_MOST_OF_PLANES": [case((2, 512, 1000, 6), regions=40), case((1, 256, 4000, 6), regions=40)],
-    "_MOST_OF_ROWS": [
+    "_LINE_WORKSPACE_OF_PLANES": [
+        case((2, 512, 1000, 6), regions=40),
+        case((1, 256, 4000, 6), regions=40),
+    ],
+    "_LINE_WORKSPACE_OF_ROWS": [
         case((1, 512, 48, 64), regions=300),
         case((1, 512, 48, 64), regions=2000),
     ],
-    "_BLOCK_OF_CHANNELS": [
+    "_BLOCK_WORKSPACE_OF_CHANNELS": [
         case((1, 8192, 24, 32), "NHWC"),
         case((1, 512, 48, 64), "NHWC", regions=40),
     ],
-    "_BLOCK_OF_ROWS": [case((8, 2048, 24, 32)), case((4, 512, 48, 64))],
-    "_BLOCK_OF_PLANES": [case((64, 2048, 7, 7)), case((16, 2048, 20, 12))],
+    "_BLOCK_WORKSPACE_OF_ROWS": [case((8, 2048, 24, 32)), case((4, 512, 48, 64))],
+    "_BLOCK_WORKSPACE_OF_PLANES": [case((64, 2048, 7, 7)), case((16, 2048, 20, 12))],
     "_MOST_LINES": [case((64, 2048, 7, 7)), case((16, 2048, 14, 14))],
     "_TASKS_PER_THREAD": [case((1, 2048, 24, 32), "NHWC", workers=2)],
-    "_MOST_BANDS": [
+    "_MOST_BAND_VECTORS": [
         case((1, 512, 48, 64), "NHWC", regions=40),
         case((1, 512, 48, 64), "NHWC", regions=200),
     ],

@@ -16,7 +16,7 @@ Result = TypeVar("Result", covariant=True)
 MOST_BYTES, MOST_ENTRIES = 1 << 24, 1024  # of one cache
 # Bytes that are counted for the Python objects of an entry. Measured on 400 sizes of maps with
 # grids of 3 levels: a plan and its route take 12 kB, and 14 kB are counted.
-_OBJECTS = 4096
+_OBJECT_BYTES = 4096
 
 
 class Cached(Protocol[Params, Result]):
@@ -30,10 +30,10 @@ class Cached(Protocol[Params, Result]):
 def cached(
     nbytes: Callable[[Any], int],
 ) -> Callable[[Callable[Params, Result]], Cached[Params, Result]]:
-    """Keep some results of a function; `nbytes` tells the bytes of one.
+    """Keep results of a function, as many as fit; `nbytes` returns the bytes of one.
 
-    The arguments are the key. So they are checked values: plain numbers, strings and bytes, tuples
-    of these, or objects that never change. They are given by position.
+    The arguments are the key. So they must be checked values that never change: plain numbers,
+    strings and bytes, tuples of these, or immutable objects. They are given by position.
 
     A call that finds its result takes no lock, as a look-up in a dict is one step to other threads.
     Threads that miss the same result at the same time all compute it, and all get one of them.
@@ -90,4 +90,4 @@ class Cache:
 
     def _size(self, args: tuple[Any, ...], result: Any) -> int:
         keys = sum(len(arg) for arg in args if type(arg) is bytes)
-        return _OBJECTS + keys + self._nbytes(result)
+        return _OBJECT_BYTES + keys + self._nbytes(result)

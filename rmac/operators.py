@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 Operator = Callable[..., Any]
 Factory = Callable[..., Operator]
 
-_MOST_DIGITS = 5  # of the number of a device
+_MOST_DIGITS = 4  # of the number of a device
 
 _factories: dict[tuple[str, str], Factory] = {}
 _without_gradient: set[str] = set()
@@ -185,7 +185,7 @@ def _create(name: str, x: Array, options: dict[str, Any]) -> Operator:
 def _moved(x: Any, device: str) -> Any:
     """Return an array, or a list of them, on the device of a name."""
     kind, colon, number = plain_text("device", device).partition(":")
-    is_number = number.isdecimal() and len(number) < _MOST_DIGITS
+    is_number = number.isdecimal() and len(number) <= _MOST_DIGITS
     if kind not in BACKENDS or (colon and (kind == HOST.DEVICE or not is_number)):
         raise ValueError(f'device: expected "cpu", "cuda" or "cuda:N", got {shown(device)}')
     index = int(number) if colon else None

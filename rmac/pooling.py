@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["region_pool", "rmac_regions", "roi_pool"]
 
-_FLOAT32_MAX = 3.4e38
+_FLOAT32_MAX = 3.4e38  # a little less: the factor is rounded to float32, and must not become inf
 
 
 @overload

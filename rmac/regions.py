@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from rmac._caches import cached
 from rmac._checks import positive_int, real, warn
+from rmac._cuts import covered_cells
 from rmac._options import GridOptions, PresetName, grid_options
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class RegionGrid:
         It is less than 1 on very long maps, where the windows of every level leave gaps. The first
         such grid of a process warns.
         """
-        return _covered_cells(self._boxes) / (self.height * self.width)
+        return covered_cells(self._boxes) / (self.height * self.width)
 
     def to_image(self, image_height: float, image_width: float) -> npt.NDArray[np.float64]:
         """Scale the regions to the image that the feature map was computed from.
@@ -338,7 +339,7 @@ def _warn_of_gaps(grid: RegionGrid) -> None:
     _warned_of_gaps = True
     cells = grid.height * grid.width
     warn(
-        f"{cells - _covered_cells(grid._boxes)} of the {cells} cells of a "
+        f"{cells - covered_cells(grid._boxes)} of the {cells} cells of a "
         f"{grid.height}x{grid.width} map are in no R-MAC region (coverage {grid.coverage:.3g}): "
         "preset='cirtorch' adds the whole map as a region, region_pool takes boxes of your own, "
         "and layout='NCT' is for sequences. This warning comes once, also for other sizes of map."
@@ -428,40 +429,3 @@ def _frozen(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return a copy in the memory of a bytes object, which NumPy refuses to make writeable."""
     integers = values.astype(np.int64)
     return np.frombuffer(integers.tobytes(), np.int64).reshape(integers.shape)
-
-
-def _covered_cells(boxes: npt.NDArray[np.int64]) -> int:
-    """Return how many cells lie in at least one box.
-
-    The edges of boxes cut the map into tiles. Each box adds 1 or -1 at its four corners, such that
-    the running sums along both axes are the number of boxes over each tile.
-    """
-    edges = boxes + np.array([0, 0, 1, 1])
-    xs, (left, right) = _ranked(edges[:, ::2])
-    ys, (top, bottom) = _ranked(edges[:, 1::2])
-    top, bottom = top * len(xs), bottom * len(xs)
-    steps = np.zeros(len(xs) * len(ys), np.int64)
-    for corner, step in ((left, 1), (right, -1)):
-        steps += step * np.bincount(top + corner, minlength=len(steps))
-        steps -= step * np.bincount(bottom + corner, minlength=len(steps))
-    counts = steps.reshape(len(ys), len(xs)).cumsum(axis=0).cumsum(axis=1)
-    return int(np.diff(ys) @ (counts[:-1, :-1] > 0) @ np.diff(xs))
-
-
-def elementary_segments(intervals: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Cut an axis at every edge of half-open `intervals` (I, 2).
-
-    Returns the start and stop of each segment that lies in some interval, in order.
-    """
-    edges, (starts, stops) = _ranked(intervals)
-    begun = np.bincount(starts, minlength=len(edges)) - np.bincount(stops, minlength=len(edges))
-    used = np.flatnonzero(begun.cumsum() > 0)  # never the last edge, where all have ended
-    return np.stack([edges[used], edges[used + 1]], axis=1)
-
-
-def _ranked(
-    intervals: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp]]:
-    """Return the sorted edges of `intervals` (I, 2), and the places of their ends there (2, I)."""
-    edges, ranks = np.unique(intervals, return_inverse=True)
-    return edges, ranks.reshape(-1, 2).T

@@ -68,6 +68,32 @@ def roi_pool(x, rois, output_size, spatial_scale):
     return out
 
 
+def branch_pool(x, weights, windows):
+    """The mean of the branches, and the size that its rounding errors are relative to.
+
+    A window is a pair; None is the whole map, and then all are None.
+    """
+    view = np.lib.stride_tricks.sliding_window_view
+    total = size = 0
+    for weight, window in zip(weights, windows, strict=True):
+        kernel = weight.astype(np.float64)
+        cells = view(x.astype(np.float64), kernel.shape[2:], axis=(2, 3))
+        sums = np.einsum("nchwij,ocij->nohw", cells, kernel)
+        sizes = np.einsum("nchwij,ocij->nohw", np.abs(cells), np.abs(kernel))
+        sides = sums.shape[2:] if window is None else window
+        sums, sizes = (view(part, sides, axis=(2, 3)).max(axis=(4, 5)) for part in (sums, sizes))
+        total, size = total + np.maximum(sums, 0), size + sizes
+    if windows[0] is None:
+        total, size = total[:, :, 0, 0], size[:, :, 0, 0]
+    return total / len(weights), size / len(weights)
+
+
+def merge_scales(scales, p):
+    """The generalised mean of descriptors (S, N, D) over scales, then L2."""
+    scales = np.asarray([scale.astype(np.float64) for scale in scales])
+    return l2(scales.max(axis=0) if p == np.inf else (scales**p).mean(axis=0) ** (1 / p))
+
+
 def l2(vectors, eps=0.0):
     norm = np.sqrt((vectors**2).sum(axis=-1, keepdims=True)) + eps
     return vectors / np.where(norm == 0, 1, norm)

@@ -49,13 +49,13 @@ def test_a_result_is_computed_once():
 
 
 def test_the_first_results_are_dropped(monkeypatch):
-    monkeypatch.setattr(_caches, "MOST_BYTES", 5 * (_caches._OBJECTS + 100))
+    monkeypatch.setattr(_caches, "MOST_BYTES", 5 * (_caches._OBJECT_BYTES + 100))
     compute, computed = counting()
     for size in range(100, 90, -1):
         compute(size)
         assert compute.cache.bytes <= _caches.MOST_BYTES
     assert [size for (size,) in compute.cache.results] == [95, 94, 93, 92, 91]
-    assert compute.cache.bytes == sum(_caches._OBJECTS + size for size in range(91, 96))
+    assert compute.cache.bytes == sum(_caches._OBJECT_BYTES + size for size in range(91, 96))
     compute(100)
     assert computed[-1] == 100
 
@@ -99,11 +99,11 @@ def test_bytes_of_the_key_count():
         return key[:0]
 
     compute(bytes(10_000))
-    assert compute.cache.bytes == _caches._OBJECTS + 10_000
+    assert compute.cache.bytes == _caches._OBJECT_BYTES + 10_000
 
 
 def test_many_threads_keep_the_count_of_bytes(monkeypatch):
-    monkeypatch.setattr(_caches, "MOST_BYTES", 20 * (_caches._OBJECTS + 50))
+    monkeypatch.setattr(_caches, "MOST_BYTES", 20 * (_caches._OBJECT_BYTES + 50))
     compute, _ = counting()
     wrong = []
 
@@ -123,7 +123,7 @@ def test_many_threads_keep_the_count_of_bytes(monkeypatch):
         sys.setswitchinterval(interval)
     assert not wrong
     cache = compute.cache
-    assert cache.bytes == sum(_caches._OBJECTS + size for (size,) in cache.results)
+    assert cache.bytes == sum(_caches._OBJECT_BYTES + size for (size,) in cache.results)
     assert cache.bytes <= _caches.MOST_BYTES
 
 

@@ -77,7 +77,7 @@ OPTIONS = [
         rmac.rmac,
         {"pool": "sum"},
         ValueError,
-        f"pool: expected one of {', '.join(map(repr, _options.POOLS))}, got",
+        f"pool: expected one of {POOLS}, got",
     ),
     (
         rmac.rmac,

@@ -9,7 +9,7 @@ from helpers import DTYPES, run_python
 
 import rmac
 from rmac import cpu
-from rmac._options import Aggregate, AggregationOptions
+from rmac._options import POOLS, Aggregate, AggregationOptions
 
 pytestmark = pytest.mark.skipif(not CAN_CHANGE, reason="changes the mode by x86's instruction")
 FLOATS = sorted(name for name in DTYPES if "float" in name)
@@ -22,7 +22,7 @@ def subnormals(rng, dtype):
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("pool", ["max", "mean", "gem"])
+@pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_results_are_those_of_the_default_mode(rng, dtype, pool, workers):
     x = subnormals(rng, DTYPES[dtype])

@@ -4,9 +4,6 @@ A quarter or four times of any constant changes some choice here. bench/constant
 that costs.
 """
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -73,15 +70,8 @@ def test_some_planes_are_prefetched():
 
 
 def test_threads_are_for_large_maps():
-    """In a process of its own, as this one treats all maps as large."""
-    code = (
-        "from rmac.cpu.route import threads_for\n"
-        "print([threads_for(2, channels * 7 * 7 * 4) for channels in (128, 512, 1024)])"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=True
-    )
-    assert result.stdout == "[1, 1, 2]\n"
+    threads = [route.threads_for(2, channels * 7 * 7 * 4) for channels in (128, 512, 1024)]
+    assert threads == [1, 1, 2]
 
 
 @pytest.mark.parametrize(("size", "expected"), [(25 << 20, 1), (100 << 20, None)])

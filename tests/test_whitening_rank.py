@@ -10,6 +10,8 @@ from helpers import DTYPES, VECTORS, assert_same_whitening, mixed, optional_modu
 from rmac import Whitening
 from rmac.whitening import Moments, components, eigen
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* variances are zero to rounding")
+
 COUNT, CHANNELS, DEAD = 3000, 40, 10
 
 
@@ -143,9 +145,6 @@ def test_the_coarsest_dtype_counts(rng, tmp_path):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 assert same.dim == CHANNELS - DEAD
-
-
-pytestmark = pytest.mark.filterwarnings("ignore:.* variances are zero to rounding")
 
 
 @pytest.mark.parametrize("count", [2, 12, 29, 30, 31, 75])

@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rmac._caches import cached
+from rmac._cuts import elementary_segments
 from rmac.cpu.tables import Plan
-from rmac.regions import elementary_segments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -34,7 +34,7 @@ _SMALL_PLANE = 128
 # The same where rows fill less than `_WIDE_ROW` of a line.
 # A quarter takes ROWS for 16x2048x13x13: 1.01. Four times takes PLANES for 16x1024x60x12: 1.32.
 _SMALL_PLANE_OF_NARROW_ROWS = 512
-# A quarter is the first of these cases. Four times takes PLANES for 16x2048x14x14: 1.72.
+# A quarter takes ROWS for 16x2048x13x13 too: 1.01. Four times takes PLANES for 16x2048x14x14: 1.72.
 _WIDE_ROW = 7 / 8
 # Rows that fill less of a line than this are transposed whole, in planes of any size.
 # A quarter takes ROWS for 8x1024x80x7: 1.12. Four times takes PLANES for 16x1024x24x28: 1.70.
@@ -50,40 +50,41 @@ _SHORTEST_ROW = 1 / 4
 # of uint8: 1.72.
 _ALMOST_A_LINE = 3 / 4
 
-# Workspace for one line of lanes, in caches, up to which PLANES is possible.
+# The workspace of one line of lanes up to which PLANES may be taken, as a multiple of `_CACHE`.
 # 40 random boxes. A quarter takes ROWS for 2x512x1000x6: 0.80, so less might do. Four times takes
 # PLANES for 1x256x4000x6: 1.86.
-_MOST_OF_PLANES = 1.0
+_LINE_WORKSPACE_OF_PLANES = 1.0
 # The same of ROWS. It may be more, as most of it is written once and read once.
 # 1x512x48x64. A quarter takes GATHER for 300 random boxes: 3.17. Four times takes ROWS for 2000:
 # 0.19, so more might do.
-_MOST_OF_ROWS = 4.0
+_LINE_WORKSPACE_OF_ROWS = 4.0
 
-# Lanes of a task of CHANNELS, ROWS and PLANES: as many lines as fit so much workspace, the first
-# two in caches, the last in bytes.
-# CHANNELS: 1x512x48x64 NHWC with 40 random boxes: 1.08, 1.01.
-_BLOCK_OF_CHANNELS = 6.0
-# 4x512x48x64: 1.04, 1.03. It bounds the workspace of a thread.
-_BLOCK_OF_ROWS = 1 / 4
+# The workspace of a channel block, which has as many lines of lanes as fit. It is a multiple of
+# `_CACHE` for CHANNELS and ROWS, and in bytes for PLANES.
+# 1x512x48x64 NHWC with 40 random boxes: 1.08, 1.01.
+_BLOCK_WORKSPACE_OF_CHANNELS = 6.0
+# 4x512x48x64: 1.04, 1.03. So it decides little; it bounds the workspace of a thread.
+_BLOCK_WORKSPACE_OF_ROWS = 1 / 4
 # 16x2048x20x12: 0.64, 1.01. 64x2048x7x7: 1.17, 0.99.
-_BLOCK_OF_PLANES = 48 << 10
-# Lines of a task of ROWS or PLANES, at most.
+_BLOCK_WORKSPACE_OF_PLANES = 48 << 10
+# The most lines of a channel block of ROWS or PLANES.
 # 64x2048x7x7: 1.54, 1.36. 16x2048x14x14: 1.07, 1.05.
 _MOST_LINES = 4
 
-# Tasks for each thread at least, so that no thread is left without work. With two threads a quarter
-# leaves all of 1x2048x24x32 NHWC to one.
+# The fewest tasks for each thread, so that no thread is left without work. With two threads, a
+# quarter leaves all of 1x2048x24x32 NHWC to one of them.
 _TASKS_PER_THREAD = 2
 
 # Intervals of all bands, in vectors, that CHANNELS and GATHER keep to the end.
 # 1x512x48x64 NHWC. A quarter with 40 random boxes: 1.00. Four times with 200: 1.12.
-_MOST_BANDS = 4096
+_MOST_BAND_VECTORS = 4096
 
 # Bytes between what is read and what is prefetched: some rows or planes ahead, little of the cache.
 # 8x2048x24x32: 0.95, 0.98; NHWC: 1.04, 0.99.
 _PREFETCH = 1 << 16
 
-# Bytes of maps that are worth a thread. The benchmark of this one needs an idle machine.
+# Bytes of maps that are worth a thread. Two threads, on a machine that may have had other work.
+# 1x512x7x7: 8.93, 0.99. 1x512x14x14: 1.11, 1.32.
 _SMALL_TASK = 1 << 16
 
 # Bytes of maps that one thread pools in the time that OpenMP's threads wait busily for more work.
@@ -166,7 +167,7 @@ def _path(plan: Plan, shape: tuple[int, ...], strides: tuple[int, ...], spec: Ke
         return Path.GATHER if almost_a_line else Path.CHANNELS
     if pixel_stride == itemsize:
         if _planes_are_better(shape, strides, spec) and _fits(
-            plan, Path.PLANES, spec, _MOST_OF_PLANES
+            plan, Path.PLANES, spec, _LINE_WORKSPACE_OF_PLANES
         ):
             return Path.PLANES
         # A row shorter than a line is read as a whole line, which must end inside the next plane.
@@ -174,7 +175,7 @@ def _path(plan: Plan, shape: tuple[int, ...], strides: tuple[int, ...], spec: Ke
         nested = row_stride >= width * itemsize and channel_stride >= height * row_stride
         readable = (nested and channel_stride + width * itemsize >= LINE_BYTES) or spec.sums
         rows = width >= line or (readable and width >= _SHORTEST_ROW * line)
-        if rows and _fits(plan, Path.ROWS, spec, _MOST_OF_ROWS):
+        if rows and _fits(plan, Path.ROWS, spec, _LINE_WORKSPACE_OF_ROWS):
             return Path.ROWS
     return Path.GATHER
 
@@ -191,7 +192,7 @@ def _planes_are_better(shape: tuple[int, ...], strides: tuple[int, ...], spec: K
 
 
 def _fits(plan: Plan, path: Path, spec: KernelSpec, caches: float) -> bool:
-    """Return whether the workspace of one line of lanes is at most so many caches."""
+    """Return whether the workspace of one line of lanes is at most `caches` times `_CACHE`."""
     return _workspace_of_line(plan, path, spec) <= caches * _CACHE
 
 
@@ -210,11 +211,11 @@ def _lanes(plan: Plan, shape: tuple[int, ...], spec: KernelSpec, path: Path, thr
     workspace = _workspace_of_line(plan, path, spec)
     match path:
         case Path.CHANNELS:
-            lines = int(_BLOCK_OF_CHANNELS * _CACHE) // workspace
+            lines = int(_BLOCK_WORKSPACE_OF_CHANNELS * _CACHE) // workspace
         case Path.ROWS:
-            lines = min(int(_BLOCK_OF_ROWS * _CACHE) // workspace, _MOST_LINES)
+            lines = min(int(_BLOCK_WORKSPACE_OF_ROWS * _CACHE) // workspace, _MOST_LINES)
         case Path.PLANES:
-            lines = min(_BLOCK_OF_PLANES // workspace, _MOST_LINES)
+            lines = min(_BLOCK_WORKSPACE_OF_PLANES // workspace, _MOST_LINES)
         case unknown:
             assert_never(unknown)
     lines = max(lines, 1)
@@ -232,7 +233,7 @@ def _even_lanes(channels: int, blocks: int, line: int) -> int:
 
 
 def _route(plan: Plan, path: Path, lanes: int) -> Route:
-    keep_bands = plan.n_band_vectors <= _MOST_BANDS
+    keep_bands = plan.n_band_vectors <= _MOST_BAND_VECTORS
     return Route(plan, path, lanes, keep_bands=keep_bands, prefetch=_PREFETCH)
 
 

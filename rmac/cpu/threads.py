@@ -47,10 +47,10 @@ def default_workers() -> int:
 def _is_number(text: str) -> bool:
     """Return whether OpenMP takes a value of OMP_NUM_THREADS, such as "3" or "4,2"."""
     digits = text.partition(",")[0].strip().lstrip("0")
-    return digits.isascii() and digits.isdecimal() and len(digits) < _DIGITS
+    return digits.isascii() and digits.isdecimal() and len(digits) <= _MOST_DIGITS
 
 
-_DIGITS = 10  # numbers of so many digits may be beyond C's int
+_MOST_DIGITS = 9  # a number of 10 digits may be beyond C's int
 _NUMBER_IS_SET = _is_number(os.environ.get("OMP_NUM_THREADS", ""))
 
 

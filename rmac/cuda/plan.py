@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rmac._caches import cached
+from rmac._cuts import elementary_segments
 from rmac.cuda.structs import PLAN_WORDS
-from rmac.regions import elementary_segments
 
 _MOST_BANDS = 256  # or segments: a region's span has one byte for each of its edges
 

@@ -30,7 +30,6 @@ _POOL_KINDS = {
     "workers": "int",
     "out": "out",
 }
-_AGGREGATES = ("sum", "sum", "mean", "concat", "none")
 
 
 def grid_options(rng):
@@ -140,7 +139,7 @@ def region_pool_list(rng, memory):
 def rmac_options(rng):
     return {
         "normalize_regions": chance(rng, 0.8),
-        "aggregate": pick(rng, _AGGREGATES),
+        "aggregate": pick(rng, ("sum", *_options.AGGREGATES)),
         "normalize": chance(rng, 0.8),
         "eps": pick(rng, (0.0, 0.0, 1e-6, 0.5)),
     }

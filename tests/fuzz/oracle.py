@@ -1,7 +1,6 @@
-"""What public functions must give, where tests/reference.py does not say: slow and plain."""
+"""The boxes of grids, one window after the other: slow and plain."""
 
 import numpy as np
-from reference import l2
 
 _TYPES = {"caffe2": np.float32, "matlab": np.float64, "cirtorch": np.float32}  # of each preset
 
@@ -49,31 +48,3 @@ def _starts(length, side, count, preset):
             start = int(np.floor(centre + real(i) * step) - centre)
         starts.append(min(start, length - side))
     return starts
-
-
-def merge_scales(scales, p):
-    scales = np.asarray([scale.astype(np.float64) for scale in scales])
-    if p == np.inf:
-        return l2(scales.max(axis=0))
-    if p == 1:
-        return l2(scales.mean(axis=0))
-    peak = scales.max(axis=(0, 2), keepdims=True)
-    peak = np.where(peak == 0, 1, peak)
-    return l2(((scales / peak) ** p).mean(axis=0) ** (1 / p))
-
-
-def branch_pool(x, weights, windows):
-    """The result, and a bound of the sums of magnitudes that its errors are relative to."""
-    view = np.lib.stride_tricks.sliding_window_view
-    total = bound = 0
-    for weight, window in zip(weights, windows, strict=True):
-        kernel = weight.astype(np.float64)
-        parts = view(x.astype(np.float64), kernel.shape[2:], axis=(2, 3))
-        sums = np.einsum("nchwij,dcij->ndhw", parts, kernel)
-        sizes = np.einsum("nchwij,dcij->ndhw", abs(parts), abs(kernel))
-        side = sums.shape[2:] if window is None else window
-        sums, sizes = (view(part, side, axis=(2, 3)).max(axis=(4, 5)) for part in (sums, sizes))
-        total, bound = total + np.maximum(sums, 0), bound + sizes
-    if windows[0] is None:
-        total, bound = total[:, :, 0, 0], bound[:, :, 0, 0]
-    return total / len(weights), bound / len(weights)

@@ -10,7 +10,6 @@ import numpy as np
 import rmac
 from fuzz.calls import Call, draw_values, pick
 from fuzz.floats import CAN_CHANGE, subnormals_as_zero
-from fuzz.known import KNOWN_FAULTS
 from fuzz.values import Index
 from rmac._options import POOLS
 
@@ -28,8 +27,6 @@ def _nothing():
 
 def changed_option(rng, memory):
     """An option object that changes between two calls counts with its value of each call."""
-    if "changed option" in KNOWN_FAULTS:
-        return _nothing()
     x = memory.input(draw_values(rng, (1, 3, 6, 9), np.dtype("f4")))
     first, second = 2, 4
     option = pick(rng, ("levels", "overlap", "p", "eps", "workers"))
@@ -48,8 +45,6 @@ def changed_option(rng, memory):
 
 def changed_grid(rng, memory):
     """Nobody can change a grid that others share."""
-    if "changed grid" in KNOWN_FAULTS:
-        return _nothing()
     x = memory.input(draw_values(rng, (1, 3, 6, 9), np.dtype("f4")))
     what = pick(rng, ("shape", "strides", "dtype", "flags", "values"))
 
@@ -135,8 +130,6 @@ def flushed_subnormals(rng, memory):
 
 def written_boxes(rng, memory):
     """Boxes that another thread writes meanwhile are all right or an error, and never a crash."""
-    if "written boxes" in KNOWN_FAULTS:
-        return _nothing()
     x = memory.input(draw_values(rng, (1, 8, 16, 16), np.dtype("f4")))
     boxes = np.full((2000, 4), 3, np.int64)
 
@@ -156,8 +149,6 @@ def written_boxes(rng, memory):
 
 def refitted_whitening(rng, memory):
     """A whitening that another thread refits gives what it had before, or has then, or an error."""
-    if "refitted whitening" in KNOWN_FAULTS:
-        return _nothing()
     x = memory.input(draw_values(rng, (8, 64, 6, 9), np.dtype("f4")))
     wide, narrow = rng.standard_normal((3, 64)), rng.standard_normal((3, 2))
     whitening, results = rmac.Whitening().fit(wide), set()
@@ -178,8 +169,6 @@ def refitted_whitening(rng, memory):
 
 def added_vectors(rng, memory):
     """Vectors that many threads add to one whitening are all counted."""
-    if "added vectors" in KNOWN_FAULTS:
-        return _nothing()
     vectors = memory.input(rng.standard_normal((10, 8)))
 
     def add(whitening):

@@ -11,7 +11,6 @@ from fractions import Fraction
 import numpy as np
 
 import rmac
-from fuzz.calls import pick
 
 REFUSED, EITHER = "refused", "either"
 LONG = "x" * 100_000
@@ -388,9 +387,3 @@ def rois(rng, plain):
         yield f"RoIs {shape}", np.zeros(shape), REFUSED
     yield "RoIs of uint64", np.full((1, 5), 2**64 - 1, np.uint64), REFUSED
     yield "list of RoIs", row.tolist(), EITHER
-
-
-def one_of(rng, found, known):
-    """Return a name, a value and what it stands for, but for known faults."""
-    choices = [one for one in found if one[0].removeprefix("list: ") not in known]
-    return pick(rng, choices)
