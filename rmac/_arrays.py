@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rmac import _hints
 from rmac._backend import (
     HOST,
     Array,
@@ -16,6 +18,7 @@ from rmac._backend import (
     require_same_device,
 )
 from rmac._checks import ask, is_list, reason, shorten, shown, type_name
+from rmac._dlpack import from_foreign, snapshot
 from rmac._dtypes import DtypeInfo, dtype_info
 from rmac.regions import RegionGrid
 
@@ -57,8 +60,9 @@ def feature_maps(
         if info is not first:
             raise TypeError(f"{name}: expected dtype {first.name} as x[0] has, got {info.name}")
         if maps.shape[1] != channels:
+            hint = _hints.for_channels(maps.shape, batches[0].shape[3])
             raise ValueError(
-                f"{name}: expected {channels} channels as x[0] has, got {maps.shape[1]}"
+                f"{name}: expected {channels} channels as x[0] has, got {maps.shape[1]}{hint}"
             )
         batches.append(maps)
     return batches, first
@@ -108,7 +112,8 @@ def require_axes(x: Array, layout: str, name: str = "x") -> None:
     """Raise unless `x` has as many axes as `layout` names."""
     if x.ndim != len(layout):
         axes = f"{len(layout)} axes ({', '.join(layout)})"
-        raise ValueError(f"{name}: expected {axes}, got shape {x.shape}")
+        hint = _hints.for_axes(x.shape, layout, name)
+        raise ValueError(f"{name}: expected {axes}, got shape {x.shape}{hint}")
 
 
 def _require_cells(maps: Array, name: str) -> None:
@@ -155,7 +160,7 @@ def region_boxes(regions: Any, height: int, width: int, *, sequence: bool) -> np
         if size != (height, width):
             raise ValueError(
                 f"regions: expected a grid for the map's {height}x{width} cells, "
-                f"got one for {'x'.join(map(shown, size))}"
+                f"got one for {'x'.join(map(shown, size))}{_hints.for_grid(size, height, width)}"
             )
         if type(regions) is RegionGrid:
             return boxes
@@ -164,9 +169,11 @@ def region_boxes(regions: Any, height: int, width: int, *, sequence: bool) -> np
     columns = (2, 4) if sequence else (4,)
     if boxes.ndim != 2 or boxes.shape[1] not in columns:
         shapes = " or ".join(f"(R, {count})" for count in columns)
-        raise ValueError(f"regions: expected shape {shapes}, got {boxes.shape}")
+        hint = _hints.for_boxes_shape(boxes.shape)
+        raise ValueError(f"regions: expected shape {shapes}, got {boxes.shape}{hint}")
     if boxes.dtype.kind not in "iu":
-        raise TypeError(f"regions: expected integers, got {boxes.dtype.name}")
+        hint = _hints.for_boxes_dtype(boxes)
+        raise TypeError(f"regions: expected integers, got {boxes.dtype.name}{hint}")
     _require_inside(boxes, height, width)
     if boxes.shape[1] == 2:
         boxes = np.insert(boxes, [1, 2], 0, axis=1)
@@ -186,8 +193,9 @@ def _require_inside(boxes: npt.NDArray[Any], height: int, width: int) -> None:
         expected = f"0 <= x1 <= x2 < {width} and 0 <= y1 <= y2 < {height}"
         if boxes.shape[1] == 2:
             expected = f"0 <= first <= last < {width}"
-        row = outside[0]
-        raise ValueError(f"regions: expected {expected}, got {boxes[row].tolist()} in row {row}")
+        row, hint = outside[0], _hints.for_boxes(boxes, height, width)
+        got = f"{boxes[row].tolist()} in row {row}"
+        raise ValueError(f"regions: expected {expected}, got {got}{hint}")
 
 
 def _host_copy(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -204,14 +212,44 @@ def _host_copy(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
         raise ValueError(f"{name}: expected shape (R, 4), got {reason(error)}") from error
 
 
-def region_rois(rois: Array, x: Array) -> Array:
-    """Return RoIs (K, 5) for the maps `x`, or raise."""
-    require_same_device(rois, "rois", x)
-    rois = backend_of(rois, "rois").plain(rois, "rois")
-    if rois.ndim != 2 or rois.shape[1] != 5:
-        raise ValueError(f"rois: expected shape (K, 5), got {rois.shape}")
-    _require_real(rois, "rois")
+def region_rois(rois: Array | Sequence[Array], x: Array) -> Array:
+    """Return RoIs (K, 5) for the maps `x`, or raise. They may be a list of boxes for each image."""
+    if is_list(rois):
+        return _joined_boxes(from_foreign(snapshot(rois, "rois"), "rois"), x)
+    return _numbers(rois, "rois", x, ("K", 5))
+
+
+def _joined_boxes(boxes: list[Array], x: Array) -> Array:
+    """Return RoIs (K, 5) from boxes (L, 4) of each image, or raise."""
+    if any(is_list(one) for one in boxes):
+        raise TypeError(
+            "rois: expected a numpy.ndarray or cupy.ndarray (K, 5), or a list of one (L, 4) for "
+            "each image, got a list of lists; np.array(rois) makes an array of numbers"
+        )
+    if len(boxes) != len(x):
+        raise ValueError(
+            f"rois: expected {len(x)} arrays of boxes, one for each image of x, got {len(boxes)}"
+        )
+    arrays = [_numbers(one, f"rois[{i}]", x, ("L", 4)) for i, one in enumerate(boxes)]
+    backend, ends = backend_of(x), [0, *accumulate(map(len, arrays))]
+    rois = backend.empty((ends[-1], 5), np.float64, x)
+    with backend.device_context(x):
+        for image, array in enumerate(arrays):
+            rows = rois[ends[image] : ends[image + 1]]
+            rows[:, 0], rows[:, 1:] = image, array
     return rois
+
+
+def _numbers(x: Array, name: str, maps: Array, shape: tuple[str, int]) -> Array:
+    """Return an array of real numbers in rows, on the device of the maps; or raise."""
+    require_same_device(x, name, maps)
+    x = backend_of(x, name).plain(x, name)
+    rows, columns = shape
+    if x.ndim != 2 or x.shape[1] != columns:
+        hint = _hints.for_rois_shape(x.shape) if columns == 5 else ""
+        raise ValueError(f"{name}: expected shape ({rows}, {columns}), got {x.shape}{hint}")
+    _require_real(x, name)
+    return x
 
 
 class Output:

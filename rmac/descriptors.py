@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
+from rmac import _hints
 from rmac._arrays import Output, feature_maps, require_zero_point
 from rmac._checks import cached_check, choice, optional_workers, type_name, warn
 from rmac._options import (
@@ -234,7 +235,8 @@ def _result_shape(
 def _state_of(whitening: Whitening, maps: Array) -> State:
     """Return what the whitening knows now, for all of this call; or raise."""
     if not issubclass(type(whitening), Whitening):
-        raise TypeError(f"whitening: expected a Whitening, got {type_name(whitening)}")
+        hint = _hints.for_whitening(whitening)
+        raise TypeError(f"whitening: expected a Whitening, got {type_name(whitening)}{hint}")
     state = whitening._state_for(maps, maps.shape[1], "x")
     if state.kind == "descriptors":
         warn(

@@ -11,9 +11,12 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+import numpy as np
+
 from rmac._backend import BACKENDS, HOST, Backend, backend_of_input, move
 from rmac._checks import is_list, plain_text, positive_int, raise_with_text, real, shown, type_name
 from rmac._dlpack import from_foreign, is_foreign, snapshot, to_foreign
+from rmac._tracing import being_compiled, opaque, untraced
 
 if TYPE_CHECKING:
     from rmac._backend import Array
@@ -99,6 +102,7 @@ def _register(device: str, name: str, factory: Factory, replace: bool) -> None:
     _factories[name, device] = factory
 
 
+@opaque
 def run_on_device(
     operator: str | Operator, x: Array, device: str | None = None, **args: Any
 ) -> Any:
@@ -259,6 +263,8 @@ def public_operator(
 
         @wraps(function)
         def public(*args: Params.args, **options: Params.kwargs) -> Result:
+            if type(args[0] if args else None) is not np.ndarray and being_compiled():
+                return prepared()(*args, **options)
             if len(args) == 1:
                 result: Result = _run(name, args[0], options)
             else:  # factories take options by name alone
@@ -266,6 +272,7 @@ def public_operator(
                 result = _run(name, x[1], dict(others))
             return result
 
+        prepared = untraced(public)
         public.__signature__ = signature  # type: ignore[attr-defined]
         return public
 

@@ -12,6 +12,7 @@ from rmac._backend import Array, backend_of, move
 from rmac._checks import choice, positive_int, real, type_name
 from rmac._dlpack import from_foreign, to_foreign
 from rmac._io import atomic_write
+from rmac._tracing import opaque
 from rmac.whitening.archive import Contents, read_file, write_archive
 from rmac.whitening.components import Learned, checked_learned, require_enough
 from rmac.whitening.interop import faiss_transform, projection_of_faiss, projection_of_pca
@@ -110,6 +111,7 @@ class Whitening:
         self._state = new_state(dim, real("eps", eps, low=0), kind)
         self._changing = Lock()  # held to replace the state, never to read it
 
+    @opaque
     def fit(self, vectors: Array, dim: int | None = None, *, eps: float | None = None) -> Whitening:
         """Learn from vectors, after forgetting all that was learned before.
 
@@ -147,6 +149,7 @@ class Whitening:
             self._state = fresh._state
         return self
 
+    @opaque
     def partial_fit(self, vectors: Array) -> Whitening:
         """Learn from more vectors.
 
@@ -232,6 +235,7 @@ class Whitening:
     def apply(self, vectors: NumPyArray) -> NumPyArray: ...
     @overload
     def apply(self, vectors: ArrayT) -> ArrayT: ...
+    @opaque
     def apply(self, vectors: Array) -> Array:
         """Whiten vectors: subtract the mean, then multiply by the projection.
 
@@ -373,6 +377,7 @@ class Whitening:
         return whitening
 
     @classmethod
+    @opaque
     def from_projection(cls, mean: Array, projection: Array) -> Whitening:
         """Make a whitening from a mean and a projection that were learned elsewhere.
 

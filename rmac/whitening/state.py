@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, ge
 
 import numpy as np
 
+from rmac import _hints
 from rmac._backend import (
     HOST,
     Array,
@@ -123,7 +124,8 @@ class State(NamedTuple):
                 raise ValueError(f"dim: expected at most the {channels} channels, got {self.dim}")
             return
         if channels != len(known):
-            raise ValueError(f"{name}: expected {len(known)} channels, got {channels}")
+            hint = _hints.for_channels(x.shape, len(known))
+            raise ValueError(f"{name}: expected {len(known)} channels, got {channels}{hint}")
         method = "to_cupy" if backend_of(known) is HOST else "to_numpy"
         advice = f"; call {method}() of the Whitening to move it"
         require_same_device(x, name, known, "the Whitening", advice)
