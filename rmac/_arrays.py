@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rmac._options import Layout
 
 # Where the axes (N, C, H, W) of a map, or (N, C, T) of a sequence, are in each layout.
-_AXES: dict[str, tuple[int, ...]] = {
+MAP_AXES: dict[str, tuple[int, ...]] = {
     "NCHW": (0, 1, 2, 3),
     "NHWC": (0, 3, 1, 2),
     "NCT": (0, 1, 2),
@@ -80,7 +80,7 @@ def feature_map(
         x, layout = x[None], f"N{layout}"
     if layout == "NCHW":
         return x, info
-    maps = x.transpose(_AXES[layout])
+    maps = x.transpose(MAP_AXES[layout])
     if maps.ndim == 3:
         # Not maps[:, :, None]: its rows are 0 bytes apart, which hides that maps are contiguous.
         maps = maps.reshape(*maps.shape[:2], 1, maps.shape[2])
@@ -157,14 +157,33 @@ def region_boxes(regions: Any, height: int, width: int, *, sequence: bool) -> np
     """
     if issubclass(type(regions), RegionGrid):
         size, boxes = ask("regions", regions, _size_and_boxes, "a RegionGrid")
-        if size != (height, width):
-            raise ValueError(
-                f"regions: expected a grid for the map's {height}x{width} cells, "
-                f"got one for {'x'.join(map(shown, size))}{_hints.for_grid(size, height, width)}"
-            )
+        require_grid_size(size, (height, width))
         if type(regions) is RegionGrid:
             return boxes
         regions = boxes  # a subclass may have others than were made for this map
+    boxes = box_numbers(regions, sequence=sequence)
+    _require_inside(boxes, height, width)
+    if boxes.shape[1] == 2:
+        boxes = np.insert(boxes, [1, 2], 0, axis=1)
+    return np.ascontiguousarray(boxes, dtype=np.int64)
+
+
+def _size_and_boxes(grid: RegionGrid) -> tuple[tuple[int, int], npt.NDArray[np.int64]]:
+    return (grid.height, grid.width), grid.boxes
+
+
+def require_grid_size(size: tuple[int, int], cells: tuple[int, int]) -> None:
+    """Raise unless a grid is of the size of a map, (height, width)."""
+    if size != cells:
+        (height, width), hint = cells, _hints.for_grid(size, *cells)
+        raise ValueError(
+            f"regions: expected a grid for the map's {height}x{width} cells, "
+            f"got one for {'x'.join(map(shown, size))}{hint}"
+        )
+
+
+def box_numbers(regions: Any, *, sequence: bool) -> npt.NDArray[Any]:
+    """Return a copy of boxes (R, 4), or intervals (R, 2) of a sequence, as integers; or raise."""
     boxes = _host_copy("regions", regions)
     columns = (2, 4) if sequence else (4,)
     if boxes.ndim != 2 or boxes.shape[1] not in columns:
@@ -174,14 +193,7 @@ def region_boxes(regions: Any, height: int, width: int, *, sequence: bool) -> np
     if boxes.dtype.kind not in "iu":
         hint = _hints.for_boxes_dtype(boxes)
         raise TypeError(f"regions: expected integers, got {boxes.dtype.name}{hint}")
-    _require_inside(boxes, height, width)
-    if boxes.shape[1] == 2:
-        boxes = np.insert(boxes, [1, 2], 0, axis=1)
-    return np.ascontiguousarray(boxes, dtype=np.int64)
-
-
-def _size_and_boxes(grid: RegionGrid) -> tuple[tuple[int, int], npt.NDArray[np.int64]]:
-    return (grid.height, grid.width), grid.boxes
+    return boxes
 
 
 def _require_inside(boxes: npt.NDArray[Any], height: int, width: int) -> None:

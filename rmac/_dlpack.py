@@ -46,6 +46,11 @@ def _imported(x: Any, name: str) -> Any:
     if not is_foreign(x):
         return x
     require_values(x, name)
+    return import_array(x, name)
+
+
+def import_array(x: Any, name: str) -> Any:
+    """Return an array of another library as one of a backend, or raise."""
     try:
         library = _namespace(x)
         bits = x.view(library.int16) if hasattr(library, "int16") and _is_bfloat16(x) else x

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from rmac import _hints
-from rmac._arrays import Output, feature_maps, require_zero_point
+from rmac._arrays import Output, feature_maps, region_boxes, require_zero_point
 from rmac._checks import cached_check, choice, optional_workers, type_name, warn
 from rmac._options import (
     LAYOUTS,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from rmac._backend import Array, Backend
     from rmac._typing import ArrayT, NumPyArray, RMACKeywords
+    from rmac.pooling import Regions
     from rmac.whitening.state import State
 
 __all__ = ["rmac"]
@@ -69,6 +70,7 @@ def rmac(
     overlap: float = 0.4,
     preset: PresetName = "caffe2",
     layout: Layout = "NCHW",
+    regions: Regions = None,
     normalize_regions: bool = True,
     whitening: Whitening | None = None,
     aggregate: AggregateName = "sum",
@@ -100,6 +102,8 @@ def rmac(
         The grid, see `region_grid`. `overlap` is ignored for sequences, see `sequence_grid`.
     layout : {"NCHW", "NHWC", "NCT", "NTC"}, default "NCHW"
         The order of the axes of `x`, as in `region_pool`; T are the positions of a sequence.
+    regions : RegionGrid or array_like of int, shape (R, 4), optional
+        Boxes to describe instead of the grid, at least one, as in `region_pool`.
     normalize_regions : bool, default True
         Whether to L2-normalise the vector of each region, before and after it is whitened.
     whitening : Whitening, optional
@@ -155,6 +159,11 @@ def rmac(
     >>> descriptors.shape
     (8, 512)
     >>> similarity = descriptors @ descriptors.T
+
+    One region, the whole map, gives the descriptor that is known as MAC:
+
+    >>> rmac.rmac(x, regions=[[0, 0, 31, 23]]).shape
+    (8, 512)
     """
     pooling, grid, aggregation, workers = _checked_options(
         pool,
@@ -175,6 +184,8 @@ def rmac(
     sequence = layout not in MAP_LAYOUTS
     boxes = [
         default_grid(maps.shape[2], maps.shape[3], grid, sequence=sequence)._boxes
+        if regions is None
+        else _some_boxes(regions, maps, sequence=sequence)
         for maps in batches
     ]
     state = None if whitening is None else _state_of(whitening, batches[0])
@@ -209,6 +220,14 @@ def _checked_options(
         aggregation_options(normalize_regions, aggregate, normalize, eps),
         optional_workers(workers),
     )
+
+
+def _some_boxes(regions: Any, maps: Array, *, sequence: bool) -> Any:
+    """Return boxes (R, 4) on the maps, at least one; or raise."""
+    boxes = region_boxes(regions, maps.shape[2], maps.shape[3], sequence=sequence)
+    if not len(boxes):
+        raise ValueError("regions: expected at least one box, got none")
+    return boxes
 
 
 def _result_shape(
