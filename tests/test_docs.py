@@ -1,5 +1,6 @@
 """The documentation is complete, and what it shows is what happens."""
 
+import contextlib
 import doctest
 import inspect
 import re
@@ -26,6 +27,10 @@ PUBLIC |= {
     for name in dir(rmac.Whitening)
     if not name.startswith("_")
 }
+with contextlib.suppress(ImportError):
+    from rmac import torch as rmac_torch
+
+    PUBLIC |= {f"rmac.torch.{name}": getattr(rmac_torch, name) for name in rmac_torch.__all__}
 DOCUMENTED = {
     name: thing
     for name, thing in PUBLIC.items()

@@ -60,6 +60,16 @@ class RMAC(_Options):
     See Also
     --------
     rmac : The same as a function.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import rmac.torch
+    >>> layer = rmac.torch.RMAC(pool="gem", levels=2)
+    >>> layer
+    RMAC(pool='gem', levels=2)
+    >>> layer(torch.rand(8, 512, 24, 32)).shape
+    torch.Size([8, 512])
     """
 
     defaults = operators.RMAC
