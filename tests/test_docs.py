@@ -2,6 +2,7 @@
 
 import contextlib
 import doctest
+import importlib
 import inspect
 import re
 import tomllib
@@ -27,10 +28,11 @@ PUBLIC |= {
     for name in dir(rmac.Whitening)
     if not name.startswith("_")
 }
-with contextlib.suppress(ImportError):
-    from rmac import torch as rmac_torch
-
-    PUBLIC |= {f"rmac.torch.{name}": getattr(rmac_torch, name) for name in rmac_torch.__all__}
+for framework in ("torch", "jax"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(framework)
+        module = importlib.import_module(f"rmac.{framework}")
+        PUBLIC |= {f"rmac.{framework}.{name}": getattr(module, name) for name in module.__all__}
 DOCUMENTED = {
     name: thing
     for name, thing in PUBLIC.items()

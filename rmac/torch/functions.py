@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rmac._arrays import box_numbers, require_grid_size
+from rmac._arrays import require_grid_size
 from rmac._options import MAP_LAYOUTS
+from rmac._shapes import flat_boxes, map_axes
 from rmac.regions import RegionGrid
-from rmac.torch.operators import map_axes
+from rmac.torch import operators  # noqa: F401  it registers them
 from rmac.whitening import Whitening
 
 if TYPE_CHECKING:
@@ -146,19 +146,11 @@ def _prepared(x: Tensor, options: Any) -> dict[str, Any]:
     """Return options as the operators take them: boxes are a flat list of integers."""
     regions, layout = options.get("regions"), options.get("layout", "NCHW")
     if regions is None:
-        return {name: value for name, value in options.items() if name != "regions"}
+        return dict(options)
     if type(regions) is RegionGrid:
         height, width = [1, *map_axes(x, layout)[2:]][-2:]
         require_grid_size((regions.height, regions.width), (height, width))
     return {**options, "regions": _flat(regions, sequence=layout not in MAP_LAYOUTS)}
 
 
-@torch.compiler.assume_constant_result
-def _flat(regions: Any, *, sequence: bool) -> list[int]:
-    boxes = (
-        regions.boxes if type(regions) is RegionGrid else box_numbers(regions, sequence=sequence)
-    )
-    if boxes.shape[1] == 2:
-        boxes = np.insert(boxes, [1, 2], 0, axis=1)
-    numbers: list[int] = boxes.reshape(-1).tolist()
-    return numbers
+_flat = torch.compiler.assume_constant_result(flat_boxes)

@@ -5,7 +5,6 @@ The options and their defaults are those of the public functions.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +12,15 @@ import torch
 from torch import Tensor
 
 from rmac import descriptors, pooling
-from rmac._arrays import MAP_AXES, require_axes
-from rmac._checks import choice
 from rmac._dlpack import import_array, to_foreign
-from rmac._options import LAYOUTS, MAP_LAYOUTS, grid_options
+from rmac._shapes import (
+    options_of,
+    shape_of_region_pool,
+    shape_of_rmac,
+    shape_of_rmac_regions,
+    shape_of_roi_pool,
+)
 from rmac.operators import GradientNotDefinedError
-from rmac.regions import default_grid
 from rmac.whitening import Whitening
 from rmac.whitening.components import Learned
 
@@ -29,26 +31,16 @@ _TYPES: dict[type, str] = {bool: "bool", float: "float", int: "int", str: "str"}
 _SPECIAL = {"output_size": "int[2]", "regions": "int[]?", "workers": "int?"}
 
 
-def _options_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the options of a public function that its operator has too, with their defaults."""
-    parameters = inspect.signature(function).parameters.values()
-    return {
-        parameter.name: parameter.default
-        for parameter in parameters
-        if parameter.default is not parameter.empty and parameter.name not in ("out", "whitening")
-    }
-
-
 def _typed(name: str, default: Any) -> str:
     """Return how a schema declares an option."""
     value = f'"{default}"' if isinstance(default, str) else str(default)
     return f"{_SPECIAL.get(name) or _TYPES[type(default)]} {name}={value}"
 
 
-RMAC = _options_of(descriptors.rmac)
-REGION_POOL = _options_of(pooling.region_pool)
-ROI_POOL = _options_of(pooling.roi_pool)
-RMAC_REGIONS = _options_of(pooling.rmac_regions)
+RMAC = options_of(descriptors.rmac)
+REGION_POOL = options_of(pooling.region_pool)
+ROI_POOL = options_of(pooling.roi_pool)
+RMAC_REGIONS = options_of(pooling.rmac_regions)
 
 
 # What the operators compute.
@@ -84,21 +76,6 @@ def _require_projection(mean: Tensor, projection: Tensor) -> None:
 # What shapes their results have. Sizes may be symbols.
 
 
-def map_axes(x: Tensor, layout: str) -> list[Any]:
-    """Return the sizes (N, C, H, W) of feature maps, or (N, C, T) of sequences."""
-    require_axes(x, choice("layout", layout, LAYOUTS))
-    return [x.shape[axis] for axis in MAP_AXES[layout]]
-
-
-def _count_regions(x: Tensor, options: dict[str, Any]) -> int:
-    if options["regions"] is not None:
-        return len(options["regions"]) // 4
-    size = [int(side) for side in map_axes(x, options["layout"])[2:]]
-    sequence = options["layout"] not in MAP_LAYOUTS
-    grid = grid_options(options["levels"], options["overlap"], options["preset"])
-    return len(default_grid(1 if sequence else size[0], size[-1], grid, sequence=sequence))
-
-
 def _descriptor_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
@@ -106,40 +83,23 @@ def _descriptor_dtype(x: Tensor) -> torch.dtype:
 def _shape_rmac(
     x: Tensor, mean: Tensor | None = None, projection: Tensor | None = None, **given: Any
 ) -> Tensor:
-    options = RMAC | given
-    images, dim = map_axes(x, options["layout"])[:2]
-    if mean is not None and projection is not None:
-        dim = projection.shape[0]
-    match options["aggregate"]:
-        case "none":
-            shape = [images, _count_regions(x, options), dim]
-        case "concat":
-            shape = [images, _count_regions(x, options) * dim]
-        case _:
-            shape = [images, dim]
-    return x.new_empty(shape, dtype=_descriptor_dtype(x))
+    dim = None if mean is None or projection is None else projection.shape[0]
+    return x.new_empty(shape_of_rmac(x, dim, RMAC | given), dtype=_descriptor_dtype(x))
 
 
 def _shape_region_pool(x: Tensor, **given: Any) -> Tensor:
     options = REGION_POOL | given
-    images, channels = map_axes(x, options["layout"])[:2]
     dtype = x.dtype if options["pool"] == "max" else _descriptor_dtype(x)
-    return x.new_empty([images, _count_regions(x, options), channels], dtype=dtype)
+    return x.new_empty(shape_of_region_pool(x, options), dtype=dtype)
 
 
 def _shape_roi_pool(x: Tensor, rois: Tensor, **given: Any) -> Tensor:
-    options = ROI_POOL | given
-    size = options["output_size"]
-    bins = [size, size] if isinstance(size, int) else size
-    return x.new_empty([rois.shape[0], map_axes(x, options["layout"])[1], *bins])
+    return x.new_empty(shape_of_roi_pool(x, rois, ROI_POOL | given))
 
 
 def _shape_rmac_regions(x: Tensor, **given: Any) -> Tensor:
     options = RMAC_REGIONS | given
-    images, _, height, width = map(int, map_axes(x, "NCHW"))
-    grid = grid_options(options["scales"], options["overlap"], "caffe2")
-    rows = images * len(default_grid(height, width, grid, sequence=False)) if x.numel() else 0
-    return x.new_empty([rows, 5], dtype=torch.float32)
+    return x.new_empty(shape_of_rmac_regions(x, options), dtype=torch.float32)
 
 
 def _no_gradient(name: str) -> Callable[..., None]:

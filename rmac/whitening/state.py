@@ -164,6 +164,8 @@ def new_state(
 
     def convert() -> tuple[Array, Array]:
         mean, projection, _ = known()
+        if projection.dtype == np.float32:
+            return mean, projection
         with device_context(mean):
             _require_float32(mean, projection)
             result = mean.astype(np.float32), projection.astype(np.float32)
