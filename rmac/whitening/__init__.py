@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 from threading import Lock
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Self, overload
+
+import numpy as np
 
 from rmac._arrays import feature_vectors
 from rmac._backend import Array, backend_of, move
@@ -15,6 +17,7 @@ from rmac._io import atomic_write
 from rmac._tracing import opaque
 from rmac.whitening.archive import Contents, read_file, write_archive
 from rmac.whitening.components import Learned, checked_learned, require_enough
+from rmac.whitening.estimator import Estimator
 from rmac.whitening.interop import faiss_transform, projection_of_faiss, projection_of_pca
 from rmac.whitening.moments import Moments, blocks_of
 from rmac.whitening.state import VECTOR_KINDS, State, VectorKind, new_state
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Whitening"]
 
 
-class Whitening:
+class Whitening(Estimator):
     r"""PCA-whitening of vectors, such as regional vectors before they are summed.
 
     The vectors v that it is learned from have a mean m, and a covariance (of 1/N) with eigenvalues
@@ -112,7 +115,9 @@ class Whitening:
         self._changing = Lock()  # held to replace the state, never to read it
 
     @opaque
-    def fit(self, vectors: Array, dim: int | None = None, *, eps: float | None = None) -> Whitening:
+    def fit(
+        self, vectors: Array, y: Any = None, *, dim: int | None = None, eps: float | None = None
+    ) -> Self:
         """Learn from vectors, after forgetting all that was learned before.
 
         Parameters
@@ -120,6 +125,8 @@ class Whitening:
         vectors : array, shape (M, C) or (..., C)
             Vectors to learn from: float16, bfloat16, float32, float64, uint8 or int8, in any
             strides.
+        y : object, optional
+            Ignored. The pipelines of scikit-learn pass labels here.
         dim : int, optional
             A new number of components to keep.
         eps : float, optional
@@ -141,6 +148,8 @@ class Whitening:
         --------
         partial_fit : Learn from more vectors.
         """
+        if isinstance(y, (int, np.integer)):
+            raise TypeError(f"y: expected labels, which are ignored, got {y}; dim={y} is meant")
         state = self._state
         dim, eps = state.dim if dim is None else dim, state.eps if eps is None else eps
         fresh = Whitening(dim, eps=eps, kind=state.kind).partial_fit(vectors)
@@ -150,13 +159,15 @@ class Whitening:
         return self
 
     @opaque
-    def partial_fit(self, vectors: Array) -> Whitening:
+    def partial_fit(self, vectors: Array, y: Any = None) -> Self:  # noqa: ARG002
         """Learn from more vectors.
 
         Parameters
         ----------
         vectors : array, shape (M, C) or (..., C)
             Vectors to learn from, as for `fit`.
+        y : object, optional
+            Ignored, as in `fit`.
 
         Returns
         -------

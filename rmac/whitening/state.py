@@ -88,6 +88,16 @@ class State(NamedTuple):
         moments.require_finite()
         return new_state(self.dim, self.eps, self.kind, moments)
 
+    def with_options(self, other: State) -> State:
+        """Return a state that knows the same, with the options of another; or raise."""
+        if self.channels is not None and other.dim is not None and other.dim > self.channels:
+            raise ValueError(
+                f"dim: expected at most the {self.channels} channels, got {other.dim}; "
+                "another Whitening can learn from vectors of more"
+            )
+        learned = None if self.moments is not None else self.learned.known()
+        return new_state(other.dim, other.eps, other.kind, self.moments, learned)
+
     def moved(self, device: str) -> State:
         """Return the state with its arrays on a kind of device."""
         moments, learned = self.moments, self.learned.known()
