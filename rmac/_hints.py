@@ -6,8 +6,10 @@ warning, is certain.
 
 from __future__ import annotations
 
+import sys
 from math import isqrt
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -33,6 +35,18 @@ _SYNONYMS = {
 _FEWEST_CHANNELS = 64  # of tokens, and of maps that are taken for channels-last ones
 _FEWEST_TOKENS = 16
 _LEADING_TOKENS = (0, 1, 2, 5)  # none, a class token, DeiT's two, a class token and 4 registers
+
+
+class _Module(ModuleType):
+    """A module that is called where one of its functions is meant."""
+
+    def __call__(self, *_args: object, **_options: object) -> NoReturn:
+        raise TypeError("rmac: got a call of the module; rmac.rmac(x) calls the function")
+
+
+def advise_callers_of(module: str) -> None:
+    """Make a call of the module, instead of the function of its name, tell so."""
+    sys.modules[module].__class__ = _Module
 
 
 def for_word(text: str, choices: Collection[str]) -> str:
@@ -71,7 +85,7 @@ def for_axes(shape: tuple[int, ...], layout: str, name: str) -> str:
         one = f"; {name}[None] adds the axis N to one map"
         return one + _for_tokens(shape, name)
     if len(shape) == 2 and layout in ("NCHW", "NHWC"):
-        return "; for vectors that are pooled already there is nothing to do"
+        return f"; one channel of one map is {name}[None, None], and vectors are pooled already"
     if len(shape) == 2 and layout in ("NCT", "NTC"):
         return f"; {name}[None] adds the axis N to one sequence"
     return ""
