@@ -43,7 +43,7 @@ def from_foreign(x: Any, name: str = "x") -> Any:
 
 def _imported(x: Any, name: str) -> Any:
     """Return an array as one of a backend; all else as it is."""
-    if not is_foreign(x):
+    if backend_of_type(type(x)) is not None or not is_foreign(x):
         return x
     require_values(x, name)
     return import_array(x, name)

@@ -182,12 +182,13 @@ def rmac(
     batches, info = feature_maps(backend, x, layout)
     require_zero_point(pooling.zero_point, info)
     sequence = layout not in MAP_LAYOUTS
-    boxes = [
-        default_grid(maps.shape[2], maps.shape[3], grid, sequence=sequence)._boxes
-        if regions is None
-        else _some_boxes(regions, maps, sequence=sequence)
-        for maps in batches
-    ]
+    if regions is None:
+        boxes = [
+            default_grid(maps.shape[2], maps.shape[3], grid, sequence=sequence)._boxes
+            for maps in batches
+        ]
+    else:
+        boxes = _boxes_on(batches, regions, sequence=sequence)
     state = None if whitening is None else _state_of(whitening, batches[0])
     dim = batches[0].shape[1] if state is None else len(state.learned().projection)
     shape = _result_shape(batches, boxes, dim, aggregation.aggregate)
@@ -222,10 +223,10 @@ def _checked_options(
     )
 
 
-def _some_boxes(regions: Any, maps: Array, *, sequence: bool) -> Any:
-    """Return boxes (R, 4) on the maps, at least one; or raise."""
-    boxes = region_boxes(regions, maps.shape[2], maps.shape[3], sequence=sequence)
-    if not len(boxes):
+def _boxes_on(batches: Sequence[Array], regions: Any, *, sequence: bool) -> list[Any]:
+    """Return boxes (R, 4), at least one, for each batch; or raise."""
+    boxes = [region_boxes(regions, *maps.shape[2:], sequence=sequence) for maps in batches]
+    if not len(boxes[0]):
         raise ValueError("regions: expected at least one box, got none")
     return boxes
 

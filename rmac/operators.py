@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-import numpy as np
+from numpy import ndarray
 
 from rmac._backend import BACKENDS, HOST, Backend, backend_of_input, move
 from rmac._checks import is_list, plain_text, positive_int, raise_with_text, real, shown, type_name
@@ -263,7 +263,7 @@ def public_operator(
 
         @wraps(function)
         def public(*args: Params.args, **options: Params.kwargs) -> Result:
-            if type(args[0] if args else None) is not np.ndarray and being_compiled():
+            if (not args or type(args[0]) is not ndarray) and being_compiled():
                 return prepared()(*args, **options)
             if len(args) == 1:
                 result: Result = _run(name, args[0], options)

@@ -244,10 +244,10 @@ def region_pool(
     pooled = []
     for maps in batches:
         images, channels, height, width = maps.shape
-        grid = regions
-        if grid is None:
-            grid = default_grid(height, width, options, sequence=sequence)
-        boxes = region_boxes(grid, height, width, sequence=sequence)
+        if regions is None:
+            boxes = default_grid(height, width, options, sequence=sequence)._boxes
+        else:
+            boxes = region_boxes(regions, height, width, sequence=sequence)
         dtype = maps.dtype if pooling.pool is Pool.MAX else info.descriptor
         result = Output(backend, out, [maps], (images, len(boxes), channels), dtype)
         if result.array.size:
