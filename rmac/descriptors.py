@@ -165,7 +165,8 @@ def rmac(
     >>> rmac.rmac(x, regions=[[0, 0, 31, 23]]).shape
     (8, 512)
     """
-    pooling, grid, aggregation, workers = _checked_options(
+    layout, pooling, grid, aggregation, workers = _checked_options(
+        layout,
         pool,
         p,
         zero_point,
@@ -178,7 +179,6 @@ def rmac(
         eps,
         workers,
     )
-    layout = choice("layout", layout, LAYOUTS)
     batches, info = feature_maps(backend, x, layout)
     require_zero_point(pooling.zero_point, info)
     sequence = layout not in MAP_LAYOUTS
@@ -203,6 +203,7 @@ def rmac(
 
 @cached_check
 def _checked_options(
+    layout: Layout,
     pool: PoolName,
     p: float,
     zero_point: int,
@@ -214,8 +215,9 @@ def _checked_options(
     normalize: bool,
     eps: float,
     workers: int | None,
-) -> tuple[PoolingOptions, GridOptions, AggregationOptions, int | None]:
+) -> tuple[Layout, PoolingOptions, GridOptions, AggregationOptions, int | None]:
     return (
+        choice("layout", layout, LAYOUTS),
         pooling_options(pool, p, zero_point),
         grid_options(levels, overlap, preset),
         aggregation_options(normalize_regions, aggregate, normalize, eps),
