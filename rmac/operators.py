@@ -276,14 +276,14 @@ def public_operator(
 
         @wraps(function)
         def public(*args: Params.args, **options: Params.kwargs) -> Result:
-            if (not args or type(args[0]) is not ndarray) and being_compiled():
+            alone = len(args) == 1
+            if not (alone and type(args[0]) is ndarray) and being_compiled():
                 return prepared()(*args, **options)
-            if len(args) == 1:
-                result: Result = _run(name, args[0], options)
-            else:  # factories take options by name alone
-                x, *others = signature.bind(*args, **options).arguments.items()
-                result = _run(name, x[1], dict(others))
-            return result
+            if alone:
+                return _run(name, args[0], options)  # type: ignore[no-any-return]
+            # Factories take options by name alone.
+            x, *others = signature.bind(*args, **options).arguments.items()
+            return _run(name, x[1], dict(others))  # type: ignore[no-any-return]
 
         prepared = untraced(public)
         public.__signature__ = signature  # type: ignore[attr-defined]
