@@ -1,7 +1,7 @@
 """R-MAC: regional max pooling of feature maps, for NumPy and CuPy arrays."""
 
 try:
-    from rmac import operators
+    from rmac import _hints, operators
     from rmac._config import __version__, show_config
     from rmac.branches import branch_pool
     from rmac.descriptors import rmac
@@ -12,6 +12,8 @@ try:
     from rmac.regions import RegionGrid, region_grid, sequence_grid
     from rmac.scales import merge_scales
     from rmac.whitening import Whitening
+
+    _hints.advise_callers_of(__name__)
 except Exception as error:
     from rmac._terminal import end_command_line
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rmac import _hints
 from rmac._backend import (
     HOST,
     Array,
@@ -16,6 +18,7 @@ from rmac._backend import (
     require_same_device,
 )
 from rmac._checks import ask, is_list, reason, shorten, shown, type_name
+from rmac._dlpack import from_foreign, snapshot
 from rmac._dtypes import DtypeInfo, dtype_info
 from rmac.regions import RegionGrid
 
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from rmac._options import Layout
 
 # Where the axes (N, C, H, W) of a map, or (N, C, T) of a sequence, are in each layout.
-_AXES: dict[str, tuple[int, ...]] = {
+MAP_AXES: dict[str, tuple[int, ...]] = {
     "NCHW": (0, 1, 2, 3),
     "NHWC": (0, 3, 1, 2),
     "NCT": (0, 1, 2),
@@ -58,8 +61,9 @@ def feature_maps(
             expected = f"dtype {first.name} as {argument}[0] has"
             raise TypeError(f"{name}: expected {expected}, got {info.name}")
         if maps.shape[1] != channels:
+            hint = _hints.for_channels(maps.shape, batches[0].shape[3])
             expected = f"{channels} channels as {argument}[0] has"
-            raise ValueError(f"{name}: expected {expected}, got {maps.shape[1]}")
+            raise ValueError(f"{name}: expected {expected}, got {maps.shape[1]}{hint}")
         batches.append(maps)
     return batches, first
 
@@ -79,7 +83,7 @@ def feature_map(
         x, layout = x[None], f"N{layout}"
     if layout == "NCHW":
         return x, info
-    maps = x.transpose(_AXES[layout])
+    maps = x.transpose(MAP_AXES[layout])
     if maps.ndim == 3:
         # Not maps[:, :, None]: its rows are 0 bytes apart, which hides that maps are contiguous.
         maps = maps.reshape(*maps.shape[:2], 1, maps.shape[2])
@@ -111,7 +115,8 @@ def require_axes(x: Array, layout: str, name: str = "x") -> None:
     """Raise unless `x` has as many axes as `layout` names."""
     if x.ndim != len(layout):
         axes = f"{len(layout)} axes ({', '.join(layout)})"
-        raise ValueError(f"{name}: expected {axes}, got shape {x.shape}")
+        hint = _hints.for_axes(x.shape, layout, name)
+        raise ValueError(f"{name}: expected {axes}, got shape {x.shape}{hint}")
 
 
 def _require_cells(maps: Array, name: str) -> None:
@@ -155,20 +160,11 @@ def region_boxes(regions: Any, height: int, width: int, *, sequence: bool) -> np
     """
     if issubclass(type(regions), RegionGrid):
         size, boxes = ask("regions", regions, _size_and_boxes, "a RegionGrid")
-        if size != (height, width):
-            raise ValueError(
-                f"regions: expected a grid for the map's {height}x{width} cells, "
-                f"got one for {'x'.join(map(shown, size))}"
-            )
+        require_grid_size(size, (height, width))
         if type(regions) is RegionGrid:
             return boxes
         regions = boxes  # a subclass may have others than were made for this map
-    boxes = host_copy("regions", regions, "(R, 4)")
-    columns = (2, 4) if sequence else (4,)
-    if boxes.ndim != 2 or boxes.shape[1] not in columns:
-        shapes = " or ".join(f"(R, {count})" for count in columns)
-        raise ValueError(f"regions: expected shape {shapes}, got {boxes.shape}")
-    require_integers("regions", boxes)
+    boxes = box_numbers(regions, sequence=sequence)
     _require_inside("regions", boxes, (width, height)[: boxes.shape[1] // 2])
     if boxes.shape[1] == 2:
         boxes = np.insert(boxes, [1, 2], 0, axis=1)
@@ -177,6 +173,28 @@ def region_boxes(regions: Any, height: int, width: int, *, sequence: bool) -> np
 
 def _size_and_boxes(grid: RegionGrid) -> tuple[tuple[int, int], npt.NDArray[np.int64]]:
     return (grid.height, grid.width), grid.boxes
+
+
+def require_grid_size(size: tuple[int, int], cells: tuple[int, int]) -> None:
+    """Raise unless a grid is of the size of a map, (height, width)."""
+    if size != cells:
+        (height, width), hint = cells, _hints.for_grid(size, *cells)
+        raise ValueError(
+            f"regions: expected a grid for the map's {height}x{width} cells, "
+            f"got one for {'x'.join(map(shown, size))}{hint}"
+        )
+
+
+def box_numbers(regions: Any, *, sequence: bool) -> npt.NDArray[Any]:
+    """Return a copy of boxes (R, 4), or intervals (R, 2) of a sequence, as integers; or raise."""
+    boxes = host_copy("regions", regions, "(R, 4)")
+    columns = (2, 4) if sequence else (4,)
+    if boxes.ndim != 2 or boxes.shape[1] not in columns:
+        shapes = " or ".join(f"(R, {count})" for count in columns)
+        hint = _hints.for_boxes_shape(boxes.shape)
+        raise ValueError(f"regions: expected shape {shapes}, got {boxes.shape}{hint}")
+    require_integers("regions", boxes, _hints.for_boxes_dtype(boxes))
+    return boxes
 
 
 def box_in_each(boxes: Any, maps: Sequence[Array]) -> npt.NDArray[np.int64]:
@@ -192,7 +210,7 @@ def box_in_each(boxes: Any, maps: Sequence[Array]) -> npt.NDArray[np.int64]:
     if copy.shape != (len(maps), 4) and (maps or copy.size):
         raise ValueError(f"boxes: expected shape {(len(maps), 4)}, got {copy.shape}")
     if maps:
-        require_integers("boxes", copy)
+        require_integers("boxes", copy, _hints.for_boxes_dtype(copy))
         _require_inside("boxes", copy, np.array([one.shape[:0:-1] for one in maps]))
     return copy.astype(np.int64).reshape(-1, 4)
 
@@ -207,11 +225,13 @@ def _require_inside(name: str, boxes: npt.NDArray[Any], sides: npt.ArrayLike) ->
     outside = np.flatnonzero(~inside.all(axis=1))
     if len(outside):
         row = outside[0]
-        width, *height = np.broadcast_to(sides, low.shape)[row].tolist()
-        expected = f"0 <= first <= last < {width}"
-        if height:
-            expected = f"0 <= x1 <= x2 < {width} and 0 <= y1 <= y2 < {height[0]}"
-        raise ValueError(f"{name}: expected {expected}, got {boxes[row].tolist()} in row {row}")
+        width, height = [*np.broadcast_to(sides, low.shape)[row].tolist(), 1][:2]
+        expected = f"0 <= x1 <= x2 < {width} and 0 <= y1 <= y2 < {height}"
+        if boxes.shape[1] == 2:
+            expected = f"0 <= first <= last < {width}"
+        hint = _hints.for_boxes(boxes, height, width) if name == "regions" else ""
+        got = f"{boxes[row].tolist()} in row {row}"
+        raise ValueError(f"{name}: expected {expected}, got {got}{hint}")
 
 
 def host_copy(name: str, value: Any, shape: str) -> npt.NDArray[Any]:
@@ -234,20 +254,50 @@ def host_copy(name: str, value: Any, shape: str) -> npt.NDArray[Any]:
     return copy
 
 
-def require_integers(name: str, values: npt.NDArray[Any]) -> None:
+def require_integers(name: str, values: npt.NDArray[Any], hint: str = "") -> None:
     """Raise unless an array holds integers."""
     if values.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integers, got {values.dtype.name}")
+        raise TypeError(f"{name}: expected integers, got {values.dtype.name}{hint}")
 
 
-def region_rois(rois: Array, x: Array) -> Array:
-    """Return RoIs (K, 5) for the maps `x`, or raise."""
-    require_same_device(rois, "rois", x)
-    rois = backend_of(rois, "rois").plain(rois, "rois")
-    if rois.ndim != 2 or rois.shape[1] != 5:
-        raise ValueError(f"rois: expected shape (K, 5), got {rois.shape}")
-    _require_real(rois, "rois")
+def region_rois(rois: Array | Sequence[Array], x: Array) -> Array:
+    """Return RoIs (K, 5) for the maps `x`, or raise. They may be a list of boxes for each image."""
+    if is_list(rois):
+        return _joined_boxes(from_foreign(snapshot(rois, "rois"), "rois"), x)
+    return _numbers(rois, "rois", x, ("K", 5))
+
+
+def _joined_boxes(boxes: list[Array], x: Array) -> Array:
+    """Return RoIs (K, 5) from boxes (L, 4) of each image, or raise."""
+    if any(is_list(one) for one in boxes):
+        raise TypeError(
+            "rois: expected a numpy.ndarray or cupy.ndarray (K, 5), or a list of one (L, 4) for "
+            "each image, got a list of lists; np.array(rois) makes an array of numbers"
+        )
+    if len(boxes) != len(x):
+        raise ValueError(
+            f"rois: expected {len(x)} arrays of boxes, one for each image of x, got {len(boxes)}"
+        )
+    arrays = [_numbers(one, f"rois[{i}]", x, ("L", 4)) for i, one in enumerate(boxes)]
+    backend, ends = backend_of(x), [0, *accumulate(map(len, arrays))]
+    rois = backend.empty((ends[-1], 5), np.float64, x)
+    with backend.device_context(x):
+        for image, array in enumerate(arrays):
+            rows = rois[ends[image] : ends[image + 1]]
+            rows[:, 0], rows[:, 1:] = image, array
     return rois
+
+
+def _numbers(x: Array, name: str, maps: Array, shape: tuple[str, int]) -> Array:
+    """Return an array of real numbers in rows, on the device of the maps; or raise."""
+    require_same_device(x, name, maps)
+    x = backend_of(x, name).plain(x, name)
+    rows, columns = shape
+    if x.ndim != 2 or x.shape[1] != columns:
+        hint = _hints.for_rois_shape(x.shape) if columns == 5 else ""
+        raise ValueError(f"{name}: expected shape ({rows}, {columns}), got {x.shape}{hint}")
+    _require_real(x, name)
+    return x
 
 
 class Output:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rmac import cpu, cuda
+from rmac import _hints, cpu, cuda
 from rmac._checks import is_list, type_name
+from rmac._tracing import require_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ class Backend(Protocol):
     # Arrays
     def owns(self, kind: type, /) -> bool: ...
     def namespace(self) -> Any: ...
+    def from_dlpack(self, x: Any, /) -> Array: ...
     def device_index(self, x: Array, /) -> int: ...
     def device_context(self, x: Array, /) -> AbstractContextManager[Any]: ...
     # A new array object on the memory of x, which nobody else can change; or raise.
@@ -115,8 +117,10 @@ def backend_of(x: Array, name: str = "x") -> Backend:
             f"{name}: got a {type_name(x)} that requires grad, and no gradient is defined here; "
             f"pass its data with {name}.detach()"
         )
+    require_values(x, name)
     expected = " or ".join(backend.ARRAY for backend in BACKENDS.values())
-    raise TypeError(f"{name}: expected a {expected}, got {type_name(x)}")
+    hint = _hints.for_type(x, name)
+    raise TypeError(f"{name}: expected a {expected}, got {type_name(x)}{hint}")
 
 
 def backend_of_input(x: Array | Sequence[Array], name: str = "x") -> Backend:

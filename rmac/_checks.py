@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
 
+from rmac import _hints
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
@@ -206,7 +208,8 @@ def choice(name: str, value: Name, choices: Collection[Name]) -> Name:
         if text == word:
             return word
     expected = ", ".join(map(repr, choices))
-    raise ValueError(f"{name}: expected one of {expected}, got {shown(text)}")
+    hint = _hints.for_word(text, choices)
+    raise ValueError(f"{name}: expected one of {expected}, got {shown(text)}{hint}")
 
 
 def flag(name: str, value: bool) -> bool:

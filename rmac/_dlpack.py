@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmac._backend import BACKENDS, attribute, backend_of_type
+from rmac._backend import BACKENDS, HOST, attribute, backend_of_type
 from rmac._checks import ask, is_list, reason, type_name
 from rmac._dtypes import bfloat16
+from rmac._tracing import require_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from rmac._backend import Backend
 
 
 def snapshot(x: Any, name: str = "x") -> Any:
@@ -44,36 +45,40 @@ def _imported(x: Any, name: str) -> Any:
     """Return an array as one of a backend; all else as it is."""
     if backend_of_type(type(x)) is not None or not is_foreign(x):
         return x
+    require_values(x, name)
+    return import_array(x, name)
+
+
+def import_array(x: Any, name: str) -> Any:
+    """Return an array of another library as one of a backend, or raise."""
     try:
         library = _namespace(x)
-        can_return = hasattr(library, "from_dlpack")
-        bits = x.view(library.int16) if can_return and _is_bfloat16(x) else x
-        array = _importer(x.__dlpack_device__()[0])(bits) if can_return else None
+        bits = x.view(library.int16) if hasattr(library, "int16") and _is_bfloat16(x) else x
+        array = _backend_for(x).from_dlpack(bits)
     except MemoryError:
         raise
     except Exception as error:
         message = f"expected an array that DLPack can pass, got {type_name(x)}"
         raise TypeError(f"{name}: {message}: {reason(error)}") from error
-    if array is None:
-        raise TypeError(
-            f"{name}: expected an array of a library with from_dlpack, got {type_name(x)}"
-        )
     return array if bits is x else array.view(bfloat16())
 
 
-def _importer(device: int) -> Callable[[Any], Any]:
-    """Return the `from_dlpack` for a type of device, in DLPack's numbers, or raise."""
+def _backend_for(x: Any) -> Backend:
+    """Return the backend that reads the device of `x`, or raise."""
+    if attribute(x, "__dlpack_device__") is None:
+        return HOST  # which looks at the device that __dlpack__ tells
+    device = x.__dlpack_device__()[0]
     for backend in BACKENDS.values():
         if device in backend.DLPACK_DEVICES:
-            from_dlpack: Callable[[Any], Any] = backend.namespace().from_dlpack
-            return from_dlpack
+            return backend
     raise ValueError(f"it is on a device of type {device}, which no backend reads")
 
 
 def to_foreign(result: Any, like: Any) -> Any:
     """Return an array, or a list of them, as arrays of the library of `like`.
 
-    `like` is an array, or a `snapshot` of arrays, of which the first counts.
+    `like` is an array, or a `snapshot` of arrays, of which the first counts. If its library has no
+    `from_dlpack`, the result stays as it is.
     """
     if type(like) is list and like:
         like = like[0]
@@ -95,16 +100,24 @@ def to_foreign(result: Any, like: Any) -> Any:
 def _exported(result: Any, like: Any) -> Any:
     """Return an array as one of the library of `like`."""
     library = _namespace(like)
+    if library is None:
+        return result
     if _is_bfloat16(result):
         return library.from_dlpack(result.view(np.int16)).view(library.bfloat16)
     return library.from_dlpack(result)
 
 
 def _namespace(x: Any) -> Any:
-    """Return the functions of an array's library: by the array API standard, or by its name."""
+    """Return the functions of an array's library, None if there is no `from_dlpack` among them.
+
+    The array API standard tells them. Else they are those of the package of the array's class, or
+    of a class that it is a subclass of.
+    """
     if hasattr(x, "__array_namespace__"):
         return x.__array_namespace__()
-    return sys.modules.get(type(x).__module__.partition(".")[0])
+    packages = (str(base.__module__).partition(".")[0] for base in type(x).__mro__)
+    libraries = map(sys.modules.get, packages)
+    return next((library for library in libraries if hasattr(library, "from_dlpack")), None)
 
 
 def _is_bfloat16(x: Any) -> bool:

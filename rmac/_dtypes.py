@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rmac import _hints
+
 
 class Kind(IntEnum):
     """The number by which the kernels of every backend know a dtype."""
@@ -65,7 +67,8 @@ def dtype_info(dtype: np.dtype[Any], name: str = "x") -> DtypeInfo:
         return _info_of.setdefault(dtype, DTYPES["bfloat16"])
     if not dtype.isnative and dtype.newbyteorder("=") in _info_of:
         raise TypeError(f"{name}: expected native byte order, got byte-swapped {dtype.name}")
-    raise TypeError(f"{name}: expected {DTYPE_NAMES}, got {dtype.name}")
+    hint = _hints.for_dtype(dtype.kind, name)
+    raise TypeError(f"{name}: expected {DTYPE_NAMES}, got {dtype.name}{hint}")
 
 
 def bfloat16() -> np.dtype[Any]:

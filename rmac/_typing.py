@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from rmac._options import AggregateName, Layout, MapLayout, PoolName, PresetName
+    from rmac.pooling import Regions
 
 
 class DLPackArray(Protocol):
@@ -42,6 +43,7 @@ class RegionPoolKeywords(GridKeywords, total=False):
 class RMACKeywords(RegionPoolKeywords, total=False):
     """The options of `rmac.rmac`, but for `whitening`."""
 
+    regions: Regions
     normalize_regions: bool
     aggregate: AggregateName
     normalize: bool

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-from rmac._arrays import Output, feature_maps, require_zero_point
+from rmac import _hints
+from rmac._arrays import Output, feature_maps, region_boxes, require_zero_point
 from rmac._checks import cached_check, choice, optional_workers, type_name, warn
 from rmac._options import (
     LAYOUTS,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from rmac._backend import Array, Backend
     from rmac._typing import ArrayT, NumPyArray, RMACKeywords
+    from rmac.pooling import Regions
     from rmac.whitening.state import State
 
 __all__ = ["rmac"]
@@ -68,6 +70,7 @@ def rmac(
     overlap: float = 0.4,
     preset: PresetName = "caffe2",
     layout: Layout = "NCHW",
+    regions: Regions = None,
     normalize_regions: bool = True,
     whitening: Whitening | None = None,
     aggregate: AggregateName = "sum",
@@ -99,6 +102,8 @@ def rmac(
         The grid, see `region_grid`. `overlap` is ignored for sequences, see `sequence_grid`.
     layout : {"NCHW", "NHWC", "NCT", "NTC"}, default "NCHW"
         The order of the axes of `x`, as in `region_pool`; T are the positions of a sequence.
+    regions : RegionGrid or array_like of int, shape (R, 4), optional
+        Boxes to describe instead of the grid, at least one, as in `region_pool`.
     normalize_regions : bool, default True
         Whether to L2-normalise the vector of each region, before and after it is whitened.
     whitening : Whitening, optional
@@ -154,6 +159,11 @@ def rmac(
     >>> descriptors.shape
     (8, 512)
     >>> similarity = descriptors @ descriptors.T
+
+    One region, the whole map, gives the descriptor that is known as MAC:
+
+    >>> rmac.rmac(x, regions=[[0, 0, 31, 23]]).shape
+    (8, 512)
     """
     layout, pooling, grid, aggregation, workers = _checked_options(
         layout,
@@ -172,10 +182,13 @@ def rmac(
     batches, info = feature_maps(backend, x, layout)
     require_zero_point(pooling.zero_point, info)
     sequence = layout not in MAP_LAYOUTS
-    boxes = [
-        default_grid(maps.shape[2], maps.shape[3], grid, sequence=sequence)._boxes
-        for maps in batches
-    ]
+    if regions is None:
+        boxes = [
+            default_grid(maps.shape[2], maps.shape[3], grid, sequence=sequence)._boxes
+            for maps in batches
+        ]
+    else:
+        boxes = _boxes_on(batches, regions, sequence=sequence)
     state = None if whitening is None else _state_of(whitening, batches[0])
     dim = batches[0].shape[1] if state is None else len(state.learned().projection)
     shape = _result_shape(batches, boxes, dim, aggregation.aggregate)
@@ -210,6 +223,14 @@ def _checked_options(
         aggregation_options(normalize_regions, aggregate, normalize, eps),
         optional_workers(workers),
     )
+
+
+def _boxes_on(batches: Sequence[Array], regions: Any, *, sequence: bool) -> list[Any]:
+    """Return boxes (R, 4), at least one, for each batch; or raise."""
+    boxes = [region_boxes(regions, *maps.shape[2:], sequence=sequence) for maps in batches]
+    if not len(boxes[0]):
+        raise ValueError("regions: expected at least one box, got none")
+    return boxes
 
 
 def _result_shape(
@@ -255,7 +276,8 @@ def frozen_whitening(whitening: Whitening, maps: Array, name: str) -> Whitening:
 def _fitting_state(whitening: Whitening, maps: Array, name: str) -> State:
     """Return what the whitening knows now; raise if it does not fit the maps, of this name."""
     if not issubclass(type(whitening), Whitening):
-        raise TypeError(f"whitening: expected a Whitening, got {type_name(whitening)}")
+        hint = _hints.for_whitening(whitening)
+        raise TypeError(f"whitening: expected a Whitening, got {type_name(whitening)}{hint}")
     return whitening._state_for(maps, maps.shape[1], name)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from numpy import ndarray
+
 from rmac._backend import BACKENDS, HOST, Backend, backend_of_input, move
 from rmac._checks import (
     PLAIN_TYPES,
@@ -23,6 +25,7 @@ from rmac._checks import (
     type_name,
 )
 from rmac._dlpack import from_foreign, is_foreign, snapshot, to_foreign
+from rmac._tracing import being_compiled, opaque, untraced
 
 if TYPE_CHECKING:
     from rmac._backend import Array
@@ -108,6 +111,7 @@ def _register(device: str, name: str, factory: Factory, replace: bool) -> None:
     _factories[name, device] = factory
 
 
+@opaque
 def run_on_device(
     operator: str | Operator, x: Array, device: str | None = None, **args: Any
 ) -> Any:
@@ -272,13 +276,16 @@ def public_operator(
 
         @wraps(function)
         def public(*args: Params.args, **options: Params.kwargs) -> Result:
-            if len(args) == 1:
-                result: Result = _run(name, args[0], options)
-            else:  # factories take options by name alone
-                x, *others = signature.bind(*args, **options).arguments.items()
-                result = _run(name, x[1], dict(others))
-            return result
+            alone = len(args) == 1
+            if not (alone and type(args[0]) is ndarray) and being_compiled():
+                return prepared()(*args, **options)
+            if alone:
+                return _run(name, args[0], options)  # type: ignore[no-any-return]
+            # Factories take options by name alone.
+            x, *others = signature.bind(*args, **options).arguments.items()
+            return _run(name, x[1], dict(others))  # type: ignore[no-any-return]
 
+        prepared = untraced(public)
         public.__signature__ = signature  # type: ignore[attr-defined]
         return public
 

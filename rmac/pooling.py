@@ -243,10 +243,10 @@ def region_pool(
     pooled = []
     for maps in batches:
         images, channels, height, width = maps.shape
-        grid = regions
-        if grid is None:
-            grid = default_grid(height, width, options, sequence=sequence)
-        boxes = region_boxes(grid, height, width, sequence=sequence)
+        if regions is None:
+            boxes = default_grid(height, width, options, sequence=sequence)._boxes
+        else:
+            boxes = region_boxes(regions, height, width, sequence=sequence)
         dtype = maps.dtype if pooling.pool is Pool.MAX else info.descriptor
         result = Output(backend, out, [maps], (images, len(boxes), channels), dtype)
         if result.array.size:
@@ -276,16 +276,18 @@ def _checked_options(
 
 @overload
 def roi_pool(
-    x: NumPyArray, /, rois: NumPyArray, **options: Unpack[RoIPoolKeywords]
+    x: NumPyArray, /, rois: NumPyArray | Sequence[NumPyArray], **options: Unpack[RoIPoolKeywords]
 ) -> NumPyArray: ...
 @overload
-def roi_pool(x: ArrayT, /, rois: ArrayT, **options: Unpack[RoIPoolKeywords]) -> ArrayT: ...
+def roi_pool(
+    x: ArrayT, /, rois: ArrayT | Sequence[ArrayT], **options: Unpack[RoIPoolKeywords]
+) -> ArrayT: ...
 @public_operator("RoIPool")
 def roi_pool(
     backend: Backend,
     x: Array,
     /,
-    rois: Array,
+    rois: Array | Sequence[Array],
     *,
     output_size: int | Sequence[int] = 1,
     spatial_scale: float = 1.0,
@@ -304,9 +306,10 @@ def roi_pool(
     ----------
     x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
         Feature maps: float16, bfloat16, float32, float64, uint8 or int8, in any strides.
-    rois : array of real numbers, shape (K, 5)
+    rois : array of real numbers, shape (K, 5), or list of N arrays, shape (L, 4)
         ``batch_index, x1, y1, x2, y2`` of each RoI, inclusive on both ends, on the device of `x`.
-        Coordinates are rounded to float32.
+        Or ``x1, y1, x2, y2`` of each RoI of each image, as torchvision takes them. Coordinates are
+        rounded to float32.
     output_size : int or (int, int), default 1
         Bins along the height and along the width of a RoI.
     spatial_scale : float, default 1.0

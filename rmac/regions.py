@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rmac import _hints
 from rmac._caches import cached
 from rmac._checks import positive_int, real, warn
 from rmac._cuts import covered_cells
@@ -343,6 +344,7 @@ def _warn_of_gaps(grid: RegionGrid) -> None:
         f"{grid.height}x{grid.width} map are in no R-MAC region (coverage {grid.coverage:.3g}): "
         "preset='cirtorch' adds the whole map as a region, region_pool takes boxes of your own, "
         "and layout='NCT' is for sequences. This warning comes once, also for other sizes of map."
+        f"{_hints.for_long_map(grid.height, grid.width)}"
     )
 
 

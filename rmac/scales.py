@@ -12,6 +12,7 @@ from rmac._backend import Array, backend_of, backend_of_input
 from rmac._checks import is_list, real
 from rmac._dlpack import from_foreign, snapshot, to_foreign
 from rmac._dtypes import dtype_info
+from rmac._tracing import opaque
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,7 @@ def merge_scales(
 ) -> NumPyArray: ...
 @overload
 def merge_scales(descriptors: ArrayT | Sequence[ArrayT], /, p: float = 1.0) -> ArrayT: ...
+@opaque
 def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Array:
     r"""Merge the descriptors of images at several scales into one descriptor for each image.
 

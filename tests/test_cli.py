@@ -174,7 +174,7 @@ def test_describe_passes_each_option_on_if_it_is_given(features, tmp_path, monke
     assert calls[0] == {}
     assert calls[1] in ({}, {"workers": 1})  # several threads have batches of their own
     assert calls[2:] == [OPTIONS, OPTIONS]
-    others = {"x", "out", "whitening"}  # the last has a test of its own
+    others = {"x", "out", "regions", "whitening"}  # the last has a test of its own
     assert OPTIONS.keys() == inspect.signature(describe).parameters.keys() - others
 
 

@@ -244,3 +244,50 @@ def test_whitening_that_does_not_fit(xp, whitening):
             TypeError, match=r"x: expected an array where the Whitening is.*to_cupy"
         ):
             rmac.rmac(x[:, :20], whitening=whitening.to_numpy())
+
+
+def test_regions_of_your_own(xp, rng):
+    x = random_map(rng, (3, 20, 9, 12), DTYPES["float32"])
+    stored = xp.asarray(x)
+    for regions in (
+        rmac.region_grid(9, 12, preset="matlab"),
+        [[0, 0, 11, 8]],
+        np.array([[2, 1, 7, 6], [0, 0, 0, 0]]),
+    ):
+        maxima = to_host(rmac.region_pool(stored, regions))
+        expected = reference.rmac(maxima)
+        np.testing.assert_allclose(to_host(rmac.rmac(stored, regions=regions)), expected, atol=1e-6)
+        concatenated = rmac.rmac(stored, regions=regions, aggregate="concat")
+        assert concatenated.shape == (3, 20 * maxima.shape[1])
+    both = rmac.rmac([stored[0], stored[1, :, :8]], regions=[[0, 0, 11, 7]])
+    np.testing.assert_array_equal(
+        to_host(both), to_host(rmac.rmac(stored[:2], regions=[[0, 0, 11, 7]]))
+    )
+    sequences = xp.asarray(x[:, :, 0])
+    np.testing.assert_array_equal(
+        to_host(rmac.rmac(sequences, regions=[[0, 4]], layout="NCT")),
+        to_host(rmac.rmac(stored[:, :, :1], regions=[[0, 0, 4, 0]])),
+    )
+
+
+def test_regions_of_your_own_are_whitened(rng):
+    x = random_map(rng, (30, 8, 9, 12), DTYPES["float32"])
+    regions = [[0, 0, 11, 8], [0, 0, 5, 5]]
+    vectors = rmac.rmac(x, regions=regions, aggregate="none")
+    whitening = rmac.Whitening(4).fit(vectors)
+    expected = reference.rmac(whitening.apply(vectors))
+    result = rmac.rmac(x, regions=regions, whitening=whitening)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("regions", "message"),
+    [
+        (np.empty((0, 4), int), "regions: expected at least one box, got none"),
+        ([[0, 0, 12, 8]], "regions: expected 0 <= x1 <= x2 < 12"),
+        (rmac.region_grid(12, 9), "regions: expected a grid for the map's 9x12 cells"),
+    ],
+)
+def test_wrong_regions(regions, message):
+    with pytest.raises(ValueError, match=message):
+        rmac.rmac(np.ones((2, 3, 9, 12), np.float32), regions=regions)

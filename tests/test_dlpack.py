@@ -1,5 +1,6 @@
 """Arrays of other libraries, through DLPack."""
 
+import ctypes
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -112,10 +113,66 @@ def test_an_array_that_cannot_be_passed():
         rmac.rmac(Afar(x))
 
 
-def test_a_library_without_a_way_back(monkeypatch):
+def test_results_of_a_library_without_a_way_back_are_numpy_arrays(monkeypatch, rng):
     monkeypatch.setitem(sys.modules, "elsewhere", ModuleType("elsewhere"))
-    with pytest.raises(TypeError, match=r"^x: expected an array of a library with from_dlpack"):
-        rmac.rmac(Tensor(np.zeros((2, 3, 4, 5))))
+    x = random_map(rng, (2, 20, 7, 9), DTYPES["float32"])
+    for result, expected in (
+        (rmac.rmac(Tensor(x)), rmac.rmac(x)),
+        (rmac.region_pool([Tensor(x[0])])[0], rmac.region_pool(x)[0]),
+        (rmac.merge_scales([Tensor(x[:, :, 0, 0])]), rmac.merge_scales([x[:, :, 0, 0]])),
+        (WHITENING.apply(Tensor(np.ones((2, 1024)))), WHITENING.apply(np.ones((2, 1024)))),
+    ):
+        assert type(result) is np.ndarray
+        np.testing.assert_array_equal(result, expected)
+
+
+class Subclass(Tensor):
+    """A tensor of a class that a user made."""
+
+    __module__ = "somewhere"
+
+
+class Capsule:
+    """An array that knows nothing but `__dlpack__`."""
+
+    __module__ = "elsewhere"
+
+    def __init__(self, array):
+        self._array = array
+
+    def __dlpack__(self, **options):
+        return self._array.__dlpack__(**options)
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("kind", [Subclass, Capsule])
+def test_the_protocol_is_enough(kind, rng):
+    x = random_map(rng, (2, 20, 7, 9), DTYPES["float32"])
+    result = rmac.rmac(kind(x))
+    assert type(result) is Tensor
+    np.testing.assert_array_equal(result._array, rmac.rmac(x))
+    out = np.empty((2, 20), np.float32)
+    assert rmac.rmac([kind(x[0]), kind(x[1])], out=out) is out
+    np.testing.assert_array_equal(out, rmac.rmac(x))
+
+
+class Empty(Tensor):
+    """An array that exports a shape and no memory, as PyTorch's fake tensors do."""
+
+    __module__ = "elsewhere"
+
+    def __dlpack__(self, **_options):
+        capsule = self._array.__dlpack__()
+        get = ctypes.pythonapi.PyCapsule_GetPointer
+        get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        ctypes.c_void_p.from_address(get(capsule, b"dltensor")).value = None
+        return capsule
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_an_array_without_memory_is_refused():
+    with pytest.raises(TypeError, match=r"^x: .* it has no memory"):
+        rmac.rmac(Empty(np.zeros((2, 3, 4, 5), np.float32)))
 
 
 @pytest.mark.usefixtures("elsewhere")

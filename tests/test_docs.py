@@ -1,6 +1,8 @@
 """The documentation is complete, and what it shows is what happens."""
 
+import contextlib
 import doctest
+import importlib
 import inspect
 import re
 import tomllib
@@ -26,6 +28,11 @@ PUBLIC |= {
     for name in dir(rmac.Whitening)
     if not name.startswith("_")
 }
+for framework in ("torch", "jax"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(framework)
+        module = importlib.import_module(f"rmac.{framework}")
+        PUBLIC |= {f"rmac.{framework}.{name}": getattr(module, name) for name in module.__all__}
 DOCUMENTED = {
     name: thing
     for name, thing in PUBLIC.items()

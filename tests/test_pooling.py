@@ -217,6 +217,42 @@ def test_out(xp, rng, dtype):
         assert_same_values(to_host(out), expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
+def test_boxes_of_each_image(xp, rng, dtype):
+    x = xp.asarray(random_map(rng, (3, 5, 9, 12), DTYPES["float32"]))
+    boxes = [np.array([[0, 0, 3, 3], [2, 1, 11, 8]], dtype), np.zeros((0, 4), dtype)]
+    boxes.append(np.array([[5, 5, 1, 1]], dtype))
+    rows = [[i, *box] for i, some in enumerate(boxes) for box in some.tolist()]
+    expected = rmac.roi_pool(x, xp.asarray(np.array(rows, "float32")), output_size=2)
+    for kind in (list, tuple):
+        pooled = rmac.roi_pool(x, kind(map(xp.asarray, boxes)), output_size=2)
+        np.testing.assert_array_equal(to_host(pooled), to_host(expected))
+    none = rmac.roi_pool(x[:0], [])
+    assert none.shape == (0, 5, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "error", "message"),
+    [
+        ([np.zeros((2, 4))], ValueError, "rois: expected 2 arrays of boxes, one for each image of"),
+        ([np.zeros((2, 4))] * 3, ValueError, "got 3"),
+        ([np.zeros((2, 4)), np.zeros((2, 5))], ValueError, r"rois\[1\]: expected shape \(L, 4\)"),
+        ([np.zeros((2, 4)), np.zeros(4)], ValueError, r"rois\[1\]: .*, got \(4,\)"),
+        ([np.zeros((2, 4)), None], TypeError, r"rois\[1\]: expected a numpy.ndarray"),
+        (
+            [np.zeros((2, 4)), np.zeros((1, 4), bool)],
+            TypeError,
+            r"rois\[1\]: expected real numbers",
+        ),
+        ([np.zeros((2, 4)), np.full((1, 4), np.nan)], ValueError, "rois: expected finite"),
+        ([[0, 0, 0, 1, 1]], TypeError, r"rois: .* \(K, 5\), or a list of one \(L, 4\)"),
+    ],
+)
+def test_wrong_boxes_of_each_image(boxes, error, message):
+    with pytest.raises(error, match=message):
+        rmac.roi_pool(np.ones((2, 3, 5, 6), np.float32), boxes)
+
+
 def test_roi_pool_out(xp, rng):
     x = xp.asarray(random_map(rng, (2, 19, 7, 9), DTYPES["float32"]))
     rois = rmac.rmac_regions(x)

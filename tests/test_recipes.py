@@ -49,7 +49,8 @@ def run_as_a_program(name):
 
 
 def test_every_recipe_is_tested():
-    assert list(RECIPES) == ["PyTorch", "ONNX Runtime", "FAISS", "Dask"]
+    titles = ["PyTorch", "PyTorch, compiled", "JAX", "ONNX Runtime", "FAISS", "Dask"]
+    assert list(RECIPES) == titles
 
 
 def test_pytorch():
@@ -63,6 +64,26 @@ def test_pytorch():
     assert not names["backbone"]._forward_hooks
     assert np.ptp(maps.numpy()) > 0
     np.testing.assert_array_equal(descriptors.numpy(), rmac.rmac(maps.numpy()))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_pytorch_compiled():
+    torch = optional_module("torch")
+    names = run("PyTorch, compiled")
+    with torch.no_grad():
+        maps = names["backbone"](names["images"])
+    expected = rmac.rmac(maps, pool="gem", levels=2)
+    torch.testing.assert_close(names["descriptors"], expected, atol=1e-5, rtol=0)
+    exported = names["program"].module()(names["images"])
+    torch.testing.assert_close(exported, expected, atol=1e-5, rtol=0)
+
+
+def test_jax():
+    jax = optional_module("jax")
+    names = run("JAX")
+    images = jax.random.uniform(jax.random.key(1), (8, 3, 224, 320))
+    maps = jax.nn.relu(jax.lax.conv(images, names["kernel"], (4, 4), "VALID"))
+    np.testing.assert_allclose(names["descriptors"], rmac.rmac(maps), atol=1e-5)
 
 
 def write_model(onnx, path):

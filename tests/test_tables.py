@@ -30,9 +30,9 @@ def test_names_that_users_write_are_those_of_the_code():
     names = {aggregate.name.lower() for aggregate in _options.Aggregate}
     assert set(_options.AGGREGATES) == names
     assert tuple(regions.PRESETS) == _options.PRESETS
-    assert tuple(_arrays._AXES) == _options.LAYOUTS
+    assert tuple(_arrays.MAP_AXES) == _options.LAYOUTS
     assert set(_options.MAP_LAYOUTS) == {
-        name for name, axes in _arrays._AXES.items() if len(axes) == 4
+        name for name, axes in _arrays.MAP_AXES.items() if len(axes) == 4
     }
 
 

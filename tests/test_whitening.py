@@ -279,7 +279,7 @@ def test_fit_forgets_and_partial_fit_does_not(xp):
     np.testing.assert_allclose(
         to_host(w.apply(first.astype("float32"))), to_host(w.apply(first)), atol=1e-5
     )
-    w.fit(first, 2, eps=0.25)
+    w.fit(first, dim=2, eps=0.25)
     assert (w.dim, w.eps) == (2, 0.25)
     assert (w.fit(second).dim, w.eps) == (2, 0.25)
 
@@ -292,8 +292,8 @@ def test_a_chunk_with_an_error_changes_nothing(monkeypatch):
     before = pickle.dumps(w)
     for wrong in (
         lambda: w.partial_fit(bad),
-        lambda: w.fit(bad, 2, eps=1),
-        lambda: w.fit(VECTORS, 7),
+        lambda: w.fit(bad, dim=2, eps=1),
+        lambda: w.fit(VECTORS, dim=7),
         lambda: w.partial_fit(VECTORS[:, :5]),
     ):
         with pytest.raises(ValueError, match="expected"):

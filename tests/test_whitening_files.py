@@ -247,7 +247,7 @@ def test_the_kind_is_kept(tmp_path, kind):
         w.partial_fit(VECTORS),
     ):
         assert same.kind == kind
-    assert w.fit(VECTORS, 2).kind == kind
+    assert w.fit(VECTORS, dim=2).kind == kind
     assert Whitening(2).merge(w).kind == kind
     assert repr(w) == f"<Whitening: 6 to 2 channels, eps=0, of 150 {kind or 'vectors'}>"
 

@@ -183,7 +183,7 @@ def test_rmac_takes_one_snapshot(rng, monkeypatch, when, channels):
     function = getattr(descriptors, when)
 
     def refit(*args):
-        w.fit(rng.standard_normal((50, channels)), min(channels, 4))
+        w.fit(rng.standard_normal((50, channels)), dim=min(channels, 4))
         return function(*args)
 
     monkeypatch.setattr(descriptors, when, refit)

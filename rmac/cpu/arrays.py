@@ -31,6 +31,14 @@ def namespace() -> Any:
     return np
 
 
+def from_dlpack(x: Any) -> Array:
+    """Return an array on the memory of an array of another library, or raise if it has none."""
+    array = np.from_dlpack(x)
+    if array.size and array.flags.owndata:  # NumPy allocates some where there is none
+        raise ValueError("it has no memory")
+    return array
+
+
 def device_index(x: Array) -> int:  # noqa: ARG001
     """Return the number of the device: there is one host."""
     return 0

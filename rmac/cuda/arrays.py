@@ -40,6 +40,14 @@ def owns(kind: type) -> bool:
     return str(kind.__module__).partition(".")[0] == "cupy"
 
 
+def from_dlpack(x: Any) -> Array:
+    """Return an array on the memory of an array of another library, or raise if it has none."""
+    array = namespace().from_dlpack(x)
+    if array.size and not array.data.ptr:
+        raise ValueError("it has no memory")
+    return array
+
+
 def device_index(x: Array) -> int:
     """Return the number of the device of `x`."""
     index: int = x.device.id

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import os
 from threading import Lock
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Self, overload
+
+import numpy as np
 
 from rmac._arrays import feature_vectors
 from rmac._backend import Array, backend_of, move
 from rmac._checks import choice, positive_int, real, type_name
 from rmac._dlpack import from_foreign, to_foreign
 from rmac._io import atomic_write
+from rmac._tracing import opaque
 from rmac.whitening.archive import Contents, read_file, write_archive
 from rmac.whitening.components import Learned, checked_learned, require_enough
+from rmac.whitening.estimator import Estimator
 from rmac.whitening.interop import faiss_transform, projection_of_faiss, projection_of_pca
 from rmac.whitening.moments import Moments, blocks_of
 from rmac.whitening.state import VECTOR_KINDS, State, VectorKind, new_state
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Whitening"]
 
 
-class Whitening:
+class Whitening(Estimator):
     r"""PCA-whitening of vectors, such as regional vectors before they are summed.
 
     The vectors v that it is learned from have a mean m, and a covariance (of 1/N) with eigenvalues
@@ -110,7 +114,10 @@ class Whitening:
         self._state = new_state(dim, real("eps", eps, low=0), kind)
         self._changing = Lock()  # held to replace the state, never to read it
 
-    def fit(self, vectors: Array, dim: int | None = None, *, eps: float | None = None) -> Whitening:
+    @opaque
+    def fit(
+        self, vectors: Array, y: Any = None, *, dim: int | None = None, eps: float | None = None
+    ) -> Self:
         """Learn from vectors, after forgetting all that was learned before.
 
         Parameters
@@ -118,6 +125,8 @@ class Whitening:
         vectors : array, shape (M, C) or (..., C)
             Vectors to learn from: float16, bfloat16, float32, float64, uint8 or int8, in any
             strides.
+        y : object, optional
+            Ignored. The pipelines of scikit-learn pass labels here.
         dim : int, optional
             A new number of components to keep.
         eps : float, optional
@@ -139,6 +148,8 @@ class Whitening:
         --------
         partial_fit : Learn from more vectors.
         """
+        if isinstance(y, (int, np.integer)):
+            raise TypeError(f"y: expected labels, which are ignored, got {y}; dim={y} is meant")
         state = self._state
         dim, eps = state.dim if dim is None else dim, state.eps if eps is None else eps
         fresh = Whitening(dim, eps=eps, kind=state.kind).partial_fit(vectors)
@@ -147,13 +158,16 @@ class Whitening:
             self._state = fresh._state
         return self
 
-    def partial_fit(self, vectors: Array) -> Whitening:
+    @opaque
+    def partial_fit(self, vectors: Array, y: Any = None) -> Self:  # noqa: ARG002
         """Learn from more vectors.
 
         Parameters
         ----------
         vectors : array, shape (M, C) or (..., C)
             Vectors to learn from, as for `fit`.
+        y : object, optional
+            Ignored, as in `fit`.
 
         Returns
         -------
@@ -232,6 +246,7 @@ class Whitening:
     def apply(self, vectors: NumPyArray) -> NumPyArray: ...
     @overload
     def apply(self, vectors: ArrayT) -> ArrayT: ...
+    @opaque
     def apply(self, vectors: Array) -> Array:
         """Whiten vectors: subtract the mean, then multiply by the projection.
 
@@ -373,6 +388,7 @@ class Whitening:
         return whitening
 
     @classmethod
+    @opaque
     def from_projection(cls, mean: Array, projection: Array) -> Whitening:
         """Make a whitening from a mean and a projection that were learned elsewhere.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, ge
 
 import numpy as np
 
+from rmac import _hints
 from rmac._backend import (
     HOST,
     Array,
@@ -87,6 +88,16 @@ class State(NamedTuple):
         moments.require_finite()
         return new_state(self.dim, self.eps, self.kind, moments)
 
+    def with_options(self, other: State) -> State:
+        """Return a state that knows the same, with the options of another; or raise."""
+        if self.channels is not None and other.dim is not None and other.dim > self.channels:
+            raise ValueError(
+                f"dim: expected at most the {self.channels} channels, got {other.dim}; "
+                "another Whitening can learn from vectors of more"
+            )
+        learned = None if self.moments is not None else self.learned.known()
+        return new_state(other.dim, other.eps, other.kind, self.moments, learned)
+
     def moved(self, device: str) -> State:
         """Return the state with its arrays on a kind of device."""
         moments, learned = self.moments, self.learned.known()
@@ -123,7 +134,8 @@ class State(NamedTuple):
                 raise ValueError(f"dim: expected at most the {channels} channels, got {self.dim}")
             return
         if channels != len(known):
-            raise ValueError(f"{name}: expected {len(known)} channels, got {channels}")
+            hint = _hints.for_channels(x.shape, len(known))
+            raise ValueError(f"{name}: expected {len(known)} channels, got {channels}{hint}")
         method = "to_cupy" if backend_of(known) is HOST else "to_numpy"
         advice = f"; call {method}() of the Whitening to move it"
         require_same_device(x, name, known, "the Whitening", advice)
@@ -162,6 +174,8 @@ def new_state(
 
     def convert() -> tuple[Array, Array]:
         mean, projection, _ = known()
+        if projection.dtype == np.float32:
+            return mean, projection
         with device_context(mean):
             _require_float32(mean, projection)
             result = mean.astype(np.float32), projection.astype(np.float32)
