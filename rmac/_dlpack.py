@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmac._backend import BACKENDS, attribute, backend_of_type
+from rmac._backend import BACKENDS, HOST, attribute, backend_of_type
 from rmac._checks import ask, is_list, reason, type_name
 from rmac._dtypes import bfloat16
 
@@ -89,6 +89,15 @@ def to_foreign(result: Any, like: Any) -> Any:
         lambda array: _exported(result, array),
         "an array of a library that takes results",
     )
+
+
+def hand_over(result: Any, out: Any) -> None:
+    """Tell the library of `out` that its memory holds a result now.
+
+    On a device, the library's stream then waits for the kernels. The host has no streams.
+    """
+    if not HOST.owns(type(result)):
+        to_foreign(result, out)
 
 
 def _exported(result: Any, like: Any) -> Any:

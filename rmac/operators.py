@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from rmac._backend import BACKENDS, HOST, Backend, backend_of_input, move
 from rmac._checks import is_list, plain_text, positive_int, raise_with_text, real, shown, type_name
-from rmac._dlpack import from_foreign, is_foreign, snapshot, to_foreign
+from rmac._dlpack import from_foreign, hand_over, is_foreign, snapshot, to_foreign
 
 if TYPE_CHECKING:
     from rmac._backend import Array
@@ -151,6 +151,7 @@ def _run(name: str, x: Any, options: dict[str, Any]) -> Any:
     if array is x and not foreign:
         return result
     if result is not None and result is arguments.get("out"):
+        hand_over(result, options["out"])
         return options["out"]
     return to_foreign(result, x)
 

@@ -2,7 +2,9 @@
 
 import re
 import subprocess
+import sys
 from enum import IntEnum
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import reference
 from helpers import (
     DTYPES,
     LAYOUTS,
+    Tensor,
     assert_same_values,
     assert_within,
     check_array,
@@ -22,7 +25,7 @@ from rmac import cuda
 from rmac._dtypes import DTYPES as DTYPE_TABLE
 from rmac._dtypes import Kind
 from rmac._options import MAX_POOLING, Aggregate, AggregationOptions
-from rmac.cuda import c_types, plan, route, source
+from rmac.cuda import c_types, launches, plan, route, source
 
 
 @pytest.fixture
@@ -228,6 +231,63 @@ def test_overlapping_output(gpu, rng):
     expected = to_host(rmac.region_pool(memory.copy()))
     out = memory.reshape(-1)[: expected.size].reshape(expected.shape)
     assert_same_values(to_host(rmac.region_pool(memory, out=out)), expected)
+
+
+def test_a_misaligned_array_is_an_error(gpu):
+    """On hardware it would end the context of the device."""
+    x, out, rois = gpu.zeros((1, 2, 5, 5), "f4"), gpu.zeros((1, 2), "f4"), gpu.zeros((1, 5), "f4")
+
+    def misaligned(array):
+        raw = gpu.zeros(array.nbytes + 1, np.uint8)
+        return raw[1:].view("f4").reshape(*array.shape)
+
+    for name, call in (
+        ("x", lambda: rmac.rmac(misaligned(x))),
+        ("x", lambda: rmac.region_pool(misaligned(x), layout="NHWC")),
+        (r"x\[1\]", lambda: rmac.rmac([x[0], misaligned(x)[0]])),
+        ("out", lambda: rmac.rmac(x, out=misaligned(out))),
+        ("rois", lambda: rmac.roi_pool(x, misaligned(rois))),
+        ("descriptors", lambda: rmac.merge_scales(misaligned(out)[None])),
+    ):
+        with pytest.raises(TypeError, match=f"{name}: expected an aligned array, got misaligned"):
+            call()
+    assert rmac.rmac(misaligned(x)[:0]).shape == (0, 2)
+
+
+def test_rois_are_not_copied_without_need(gpu, rng, monkeypatch):
+    x = gpu.asarray(random_map(rng, (2, 3, 9, 9), DTYPES["float32"]))
+    rois = gpu.asarray(np.array([[0, 1, 1, 5, 5], [1, 0, 2, 7, 8]], np.float32))
+    seen = []
+    monkeypatch.setattr(
+        launches, "keep_for_graph", lambda array: seen.append(array.data.ptr) or array
+    )
+    expected = to_host(rmac.roi_pool(x, rois, output_size=1))
+    assert seen == [rois.data.ptr]
+    out = rois.reshape(-1)[:6].reshape(2, 3, 1, 1)  # in the memory of the RoIs
+    assert_same_values(to_host(rmac.roi_pool(x, rois, output_size=1, out=out)), expected)
+
+
+def test_a_result_in_out_is_handed_over_to_its_library(gpu, monkeypatch):
+    """Else a stream of the library may read it before the kernels have run."""
+    if gpu.__name__ != "shim":
+        pytest.skip("needs a library that shares memory of the shim; .ci/gpu tries PyTorch")
+    handed_over = []
+
+    class OnDevice(Tensor):
+        __module__ = "elsewhere"
+        on_host = property(lambda self: self._array)
+
+        def __dlpack_device__(self):
+            return 2, 0
+
+    library = ModuleType("elsewhere")
+    library.from_dlpack = lambda array: handed_over.append(to_host(array))
+    monkeypatch.setitem(sys.modules, "elsewhere", library)
+    monkeypatch.setattr(gpu.ndarray, "__dlpack__", lambda self: self, raising=False)
+    x, out = np.ones((2, 4, 5, 5), np.float32), np.zeros((2, 4), np.float32)
+    tensor = OnDevice(out)
+    assert rmac.rmac(OnDevice(x), out=tensor) is tensor
+    np.testing.assert_array_equal(handed_over, [rmac.rmac(x)])
 
 
 def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
