@@ -43,12 +43,14 @@ def specialisations():
         types = c_types.kernel_types(info)
         bits, real = c_types.c_name(types.bits), c_types.c_name(types.real)
         yield f"pool_rois<{kind}>"
-        vector = 1
-        while vector * info.itemsize <= route._WIDEST_LOAD:
-            for out in {bits} if info.descriptor.name == info.name else {bits, real}:
+        outs = {bits} if info.descriptor.name == info.name else {bits, real}
+        vectors = [v for v in (1, 2, 4, 8) if v * info.itemsize <= route.WIDEST_LOAD]
+        for out in outs:
+            for vector in vectors:
                 yield f"pool_rows<{kind}, {vector}, {out}>"
                 yield f"pool_channels<{kind}, {vector}, {out}>"
-            vector *= 2
+            for many in route._PLANES_OF_LANE:
+                yield f"pool_planes<{kind}, {many}, {out}>"
         for sums in sorted({real, "double"}):
             yield f"pool_means<{kind}, {sums}, {real}>"
     yield from ("describe<float>", "describe<double>", "write_rois")
@@ -146,19 +148,25 @@ def test_loads_are_as_wide_as_memory_allows(gpu):
     def vector(x):
         spec = route.kernel_spec(x.dtype, MAX_POOLING, np.dtype(np.float32))
         (found,) = route.region_routes(x, rmac.region_grid(*x.shape[2:]).boxes, spec)
-        return found.by_channels, found.vector
+        return found.form, found.vector
 
+    ROWS, CHANNELS, PLANES = route.Form  # noqa: N806
     x = gpu.zeros((2, 64, 24, 32), np.float32)
     last = gpu.zeros((2, 24, 32, 64), np.float32).transpose(0, 3, 1, 2)
-    assert vector(x) == (False, 4)
-    assert vector(last) == (True, 4)
-    assert vector(x[..., 1:]) == (False, 1)
-    assert vector(x[..., 2:]) == (False, 2)
-    assert vector(x[..., ::2]) == (False, 1)
-    assert vector(x[:, :, ::-1]) == (False, 4)
-    assert vector(last[:, 1:]) == (True, 1)
-    assert vector(gpu.zeros((2, 64, 7, 7), np.float16)) == (False, 1)
-    assert vector(gpu.zeros((2, 64, 24, 32), np.uint8)) == (False, 16)
+    assert vector(x) == (ROWS, 4)
+    assert vector(last) == (CHANNELS, 4)
+    assert vector(x[..., 1:]) == (ROWS, 1)
+    assert vector(x[..., 2:]) == (ROWS, 2)
+    assert vector(x[..., ::2]) == (ROWS, 1)
+    assert vector(x[:, :, ::-1]) == (ROWS, 4)
+    assert vector(last[:, 1:]) == (CHANNELS, 1)
+    assert vector(gpu.zeros((2, 64, 24, 32), np.uint8)) == (ROWS, 8)
+    small = gpu.zeros((2, 64, 7, 7), np.float16)
+    assert vector(small) == (PLANES, 8)
+    assert vector(small[:, 1:]) == (ROWS, 1)  # planes at an address that is not a multiple of 16
+    assert vector(small[:, :, 1:]) == (ROWS, 1)
+    assert vector(gpu.zeros((2, 64, 14, 14), np.float16)) == (ROWS, 2)
+    assert vector(gpu.zeros((2, 64, 17, 17), np.float32)) == (ROWS, 1)
 
 
 def test_the_order_of_threads_does_not_matter(gpu, rng):
@@ -296,14 +304,15 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
         pytest.skip("a device runs threads in an order of its own")
     code, barrier = source.kernel_source(), "__syncthreads();"
     maps = random_map(rng, (1, 70, 9, 12), DTYPES["float32"])
-    inputs = gpu.asarray(maps), gpu.asarray(maps.transpose(0, 2, 3, 1).copy())
+    small = gpu.asarray(random_map(rng, (1, 64, 7, 7), DTYPES["float32"]))
+    inputs = gpu.asarray(maps), gpu.asarray(maps.transpose(0, 2, 3, 1).copy()), small
 
     def results():
         source.kernel.cache_clear()
         try:
             return [
                 to_host(rmac.rmac(x, layout=layout, pool=pool)).tobytes()
-                for x, layout in zip(inputs, ("NCHW", "NHWC"), strict=True)
+                for x, layout in zip(inputs, ("NCHW", "NHWC", "NCHW"), strict=True)
                 for pool in ("max", "mean")
             ]
         except RuntimeError:  # some threads wait for others that have finished
@@ -313,7 +322,7 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
 
     expected = results()
     places = [match.start() for match in re.finditer(re.escape(barrier), code)]
-    assert len(places) == 7
+    assert len(places) == 9
     for place in places:
         mutated = code[:place] + code[place + len(barrier) :]
         with monkeypatch.context() as patch:
@@ -362,6 +371,8 @@ def test_more_elements_than_32_bits_count(gpu):
 
 
 def test_the_package_has_its_kernels():
-    names = re.findall(r"__global__ void (\w+)", source.kernel_source())
+    names = re.findall(
+        r"__global__ void (?:__launch_bounds__\(.*?\) )?(\w+)", source.kernel_source()
+    )
     rois = ["pool_rois", "write_rois"]
-    assert names == ["pool_rows", "pool_channels", "pool_means", *rois, "describe"]
+    assert names == ["pool_rows", "pool_channels", "pool_planes", "pool_means", *rois, "describe"]

@@ -20,11 +20,12 @@ from rmac.cuda.route import (
     MOST_BLOCKS,
     THREADS,
     WARP,
+    Form,
     KernelSpec,
     Route,
     block_shape,
     blocks_for,
-    channel_block,
+    kernel_name,
     leaves_in_place,
     region_routes,
 )
@@ -89,60 +90,50 @@ def launch_pooling(
 
     A map with fewer regions leaves its last rows as they are.
     """
-    jobs_of_kernel: dict[tuple[bool, int], list[_Job]] = {}
+    jobs_of_kernel: dict[tuple[str, Form], list[_Job]] = {}
     first_image = 0
     for x, grid in zip(batches, boxes, strict=True):
         _require_32_bits(x)
         for route in region_routes(x, grid, spec):
-            jobs = jobs_of_kernel.setdefault((route.by_channels, route.vector), [])
-            most = _images_of_launch(x, channel_block(route.by_channels, route.vector, spec))
+            jobs = jobs_of_kernel.setdefault((kernel_name(route, spec), route.form), [])
+            most = _images_of_launch(x, route.channels)
             for first in range(0, len(x), most):
                 some = x if len(x) <= most else x[first : first + most]
                 jobs.append(_Job(some, first_image + first, route))
         first_image += len(x)
-    for jobs in jobs_of_kernel.values():
+    for (name, _), jobs in jobs_of_kernel.items():
         while jobs:
-            taken = _launch_first_jobs(jobs, out, most_regions, spec)
+            taken = _launch_first_jobs(name, jobs, out, most_regions, spec)
             del jobs[:taken]
 
 
-def _launch_first_jobs(jobs: list[_Job], out: Array, most_regions: int, spec: KernelSpec) -> int:
+def _launch_first_jobs(
+    name: str, jobs: list[_Job], out: Array, most_regions: int, spec: KernelSpec
+) -> int:
     """Launch one kernel for the first jobs, and return how many these are."""
-    route = jobs[0].route
-    channels = channel_block(route.by_channels, route.vector, spec)
-    launch, blocks = _pool_launch(jobs, channels, most_regions)
+    launch, blocks = _pool_launch(jobs, most_regions)
     launch["zero_point"] = spec.zero_point
     taken = int(launch["batches"])
-    tiles = channels * max(job.route.plan.tiles for job in jobs[:taken])
-    kind, result = spec.kind.name, c_name(spec.out)
+    shared = max(job.route.shared for job in jobs[:taken])
+    height, width = (max(job.x.shape[axis] for job in jobs[:taken]) for axis in (2, 3))
+    block = block_shape(jobs[0].route, spec, height, width)
+    args = [_by_value(launch), out]
     if spec.sums:
-        options = np.array((spec.p, route.by_channels), MEAN_OPTIONS)
-        kernel(f"pool_means<{kind}, {c_name(spec.tile)}, {result}>")(
-            (blocks,),
-            (THREADS,),
-            (_by_value(launch), _by_value(options), out),
-            shared_mem=max(tiles, THREADS) * spec.tile.itemsize,
-        )
-    else:
-        name = "pool_channels" if route.by_channels else "pool_rows"
-        widths = [job.x.shape[3] for job in jobs[:taken]]
-        kernel(f"{name}<{kind}, {route.vector}, {result}>")(
-            (blocks,),
-            block_shape(route, max(widths)),
-            (_by_value(launch), out),
-            shared_mem=tiles * spec.tile.itemsize,
-        )
+        by_channels = jobs[0].route.form is Form.CHANNELS
+        args.insert(1, _by_value(np.array((spec.p, by_channels), MEAN_OPTIONS)))
+        shared = max(shared, THREADS * spec.tile.itemsize)
+    kernel(name)((blocks,), block, tuple(args), shared_mem=shared)
     return taken
 
 
-def _pool_launch(jobs: list[_Job], channels: int, most_regions: int) -> tuple[Struct, int]:
+def _pool_launch(jobs: list[_Job], most_regions: int) -> tuple[Struct, int]:
     """Return a launch of the first jobs, up to its capacity, and the number of its blocks."""
     launch = np.zeros((), POOL_LAUNCH)
     launch["channels"], launch["regions"] = jobs[0].x.shape[1], most_regions
     blocks = words_used = taken = 0
     for job, batch in zip(jobs, launch["batch"], strict=False):
         words = job.route.plan.words
-        more_blocks = job.x.shape[0] * -(-job.x.shape[1] // channels)
+        more_blocks = job.x.shape[0] * -(-job.x.shape[1] // job.route.channels)
         full = words_used + len(words) > PLAN_WORDS or blocks + more_blocks > MOST_BLOCKS
         if full and taken:
             break
