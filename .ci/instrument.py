@@ -23,16 +23,13 @@ cdef extern from *:
 cdef void share_workspace('''
 SHARED = "        batches[i].workspace_size = size\n"
 POISONED = f"""{SHARED}\
-        poison_memory(PyBytes_AS_STRING(memory), batches[i].workspace)
+        poison_memory(PyBytes_AsString(memory), batches[i].workspace)
         poison_memory(
-            batches[i].workspace + PyBytes_GET_SIZE(memory) - LINE,
-            PyBytes_AS_STRING(memory) + PyBytes_GET_SIZE(memory),
+            batches[i].workspace + len(memory) - LINE, PyBytes_AsString(memory) + len(memory)
         )
 """
 KERNELS = "rmac/cpu/kernels.pyx"
-IMPORTED = "from cpython.bytes cimport PyBytes_AS_STRING, "
 EXACT_WORKSPACE = [
-    (KERNELS, IMPORTED, f"{IMPORTED}PyBytes_GET_SIZE, "),
     (KERNELS, "\ncdef void share_workspace(", POISON),
     (KERNELS, SHARED, POISONED),
     # As fast to compile as it gets, with all accesses still there.
@@ -76,8 +73,8 @@ FAULTS = {
     "undefined": [
         (
             KERNELS,
-            "    out.kind, out.p = spec.kind, spec.p\n",
-            "    out.kind, out.p = spec.kind | (1 << (spec.kind + 32)) & 0, spec.p\n",
+            "    out.kind, out.p, out.zero_point = spec.kind,",
+            "    out.kind, out.p, out.zero_point = spec.kind | (1 << (spec.kind + 32)) & 0,",
         )
     ],
 }

@@ -1,6 +1,6 @@
 """Time builds of rmac side by side: those of several compilers, or of several commits.
 
-    python bench/builds.py PYTHON PYTHON ... [--rounds 5] [--json FILE]
+    python bench/builds.py PYTHON PYTHON ... [--rounds 5] [--workers 1] [--json FILE]
 
 See bench/README.md for what the columns mean.
 """
@@ -39,7 +39,7 @@ def parse():
     parser = options_of(__doc__, SHAPES, DTYPES, repeats=3)
     parser.add_argument("pythons", nargs="*", metavar="PYTHON", help="each has a build installed")
     parser.add_argument("--rounds", type=int, default=5, help="processes of each build")
-    parser.set_defaults(workers=1)
+    parser.add_argument("--workers", type=int, default=1)
     return parser.parse_args()
 
 

@@ -190,18 +190,21 @@ def _require_inside(boxes: npt.NDArray[Any], height: int, width: int) -> None:
         raise ValueError(f"regions: expected {expected}, got {boxes[row].tolist()} in row {row}")
 
 
-def _host_copy(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+def _host_copy(name: str, value: Any) -> npt.NDArray[Any]:
     """Return a copy of the boxes, which no other thread can change after the checks; or raise."""
     if backend_of_type(type(value)) not in (None, HOST):
         raise TypeError(f"{name}: expected integers on the host, got {type_name(value)}")
-    if issubclass(type(value), np.ndarray):
-        value = HOST.plain(value, name)
     try:
-        return np.array(value)
+        parts = list(value) if is_list(value) else [np.asanyarray(value)]
+        copy = np.array(parts if is_list(value) else parts[0])
     except MemoryError:
         raise
     except Exception as error:
         raise ValueError(f"{name}: expected shape (R, 4), got {reason(error)}") from error
+    for part in parts:  # NumPy drops their masks in silence
+        if issubclass(type(part), np.ndarray):
+            HOST.plain(part, name)
+    return copy
 
 
 def region_rois(rois: Array, x: Array) -> Array:

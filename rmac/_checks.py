@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _INT_LIMIT = 1 << 31
 _SHOWN = 80  # characters of a value, a type or another error in an error message
-_PLAIN_TYPES = frozenset({bool, float, int, str, type(None)})
+PLAIN_TYPES = frozenset({bool, float, int, str, type(None)})
 _BOOLS = (bool, np.bool_)
 _TEXT = (str, bytes, bytearray, memoryview)  # they have items, or float() reads them
 
@@ -41,7 +41,7 @@ def cached_check(check: Callable[Params, Result]) -> Callable[Params, Result]:
 
     @wraps(check)
     def call(*args: Params.args, **options: Params.kwargs) -> Result:
-        if options or not _PLAIN_TYPES.issuperset(map(type, args)):
+        if options or not PLAIN_TYPES.issuperset(map(type, args)):
             return check(*args, **options)
         return cached(*args)
 
@@ -51,9 +51,14 @@ def cached_check(check: Callable[Params, Result]) -> Callable[Params, Result]:
 def warn(message: str) -> None:
     """Warn, at the line of the caller's code that called rmac."""
     frame, level = sys._getframe(), 1
-    while frame.f_back and frame.f_globals["__name__"].partition(".")[0] == __package__:
+    while frame.f_back and _is_of_rmac(frame.f_globals.get("__name__")):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _is_of_rmac(module: object) -> bool:
+    """Return whether this is the name of a module of rmac. Code that `exec` runs may have none."""
+    return isinstance(module, str) and module.partition(".")[0] == __package__
 
 
 def shorten(text: str) -> str:

@@ -155,7 +155,8 @@ def rmac(
     (8, 512)
     >>> similarity = descriptors @ descriptors.T
     """
-    pooling, grid, aggregation, workers = _checked_options(
+    layout, pooling, grid, aggregation, workers = _checked_options(
+        layout,
         pool,
         p,
         zero_point,
@@ -168,7 +169,6 @@ def rmac(
         eps,
         workers,
     )
-    layout = choice("layout", layout, LAYOUTS)
     batches, info = feature_maps(backend, x, layout)
     require_zero_point(pooling.zero_point, info)
     sequence = layout not in MAP_LAYOUTS
@@ -190,6 +190,7 @@ def rmac(
 
 @cached_check
 def _checked_options(
+    layout: Layout,
     pool: PoolName,
     p: float,
     zero_point: int,
@@ -201,8 +202,9 @@ def _checked_options(
     normalize: bool,
     eps: float,
     workers: int | None,
-) -> tuple[PoolingOptions, GridOptions, AggregationOptions, int | None]:
+) -> tuple[Layout, PoolingOptions, GridOptions, AggregationOptions, int | None]:
     return (
+        choice("layout", layout, LAYOUTS),
         pooling_options(pool, p, zero_point),
         grid_options(levels, overlap, preset),
         aggregation_options(normalize_regions, aggregate, normalize, eps),

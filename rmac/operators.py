@@ -12,7 +12,16 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from rmac._backend import BACKENDS, HOST, Backend, backend_of_input, move
-from rmac._checks import is_list, plain_text, positive_int, raise_with_text, real, shown, type_name
+from rmac._checks import (
+    PLAIN_TYPES,
+    is_list,
+    plain_text,
+    positive_int,
+    raise_with_text,
+    real,
+    shown,
+    type_name,
+)
 from rmac._dlpack import from_foreign, hand_over, is_foreign, snapshot, to_foreign
 
 if TYPE_CHECKING:
@@ -142,7 +151,11 @@ def _run(name: str, x: Any, options: dict[str, Any]) -> Any:
     """Run a named operator. Arrays of other libraries come in and go out through DLPack."""
     x = snapshot(x)
     array = from_foreign(x)
-    foreign = {key: from_foreign(value, key) for key, value in options.items() if is_foreign(value)}
+    foreign = {
+        key: from_foreign(value, key)
+        for key, value in options.items()
+        if type(value) not in PLAIN_TYPES and is_foreign(value)
+    }
     arguments = options | foreign if foreign else options
     try:
         result = _create(name, array, arguments)(array)

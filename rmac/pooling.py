@@ -226,15 +226,14 @@ def region_pool(
     >>> rmac.region_pool(maps, layout="NHWC").shape
     (2, 14, 768)
     """
-    pooling, options, workers = _checked_options(
-        pool, p, zero_point, levels, overlap, preset, workers
+    layout, pooling, options, workers = _checked_options(
+        layout, pool, p, zero_point, levels, overlap, preset, workers
     )
     if pooling.pool is Pool.MAX and pooling.zero_point:
         raise ValueError(
             f'zero_point: expected 0 with pool="max", got {shown(pooling.zero_point)}; maxima keep '
             "the values of x: subtract it from the result"
         )
-    layout = choice("layout", layout, LAYOUTS)
     ragged = is_list(x)
     if ragged and out is not None:
         raise TypeError("out: expected None with a list of maps, whose results are a list")
@@ -258,6 +257,7 @@ def region_pool(
 
 @cached_check
 def _checked_options(
+    layout: Layout,
     pool: PoolName,
     p: float,
     zero_point: int,
@@ -265,8 +265,9 @@ def _checked_options(
     overlap: float,
     preset: PresetName,
     workers: int | None,
-) -> tuple[PoolingOptions, GridOptions, int | None]:
+) -> tuple[Layout, PoolingOptions, GridOptions, int | None]:
     return (
+        choice("layout", layout, LAYOUTS),
         pooling_options(pool, p, zero_point),
         grid_options(levels, overlap, preset),
         optional_workers(workers),

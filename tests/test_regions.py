@@ -143,6 +143,12 @@ def test_gaps_are_warned_of_once(monkeypatch):
     assert "preset='cirtorch'" in str(warning.message)
 
 
+def test_code_without_the_name_of_a_module_is_warned(monkeypatch):
+    monkeypatch.setattr(regions, "_warned_of_gaps", False)
+    with pytest.warns(UserWarning, match="in no R-MAC region"):
+        exec("make(3, 983, 3, 0.4, 'caffe2')", {"make": regions.make_grid})
+
+
 @pytest.mark.parametrize("overlap", [0.0, 0.4, 0.9])
 @pytest.mark.parametrize("preset", regions.PRESETS)
 def test_every_grid_with_gaps_is_warned_of(monkeypatch, overlap, preset):

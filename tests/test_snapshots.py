@@ -94,6 +94,13 @@ def test_boxes_of_a_subclass_of_grids_are_checked():
         rmac.region_pool(X, grid)
 
 
+class Masked:
+    """An object that is asked for its array."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ma.zeros((1, 4), int)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -103,6 +110,8 @@ def test_boxes_of_a_subclass_of_grids_are_checked():
         lambda masked: rmac.roi_pool(masked, np.zeros((1, 5))),
         lambda _masked: rmac.roi_pool(X, np.ma.zeros((1, 5))),
         lambda _masked: rmac.region_pool(X, np.ma.zeros((1, 4), int)),
+        lambda _masked: rmac.region_pool(X, [np.zeros(4, int), np.ma.zeros(4, int)]),
+        lambda _masked: rmac.region_pool(X, Masked()),
         lambda _masked: rmac.rmac(X, out=np.ma.zeros((2, 16), np.float32)),
         lambda masked: rmac.merge_scales([masked[:, :, 0, 0], masked[:, :, 1, 1]]),
         lambda masked: rmac.merge_scales(masked[:, :, :, 0]),

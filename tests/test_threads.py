@@ -77,6 +77,16 @@ def test_a_call_starts_the_workers_it_is_given(call):
     assert printed(code) == "[0, 1, 1]"
 
 
+@counts_threads
+def test_the_floor_of_the_benchmarks_starts_the_workers_it_is_given():
+    code = """
+    from rmac.cpu.isa import kernels
+    words = np.zeros(1 << 20, np.int64)
+    print([started(kernels.read, words, n) for n in (1, 2, 3)])
+    """
+    assert printed(code) == "[0, 1, 1]"
+
+
 @pytest.mark.slow
 @counts_threads
 @pytest.mark.parametrize("call", sorted(CALLS.keys() - {"rmac with whitening"}))

@@ -245,6 +245,12 @@ def test_the_warning_names_the_line_that_asked(use, monkeypatch):
     assert warned[0].filename == __file__
 
 
+def test_warnings_of_numpy_are_as_they_were():
+    before = np.geterr()
+    Whitening().fit(VECTORS).partial_fit(VECTORS)
+    assert np.geterr() == before
+
+
 def test_vectors_that_do_not_vary(xp):
     vectors = xp.asarray(np.full((5, 3), 0.1))
     w = Whitening().fit(vectors)

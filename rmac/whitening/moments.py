@@ -12,8 +12,8 @@ from rmac._dtypes import dtype_info
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
-_overflowing = np.errstate(over="ignore", invalid="ignore")  # `require_finite` raises
 _BLOCK = 1 << 25  # bytes of vectors that are copied to float64 at a time
 
 
@@ -31,7 +31,6 @@ class Moments(NamedTuple):
     unit: float  # the largest relative rounding error of the values; 0 if they are exact
 
     @classmethod
-    @_overflowing
     def of(cls, vectors: Array, *, whole: bool = False) -> Moments:
         """Return the moments of vectors (..., C), in float64.
 
@@ -39,7 +38,7 @@ class Moments(NamedTuple):
         """
         number, channels = math.prod(vectors.shape[:-1]), vectors.shape[-1]
         unit = dtype_info(vectors.dtype).unit
-        with device_context(vectors):
+        with device_context(vectors), _overflowing():
             xp, blocks = namespace_of(vectors), blocks_of(vectors, np.dtype(np.float64))
             if number < channels and not whole:
                 rows = xp.zeros((number, channels))
@@ -58,7 +57,6 @@ class Moments(NamedTuple):
                 moments = moments.merged(cls(len(block), mean, block.T @ block, None, unit))
         return moments
 
-    @_overflowing
     def merged(self, other: Moments) -> Moments:
         """Return the moments of the vectors of both, by the update of Chan, Golub and LeVeque."""
         unit = max(self.unit, other.unit)
@@ -66,7 +64,7 @@ class Moments(NamedTuple):
             return (self if self.number else other)._replace(unit=unit)
         number = self.number + other.number
         share = self.number * other.number / number
-        with device_context(self.mean):
+        with device_context(self.mean), _overflowing():
             xp = namespace_of(self.mean)
             difference = other.mean - self.mean
             mean = self.mean + difference * (other.number / number)
@@ -81,10 +79,9 @@ class Moments(NamedTuple):
             scatter += other.whole_scatter()
         return Moments(number, mean, scatter, None, unit)
 
-    @_overflowing
     def require_finite(self) -> None:
         """Raise unless all numbers are finite, and wait until a device has computed them."""
-        with device_context(self.mean):
+        with device_context(self.mean), _overflowing():
             if not math.isfinite(float(self.mean.sum()) + float(self.channel_scatter().sum())):
                 raise ValueError(
                     "vectors: expected finite numbers whose squares fit float64, got others"
@@ -99,6 +96,15 @@ class Moments(NamedTuple):
         if self.rows is None:
             return self.scatter.diagonal()  # type: ignore[union-attr]
         return (self.rows * self.rows).sum(axis=0)
+
+
+def _overflowing() -> AbstractContextManager[Any]:
+    """Return a context without warnings of numbers that overflow: `require_finite` raises.
+
+    It is a new one each time. NumPy 1 keeps in it what is restored at its end, so that threads and
+    nested calls cannot share one.
+    """
+    return np.errstate(over="ignore", invalid="ignore")
 
 
 def _centre(vectors: Array) -> Array:
