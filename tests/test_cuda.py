@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import reference
+import sass
 from helpers import (
     DTYPES,
     LAYOUTS,
@@ -110,6 +111,25 @@ def test_every_specialisation_compiles_without_spills(arch):
     spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
     assert len(spills) >= len(names)
     assert set(spills) == {("0", "0")}
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("pool_rows<FLOAT32, 4, float>", 8),
+        ("pool_rows<FLOAT16, 8, float>", 3),
+        ("pool_channels<FLOAT32, 4, float>", 8),
+        ("pool_channels<FLOAT16, 8, float>", 3),
+        ("pool_planes<FLOAT32, 4, float>", 8),
+        ("pool_planes<FLOAT16, 4, float>", 8),
+    ],
+)
+def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
+    """Without that, a GPU waits for its memory most of the time."""
+    code = source.kernel_source()
+    assert sass.most_loads_in_flight(code, [name], tmp_path)[name] >= least
+    one = code.replace("count <= 4 ? 8 : 4;", "1;").replace("batch = 8;", "batch = 1;")
+    assert sass.most_loads_in_flight(one, [name], tmp_path)[name] < least
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
