@@ -1,4 +1,4 @@
-"""Compare rmac on a GPU with a copy of its input on the device, and with its peers.
+"""Compare rmac on a GPU with a copy and a read of its input on the device, and with its peers.
 
     python bench/gpu.py [--json FILE]
 
@@ -6,132 +6,201 @@ See bench/README.md for what the columns mean.
 """
 
 import statistics
+import time
 
 import cupy as cp
 import numpy as np
 from run import add_no_peers, feature_maps, naive, options_of, write_json
 
 import rmac
+from rmac import cuda
+from rmac._options import Aggregate, AggregationOptions
 
 SHAPES = [
     (64, 2048, 24, 32),
     (32, 512, 48, 64),
     (256, 2048, 7, 7),
+    (8, 2048, 24, 32),
     (1, 2048, 24, 32),
 ]
-INPUT_BYTES = 512 << 20  # of copies of the input, used in turn: more than any cache holds
+PEER_SHAPES = [(8, 2048, 24, 32), (256, 2048, 7, 7)]
+CALLS = 50  # between two events, or more
+MOST_CALLS = 200  # so that they, two launches each, fit in the queue of a stream
+SAMPLE_BYTES = 2 << 30  # that the calls of a sample read, or as many calls as allowed
+INPUT_BYTES = 512 << 20  # of inputs that take turns: more than any cache holds
+HEAD_START = 60  # passes over a large array before the first event, about 20 ms
+
+READ = r"""
+struct alignas(16) Chunk { unsigned int word[4]; };
+
+/* Read everything once, with 8 loads in flight. Nothing is written unless all words are 0. */
+extern "C" __global__ void read(const Chunk *data, long long chunks, unsigned int *out)
+{
+    const long long step = (long long)gridDim.x * blockDim.x;
+    unsigned int seen = 0;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < chunks;
+         i += 8 * step) {
+        Chunk loaded[8];
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            loaded[k] = data[min(i + k * step, chunks - 1)];
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            seen |= loaded[k].word[0] | loaded[k].word[1] | loaded[k].word[2] | loaded[k].word[3];
+    }
+    if (seen == 0)
+        *out = 1;
+}
+"""
 
 
 def main():
-    parser = options_of(__doc__, SHAPES, ["float32", "float16"])
+    parser = options_of(__doc__, SHAPES, ["float32", "float16"], repeats=5)
     add_no_peers(parser)
     options = parser.parse_args()
-    results = []
-    print(
-        f"{'shape':>18} {'layout':>6} {'dtype':>8} {'candidate':<22} "
-        f"{'ms':>9} {'GB/s':>8} {'of copy':>8} {'x rmac':>7}"
-    )
-    for shape in options.shapes:
-        for layout in options.layouts:
-            for dtype in options.dtypes:
-                results += measure_case(shape, layout, dtype, options)
     device = cp.cuda.runtime.getDeviceProperties(0)["name"].decode()
-    write_json(options, results, device=device)
+    print(f"{device}\n{'shape':>18} {'layout':>6} {'dtype':>8} {'candidate':<22} "
+          f"{'ms':>9} {'GB/s':>8} {'of copy':>8} {'host us':>8}")  # fmt: skip
+    results = []
+    cases = [
+        (shape, layout, dtype)
+        for shape in options.shapes
+        for layout in options.layouts
+        for dtype in options.dtypes
+    ]
+    for case in cases:
+        inputs = inputs_for(*case)
+        measure(inputs, case, candidates_for(inputs, case, options), options, results, device)
+    if not options.no_peers:
+        for case in cases:
+            if case[0] in PEER_SHAPES and case[1:] == ("NCHW", "float32"):
+                inputs = inputs_for(*case)
+                measure(inputs, case, peers_for(inputs, options), options, results, device)
 
 
-def measure_case(shape, layout, dtype, options):
-    host = feature_maps(shape, layout, dtype)
-    inputs = [cp.asarray(host)]
-    inputs += [inputs[0].copy() for _ in range(min(63, INPUT_BYTES // host.nbytes))]
-    candidates = candidates_for(inputs, layout, options)
-    check(candidates, host, layout, options.levels)
-    times = {name: [] for name in candidates}
-    for _ in range(options.repeats):
-        for name, run in candidates.items():
-            times[name].append(milliseconds(run, len(inputs)))
-    rows = []
-    medians = {name: statistics.median(samples) for name, samples in times.items()}
-    copy_rate = 2 * host.nbytes / medians["copy"]
-    for name, ms in medians.items():
-        moved = host.nbytes * (2 if name == "copy" else 1)
+def inputs_for(shape, layout, dtype):
+    """Return equal inputs, each with memory of its own. All images of a batch are the same."""
+    image = cp.asarray(feature_maps((1, *shape[1:]), layout, dtype))
+    batch = cp.empty((shape[0], *image.shape[1:]), image.dtype)
+    batch[...] = image
+    return [batch] + [batch.copy() for _ in range(min(63, INPUT_BYTES // batch.nbytes))]
+
+
+def candidates_for(inputs, case, options):
+    """Return functions by name, each of an input."""
+    _, layout, _ = case
+    settings = {"layout": layout, "levels": options.levels}
+    target, seen = cp.empty_like(inputs[0]), cp.zeros(1, cp.uint32)
+    vectors = rmac.rmac(inputs[0], aggregate="none", normalize_regions=False, **settings)
+    descriptors = cp.empty((len(vectors), vectors.shape[2]), cp.float32)
+    aggregation = AggregationOptions(True, Aggregate.SUM, True, 0.0)
+    read, blocks = cp.RawKernel(READ, "read"), (132 * 8,)
+    chunks = inputs[0].nbytes // 16
+    return {
+        "copy": lambda x: target.data.copy_from_device_async(x.data, x.nbytes),
+        "read": lambda x: read(blocks, (256,), (x, np.int64(chunks), seen)),
+        "region_pool": lambda x: rmac.region_pool(x, **settings),
+        "describe": lambda _: cuda.describe(vectors, descriptors, aggregation),
+        "rmac": lambda x: rmac.rmac(x, **settings),
+    }
+
+
+def peers_for(inputs, options):
+    """Return functions by name, each of an input, of the libraries that are installed."""
+    candidates = {"rmac": lambda x: rmac.rmac(x, levels=options.levels)}
+    try:
+        import torch
+        from peers import torch_loop, torchvision_pool
+    except ImportError:
+        return candidates
+    tensors = {x.data.ptr: torch.from_dlpack(x) for x in inputs}
+    boxes = rmac.region_grid(*inputs[0].shape[2:], levels=options.levels).boxes.tolist()
+    compiled = torch.compile(torch_loop)
+    candidates |= {"torch loop": lambda x: torch_loop(torch, tensors[x.data.ptr], boxes)}
+    try:
+        from torchvision.ops import roi_pool
+    except ImportError:
+        pass
+    else:
+        rois = torch.from_dlpack(rmac.rmac_regions(inputs[0], scales=options.levels))
+        candidates["torchvision roi_pool"] = lambda x: torchvision_pool(
+            roi_pool, tensors[x.data.ptr], rois
+        )
+    return candidates | {
+        "torch loop, compiled": lambda x: compiled(torch, tensors[x.data.ptr], boxes)
+    }
+
+
+def measure(inputs, case, candidates, options, results, device):
+    """Add a row for each candidate to the results, and write them all to the file."""
+    shape, layout, dtype = case
+    check(candidates, inputs[0], layout, options.levels)
+    calls = max(CALLS, min(MOST_CALLS, SAMPLE_BYTES // inputs[0].nbytes))
+    copy_rate = None
+    for name, run in candidates.items():
+        ms = statistics.median(milliseconds(run, inputs, calls) for _ in range(options.repeats))
+        rate = inputs[0].nbytes * (2 if name == "copy" else 1) / ms / 1e6
+        copy_rate = rate if name == "copy" else copy_rate
         row = {
             "shape": list(shape),
             "layout": layout,
             "dtype": dtype,
             "candidate": name,
             "ms": ms,
-            "GB/s": moved / ms / 1e6,
-            "of copy": moved / ms / copy_rate,
+            "GB/s": rate,
+            "of copy": rate / copy_rate if copy_rate else None,
+            "host us": host_microseconds(run, inputs),
         }
-        rows.append(row)
+        results.append(row)
+        share = f"{row['of copy']:8.2f}" if copy_rate else " " * 8
         print(
             f"{'x'.join(map(str, shape)):>18} {layout:>6} {dtype:>8} {name:<22} "
-            f"{ms:9.4f} {row['GB/s']:8.0f} {row['of copy']:8.2f} {ms / medians['rmac']:7.2f}",
+            f"{ms:9.4f} {rate:8.0f} {share} {row['host us']:8.1f}",
             flush=True,
         )
-    return rows
+        write_json(options, results, device=device)
 
 
-def candidates_for(inputs, layout, options):
-    """Return functions by name, each of the number of an input."""
-    target = cp.empty_like(inputs[0])
-    settings = {"layout": layout, "levels": options.levels}
-    candidates = {
-        "copy": lambda i: target.data.copy_from_device_async(inputs[i].data, target.nbytes),
-        "rmac": lambda i: rmac.rmac(inputs[i], **settings),
-    }
-    if not options.no_peers:
-        candidates |= torch_peers(inputs, layout, options.levels)
-    return candidates
-
-
-def torch_peers(inputs, layout, levels):
-    try:
-        import torch
-        from peers import torch_loop, torchvision_pool
-    except ImportError:
-        return {}
-    tensors = [torch.from_dlpack(x) for x in inputs]
-    if layout == "NHWC":
-        tensors = [tensor.permute(0, 3, 1, 2) for tensor in tensors]
-    boxes = rmac.region_grid(*tensors[0].shape[2:], levels=levels).boxes.tolist()
-    compiled = torch.compile(torch_loop)
-    peers = {
-        "torch loop": lambda i: torch_loop(torch, tensors[i], boxes),
-        "torch loop, compiled": lambda i: compiled(torch, tensors[i], boxes),
-    }
-    try:
-        from torchvision.ops import roi_pool
-    except ImportError:
-        return peers
-    images = tensors[0].shape[0]
-    corners = torch.tensor(boxes, dtype=tensors[0].dtype, device="cuda").repeat(images, 1)
-    index = torch.arange(images, device="cuda").repeat_interleave(len(boxes))
-    rois = torch.cat([index[:, None].to(corners.dtype), corners], dim=1)
-    peers["torchvision roi_pool"] = lambda i: torchvision_pool(roi_pool, tensors[i], rois)
-    return peers
-
-
-def check(candidates, host, layout, levels):
-    """Compare the descriptors of every candidate with those of a loop over regions."""
-    nchw = host if layout == "NCHW" else host.transpose(0, 3, 1, 2)
-    expected = naive(nchw[:2], levels)
+def check(candidates, x, layout, levels):
+    """Compare the descriptors of rmac and its peers with those of a loop over regions."""
+    host = cp.asnumpy(x[:1])
+    expected = naive(host if layout == "NCHW" else host.transpose(0, 3, 1, 2), levels)
     for name, run in candidates.items():
-        if name != "copy":
-            result = cp.asnumpy(cp.asarray(run(0)))[:2].astype(np.float64)
+        if name not in ("copy", "read", "region_pool", "describe"):
+            result = cp.asnumpy(cp.asarray(run(x)))[:1].astype(np.float64)
             np.testing.assert_allclose(result, expected, rtol=2e-3, atol=1e-5, err_msg=name)
 
 
-def milliseconds(run, inputs):
-    """Return the mean time of a call, measured on the device over all inputs."""
+def milliseconds(run, inputs, calls):
+    """Return the mean time of a call on the device.
+
+    The device is kept busy while the host queues the calls, so that none waits for the host.
+    """
+    busy = cp.ones(1 << 27, cp.float32)
     start, stop = cp.cuda.Event(), cp.cuda.Event()
-    run(0)
+    for x in inputs[:2]:
+        run(x)
+    cp.cuda.Device().synchronize()
+    for _ in range(HEAD_START):
+        busy *= 1
     start.record()
-    for i in range(inputs):
-        run(i)
+    for i in range(calls):
+        run(inputs[i % len(inputs)])
     stop.record()
     stop.synchronize()
-    return cp.cuda.get_elapsed_time(start, stop) / inputs
+    return cp.cuda.get_elapsed_time(start, stop) / calls
+
+
+def host_microseconds(run, inputs):
+    """Return the least time that the host needs for a call."""
+    least = float("inf")
+    for _ in range(5):
+        cp.cuda.Device().synchronize()
+        started = time.perf_counter()
+        for i in range(CALLS):
+            run(inputs[i % len(inputs)])
+        least = min(least, (time.perf_counter() - started) / CALLS)
+    return least * 1e6
 
 
 if __name__ == "__main__":

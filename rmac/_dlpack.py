@@ -97,6 +97,15 @@ def to_foreign(result: Any, like: Any) -> Any:
     )
 
 
+def hand_over(result: Any, out: Any) -> None:
+    """Tell the library of `out` that its memory holds a result now.
+
+    On a device, the library's stream then waits for the kernels. The host has no streams.
+    """
+    if not HOST.owns(type(result)):
+        to_foreign(result, out)
+
+
 def _exported(result: Any, like: Any) -> Any:
     """Return an array as one of the library of `like`."""
     library = _namespace(like)

@@ -24,7 +24,7 @@ from rmac._checks import (
     shown,
     type_name,
 )
-from rmac._dlpack import from_foreign, is_foreign, snapshot, to_foreign
+from rmac._dlpack import from_foreign, hand_over, is_foreign, snapshot, to_foreign
 from rmac._tracing import being_compiled, opaque, untraced
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def _run(name: str, x: Any, options: dict[str, Any]) -> Any:
     if array is x and not foreign:
         return result
     if result is not None and result is arguments.get("out"):
+        hand_over(result, options["out"])
         return options["out"]
     return to_foreign(result, x)
 

@@ -346,7 +346,7 @@ def roi_pool(
     layout = choice("layout", layout, MAP_LAYOUTS)
     maps, _ = feature_map(backend, x, layout)
     rois = region_rois(rois, x)
-    result = Output(backend, out, [maps], (len(rois), maps.shape[1], ph, pw), maps.dtype)
+    result = Output(backend, out, [maps, rois], (len(rois), maps.shape[1], ph, pw), maps.dtype)
     backend.roi_pool(
         maps,
         rois,

@@ -2,14 +2,18 @@
 
 import re
 import subprocess
+import sys
 from enum import IntEnum
+from types import ModuleType
 
 import numpy as np
 import pytest
 import reference
+import sass
 from helpers import (
     DTYPES,
     LAYOUTS,
+    Tensor,
     assert_same_values,
     assert_within,
     check_array,
@@ -22,7 +26,7 @@ from rmac import cuda
 from rmac._dtypes import DTYPES as DTYPE_TABLE
 from rmac._dtypes import Kind
 from rmac._options import MAX_POOLING, Aggregate, AggregationOptions
-from rmac.cuda import c_types, plan, route, source
+from rmac.cuda import c_types, launches, plan, route, source
 
 
 @pytest.fixture
@@ -40,12 +44,14 @@ def specialisations():
         types = c_types.kernel_types(info)
         bits, real = c_types.c_name(types.bits), c_types.c_name(types.real)
         yield f"pool_rois<{kind}>"
-        vector = 1
-        while vector * info.itemsize <= route._WIDEST_LOAD:
-            for out in {bits} if info.descriptor.name == info.name else {bits, real}:
+        outs = {bits} if info.descriptor.name == info.name else {bits, real}
+        vectors = [v for v in (1, 2, 4, 8) if v * info.itemsize <= route.WIDEST_LOAD]
+        for out in outs:
+            for vector in vectors:
                 yield f"pool_rows<{kind}, {vector}, {out}>"
                 yield f"pool_channels<{kind}, {vector}, {out}>"
-            vector *= 2
+            for many in route._PLANES_OF_LANE:
+                yield f"pool_planes<{kind}, {many}, {out}>"
         for sums in sorted({real, "double"}):
             yield f"pool_means<{kind}, {sums}, {real}>"
     yield from ("describe<float>", "describe<double>", "write_rois")
@@ -107,6 +113,25 @@ def test_every_specialisation_compiles_without_spills(arch):
     assert set(spills) == {("0", "0")}
 
 
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("pool_rows<FLOAT32, 4, float>", 8),
+        ("pool_rows<FLOAT16, 8, float>", 3),
+        ("pool_channels<FLOAT32, 4, float>", 8),
+        ("pool_channels<FLOAT16, 8, float>", 3),
+        ("pool_planes<FLOAT32, 4, float>", 8),
+        ("pool_planes<FLOAT16, 4, float>", 8),
+    ],
+)
+def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
+    """Without that, a GPU waits for its memory most of the time."""
+    code = source.kernel_source()
+    assert sass.most_loads_in_flight(code, [name], tmp_path)[name] >= least
+    one = code.replace("count <= 4 ? 8 : 4;", "1;").replace("batch = 8;", "batch = 1;")
+    assert sass.most_loads_in_flight(one, [name], tmp_path)[name] < least
+
+
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_every_shape_and_number_of_levels(gpu, rng, layout, dtype):
@@ -143,19 +168,25 @@ def test_loads_are_as_wide_as_memory_allows(gpu):
     def vector(x):
         spec = route.kernel_spec(x.dtype, MAX_POOLING, np.dtype(np.float32))
         (found,) = route.region_routes(x, rmac.region_grid(*x.shape[2:]).boxes, spec)
-        return found.by_channels, found.vector
+        return found.form, found.vector
 
+    ROWS, CHANNELS, PLANES = route.Form  # noqa: N806
     x = gpu.zeros((2, 64, 24, 32), np.float32)
     last = gpu.zeros((2, 24, 32, 64), np.float32).transpose(0, 3, 1, 2)
-    assert vector(x) == (False, 4)
-    assert vector(last) == (True, 4)
-    assert vector(x[..., 1:]) == (False, 1)
-    assert vector(x[..., 2:]) == (False, 2)
-    assert vector(x[..., ::2]) == (False, 1)
-    assert vector(x[:, :, ::-1]) == (False, 4)
-    assert vector(last[:, 1:]) == (True, 1)
-    assert vector(gpu.zeros((2, 64, 7, 7), np.float16)) == (False, 1)
-    assert vector(gpu.zeros((2, 64, 24, 32), np.uint8)) == (False, 16)
+    assert vector(x) == (ROWS, 4)
+    assert vector(last) == (CHANNELS, 4)
+    assert vector(x[..., 1:]) == (ROWS, 1)
+    assert vector(x[..., 2:]) == (ROWS, 2)
+    assert vector(x[..., ::2]) == (ROWS, 1)
+    assert vector(x[:, :, ::-1]) == (ROWS, 4)
+    assert vector(last[:, 1:]) == (CHANNELS, 1)
+    assert vector(gpu.zeros((2, 64, 24, 32), np.uint8)) == (ROWS, 8)
+    small = gpu.zeros((2, 64, 7, 7), np.float16)
+    assert vector(small) == (PLANES, 8)
+    assert vector(small[:, 1:]) == (ROWS, 1)  # planes at an address that is not a multiple of 16
+    assert vector(small[:, :, 1:]) == (ROWS, 1)
+    assert vector(gpu.zeros((2, 64, 14, 14), np.float16)) == (ROWS, 2)
+    assert vector(gpu.zeros((2, 64, 17, 17), np.float32)) == (ROWS, 1)
 
 
 def test_the_order_of_threads_does_not_matter(gpu, rng):
@@ -230,20 +261,78 @@ def test_overlapping_output(gpu, rng):
     assert_same_values(to_host(rmac.region_pool(memory, out=out)), expected)
 
 
+def test_a_misaligned_array_is_an_error(gpu):
+    """On hardware it would end the context of the device."""
+    x, out, rois = gpu.zeros((1, 2, 5, 5), "f4"), gpu.zeros((1, 2), "f4"), gpu.zeros((1, 5), "f4")
+
+    def misaligned(array):
+        raw = gpu.zeros(array.nbytes + 1, np.uint8)
+        return raw[1:].view("f4").reshape(*array.shape)
+
+    for name, call in (
+        ("x", lambda: rmac.rmac(misaligned(x))),
+        ("x", lambda: rmac.region_pool(misaligned(x), layout="NHWC")),
+        (r"x\[1\]", lambda: rmac.rmac([x[0], misaligned(x)[0]])),
+        ("out", lambda: rmac.rmac(x, out=misaligned(out))),
+        ("rois", lambda: rmac.roi_pool(x, misaligned(rois))),
+        ("descriptors", lambda: rmac.merge_scales(misaligned(out)[None])),
+    ):
+        with pytest.raises(TypeError, match=f"{name}: expected an aligned array, got misaligned"):
+            call()
+    assert rmac.rmac(misaligned(x)[:0]).shape == (0, 2)
+
+
+def test_rois_are_not_copied_without_need(gpu, rng, monkeypatch):
+    x = gpu.asarray(random_map(rng, (2, 3, 9, 9), DTYPES["float32"]))
+    rois = gpu.asarray(np.array([[0, 1, 1, 5, 5], [1, 0, 2, 7, 8]], np.float32))
+    seen = []
+    monkeypatch.setattr(
+        launches, "keep_for_graph", lambda array: seen.append(array.data.ptr) or array
+    )
+    expected = to_host(rmac.roi_pool(x, rois, output_size=1))
+    assert seen == [rois.data.ptr]
+    out = rois.reshape(-1)[:6].reshape(2, 3, 1, 1)  # in the memory of the RoIs
+    assert_same_values(to_host(rmac.roi_pool(x, rois, output_size=1, out=out)), expected)
+
+
+def test_a_result_in_out_is_handed_over_to_its_library(gpu, monkeypatch):
+    """Else a stream of the library may read it before the kernels have run."""
+    if gpu.__name__ != "shim":
+        pytest.skip("needs a library that shares memory of the shim; .ci/gpu tries PyTorch")
+    handed_over = []
+
+    class OnDevice(Tensor):
+        __module__ = "elsewhere"
+        on_host = property(lambda self: self._array)
+
+        def __dlpack_device__(self):
+            return 2, 0
+
+    library = ModuleType("elsewhere")
+    library.from_dlpack = lambda array: handed_over.append(to_host(array))
+    monkeypatch.setitem(sys.modules, "elsewhere", library)
+    monkeypatch.setattr(gpu.ndarray, "__dlpack__", lambda self: self, raising=False)
+    x, out = np.ones((2, 4, 5, 5), np.float32), np.zeros((2, 4), np.float32)
+    tensor = OnDevice(out)
+    assert rmac.rmac(OnDevice(x), out=tensor) is tensor
+    np.testing.assert_array_equal(handed_over, [rmac.rmac(x)])
+
+
 def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
     """Without any one of the barriers, the shim gives another result or an error."""
     if gpu.__name__ != "shim":
         pytest.skip("a device runs threads in an order of its own")
     code, barrier = source.kernel_source(), "__syncthreads();"
     maps = random_map(rng, (1, 70, 9, 12), DTYPES["float32"])
-    inputs = gpu.asarray(maps), gpu.asarray(maps.transpose(0, 2, 3, 1).copy())
+    small = gpu.asarray(random_map(rng, (1, 64, 7, 7), DTYPES["float32"]))
+    inputs = gpu.asarray(maps), gpu.asarray(maps.transpose(0, 2, 3, 1).copy()), small
 
     def results():
         source.kernel.cache_clear()
         try:
             return [
                 to_host(rmac.rmac(x, layout=layout, pool=pool)).tobytes()
-                for x, layout in zip(inputs, ("NCHW", "NHWC"), strict=True)
+                for x, layout in zip(inputs, ("NCHW", "NHWC", "NCHW"), strict=True)
                 for pool in ("max", "mean")
             ]
         except RuntimeError:  # some threads wait for others that have finished
@@ -253,7 +342,7 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
 
     expected = results()
     places = [match.start() for match in re.finditer(re.escape(barrier), code)]
-    assert len(places) == 7
+    assert len(places) == 9
     for place in places:
         mutated = code[:place] + code[place + len(barrier) :]
         with monkeypatch.context() as patch:
@@ -302,6 +391,8 @@ def test_more_elements_than_32_bits_count(gpu):
 
 
 def test_the_package_has_its_kernels():
-    names = re.findall(r"__global__ void (\w+)", source.kernel_source())
+    names = re.findall(
+        r"__global__ void (?:__launch_bounds__\(.*?\) )?(\w+)", source.kernel_source()
+    )
     rois = ["pool_rois", "write_rois"]
-    assert names == ["pool_rows", "pool_channels", "pool_means", *rois, "describe"]
+    assert names == ["pool_rows", "pool_channels", "pool_planes", "pool_means", *rois, "describe"]

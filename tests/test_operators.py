@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,8 +26,11 @@ class CupyArray:
 
     dtype = np.dtype(np.float32)
     shape = (2, 3, 5, 6)
+    strides = (360, 120, 24, 4)
     size = 180
+    itemsize = 4
     ndim = 4
+    data = SimpleNamespace(ptr=512)
 
     def transpose(self, *_axes):
         return self

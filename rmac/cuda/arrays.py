@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -60,14 +61,24 @@ def device_context(x: Array) -> AbstractContextManager[Any]:
     return device
 
 
-def plain(x: Array, name: str) -> Array:  # noqa: ARG001
-    """Return the array as it is."""
+def plain(x: Array, name: str) -> Array:
+    """Return the array as it is, or raise if it is misaligned.
+
+    A kernel that reads or writes a misaligned element ends the context of the device, and so all
+    work of the process there.
+    """
+    if math.gcd(x.data.ptr, *x.strides) % x.itemsize and not _is_aligned(x):
+        raise TypeError(f"{name}: expected an aligned array, got misaligned {x.dtype.name}")
     return x
 
 
-def readable(x: Array, name: str) -> Array:  # noqa: ARG001
-    """Return the array as it is: elements of CuPy arrays are aligned."""
-    return x
+readable = plain
+
+
+def _is_aligned(x: Array) -> bool:
+    """Return whether all elements are aligned. Strides of axes with one element do not matter."""
+    strides = [stride for size, stride in zip(x.shape, x.strides, strict=True) if size > 1]
+    return not x.size or not math.gcd(x.data.ptr, *strides) % x.itemsize
 
 
 def require_finite(x: Array, name: str) -> None:

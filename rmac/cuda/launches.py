@@ -20,11 +20,12 @@ from rmac.cuda.route import (
     MOST_BLOCKS,
     THREADS,
     WARP,
+    Form,
     KernelSpec,
     Route,
     block_shape,
     blocks_for,
-    channel_block,
+    kernel_name,
     leaves_in_place,
     region_routes,
 )
@@ -47,6 +48,14 @@ Array = Any  # cupy.ndarray
 Struct = npt.NDArray[Any]  # of no dimensions: one struct
 
 _INT_MAX = (1 << 31) - 1  # of the kernels' sizes
+
+
+def _by_value(struct: Struct) -> Struct:
+    """Return a struct as an argument of a kernel.
+
+    CuPy takes 20 us for an argument with fields, and less than 1 us for the same bytes without.
+    """
+    return struct.view(f"V{struct.itemsize}")
 
 
 class _Job(NamedTuple):
@@ -81,60 +90,50 @@ def launch_pooling(
 
     A map with fewer regions leaves its last rows as they are.
     """
-    jobs_of_kernel: dict[tuple[bool, int], list[_Job]] = {}
+    jobs_of_kernel: dict[tuple[str, Form], list[_Job]] = {}
     first_image = 0
     for x, grid in zip(batches, boxes, strict=True):
         _require_32_bits(x)
         for route in region_routes(x, grid, spec):
-            jobs = jobs_of_kernel.setdefault((route.by_channels, route.vector), [])
-            most = _images_of_launch(x, channel_block(route.by_channels, route.vector, spec))
+            jobs = jobs_of_kernel.setdefault((kernel_name(route, spec), route.form), [])
+            most = _images_of_launch(x, route.channels)
             for first in range(0, len(x), most):
                 some = x if len(x) <= most else x[first : first + most]
                 jobs.append(_Job(some, first_image + first, route))
         first_image += len(x)
-    for jobs in jobs_of_kernel.values():
+    for (name, _), jobs in jobs_of_kernel.items():
         while jobs:
-            taken = _launch_first_jobs(jobs, out, most_regions, spec)
+            taken = _launch_first_jobs(name, jobs, out, most_regions, spec)
             del jobs[:taken]
 
 
-def _launch_first_jobs(jobs: list[_Job], out: Array, most_regions: int, spec: KernelSpec) -> int:
+def _launch_first_jobs(
+    name: str, jobs: list[_Job], out: Array, most_regions: int, spec: KernelSpec
+) -> int:
     """Launch one kernel for the first jobs, and return how many these are."""
-    route = jobs[0].route
-    channels = channel_block(route.by_channels, route.vector, spec)
-    launch, blocks = _pool_launch(jobs, channels, most_regions)
+    launch, blocks = _pool_launch(jobs, most_regions)
     launch["zero_point"] = spec.zero_point
     taken = int(launch["batches"])
-    tiles = channels * max(job.route.plan.tiles for job in jobs[:taken])
-    kind, result = spec.kind.name, c_name(spec.out)
+    shared = max(job.route.shared for job in jobs[:taken])
+    height, width = (max(job.x.shape[axis] for job in jobs[:taken]) for axis in (2, 3))
+    block = block_shape(jobs[0].route, spec, height, width)
+    args = [_by_value(launch), out]
     if spec.sums:
-        options = np.array((spec.p, route.by_channels), MEAN_OPTIONS)
-        kernel(f"pool_means<{kind}, {c_name(spec.tile)}, {result}>")(
-            (blocks,),
-            (THREADS,),
-            (launch, options, out),
-            shared_mem=max(tiles, THREADS) * spec.tile.itemsize,
-        )
-    else:
-        name = "pool_channels" if route.by_channels else "pool_rows"
-        widths = [job.x.shape[3] for job in jobs[:taken]]
-        kernel(f"{name}<{kind}, {route.vector}, {result}>")(
-            (blocks,),
-            block_shape(route, max(widths)),
-            (launch, out),
-            shared_mem=tiles * spec.tile.itemsize,
-        )
+        by_channels = jobs[0].route.form is Form.CHANNELS
+        args.insert(1, _by_value(np.array((spec.p, by_channels), MEAN_OPTIONS)))
+        shared = max(shared, THREADS * spec.tile.itemsize)
+    kernel(name)((blocks,), block, tuple(args), shared_mem=shared)
     return taken
 
 
-def _pool_launch(jobs: list[_Job], channels: int, most_regions: int) -> tuple[Struct, int]:
+def _pool_launch(jobs: list[_Job], most_regions: int) -> tuple[Struct, int]:
     """Return a launch of the first jobs, up to its capacity, and the number of its blocks."""
     launch = np.zeros((), POOL_LAUNCH)
     launch["channels"], launch["regions"] = jobs[0].x.shape[1], most_regions
     blocks = words_used = taken = 0
     for job, batch in zip(jobs, launch["batch"], strict=False):
         words = job.route.plan.words
-        more_blocks = job.x.shape[0] * -(-job.x.shape[1] // channels)
+        more_blocks = job.x.shape[0] * -(-job.x.shape[1] // job.route.channels)
         full = words_used + len(words) > PLAN_WORDS or blocks + more_blocks > MOST_BLOCKS
         if full and taken:
             break
@@ -154,14 +153,14 @@ def launch_roi_pooling(
     _require_32_bits(x)
     if len(x) > _INT_MAX:
         raise ValueError(f"x: expected fewer than 2**31 images on the GPU, got {len(x)}")
-    corners = keep_for_graph(rois.astype(np.float32, order="C"))
+    corners = keep_for_graph(rois.astype(np.float32, order="C", copy=False))
     launch = np.zeros((), ROI_LAUNCH)
     launch["data"], launch["strides"] = x.data.ptr, x.strides
     launch["images"], launch["channels"], launch["height"], launch["width"] = x.shape
     launch["bin_rows"], launch["bin_columns"] = output_size
     launch["scale"], launch["elements"] = spatial_scale, out.size
     kernel(f"pool_rois<{DTYPES[x.dtype.name].kind.name}>")(
-        (blocks_for(out.size),), (THREADS,), (launch, corners, out)
+        (blocks_for(out.size),), (THREADS,), (_by_value(launch), corners, out)
     )
 
 
@@ -173,7 +172,9 @@ def launch_boxes(boxes: npt.NDArray[np.int64], images: int, rois: Array) -> None
         launch["images"], launch["regions"] = images, len(boxes)
         launch["first_box"], launch["boxes"] = first, len(some)
         launch["corners"][: some.size] = some.ravel()
-        kernel("write_rois")((blocks_for(images * len(some)),), (THREADS,), (launch, rois))
+        kernel("write_rois")(
+            (blocks_for(images * len(some)),), (THREADS,), (_by_value(launch), rois)
+        )
 
 
 def launch_description(
@@ -190,7 +191,7 @@ def launch_description(
         describe(
             (blocks,),
             (DESCRIBE_THREADS,),
-            (launch, vectors, divisors, out),
+            (_by_value(launch), vectors, divisors, out),
             shared_mem=np.dtype(np.float64).itemsize
             * DESCRIBE_THREADS
             // WARP,  # a sum of each warp

@@ -7,34 +7,43 @@ other values.
 from __future__ import annotations
 
 import math
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
+from rmac._caches import cached
 from rmac._dtypes import DTYPES, Kind
 from rmac._options import Aggregate, Pool, PoolingOptions
-from rmac.cuda.c_types import kernel_types
+from rmac.cuda.c_types import c_name, kernel_types
 from rmac.cuda.plan import Plan, region_plans
 
 Array = Any  # cupy.ndarray
 
-# The channel block of pool_rows and pool_means. With float32 keys, shared memory holds 768 tiles of
+# The channel block of pool_rows and pool_means. With float32 keys, shared memory holds 722 tiles of
 # 16 channels. Not measured.
 CHANNEL_BLOCK = 16
-# The channel block of pool_channels, in vectors: 8 of 16 bytes are 128, a cache line. Not measured.
-_CHANNEL_VECTORS = 8
-# A block that pools has 256 threads, so several blocks fit a multiprocessor. Not measured.
+# The channel block of pool_channels, in vectors: 16 of 16 bytes are two cache lines, for half a
+# warp. Not measured.
+_CHANNEL_VECTORS = 16
+# A block that pools has at most 256 threads, so several blocks fit a multiprocessor. Not measured.
 THREADS = 256
-# The most threads of pool_rows that read one row. Not measured.
-_ROW_THREADS = 64
+# The most threads of pool_rows that read one row, and of pool_channels that read one column. Not
+# measured.
+_ROW_THREADS, _COLUMN_THREADS = 64, 16
+# The largest plane for pool_planes in bytes, and how many planes a lane may take, best first. One
+# plane a lane costs 2.9 times the instructions of four, by the prototype's machine code.
+_LARGEST_PLANE = 1024
+_PLANES_OF_LANE = (4, 2, 1)
 # An image's descriptor is made by one block, so it has the most threads that a block can have. Not
 # measured.
 DESCRIBE_THREADS = 1024
 WARP = 32  # threads, on every device
 
-_WIDEST_LOAD = 16  # bytes; there is no wider instruction
+WIDEST_LOAD = 16  # bytes; there is no wider instruction
+_MOST_ELEMENTS = 8  # of one load; with 16 keys a thread does not find room for several loads
 _SHARED_MEMORY = 48 << 10  # bytes that a block has on every device
 MOST_BLOCKS = 1 << 30  # of one launch; CUDA's limit is 2**31 - 1, and kernels count blocks in int
 
@@ -43,6 +52,7 @@ class KernelSpec(NamedTuple):
     """How the kernels pool the values of a dtype."""
 
     kind: Kind
+    itemsize: int  # of the map
     sums: bool  # or maxima
     p: float  # the power that is summed, 0 for the values themselves
     zero_point: int  # of integers, the value that stands for 0
@@ -50,12 +60,22 @@ class KernelSpec(NamedTuple):
     out: np.dtype[Any]  # of the results; maxima of the map's dtype are written as their bits
 
 
+class Form(StrEnum):
+    """The kernels that pool maxima, by how they go through a map."""
+
+    ROWS = "pool_rows"
+    CHANNELS = "pool_channels"
+    PLANES = "pool_planes"
+
+
 class Route(NamedTuple):
     """How the kernels reach some regions of a batch."""
 
     plan: Plan
-    by_channels: bool  # whether threads lie along channels, or along rows
+    form: Form  # sums have one kernel, which knows rows and channels
     vector: int  # elements of one load
+    channels: int  # the channel block
+    shared: int  # bytes of shared memory for the tiles, and for the planes of PLANES
 
 
 @lru_cache(maxsize=1024)
@@ -66,45 +86,118 @@ def kernel_spec(dtype: np.dtype[Any], pooling: PoolingOptions, out: np.dtype[Any
     match pooling.pool:
         case Pool.MAX:
             result = types.bits if out == dtype else types.real
-            return KernelSpec(info.kind, False, 0.0, pooling.zero_point, types.key, result)
+            return KernelSpec(
+                info.kind, info.itemsize, False, 0.0, pooling.zero_point, types.key, result
+            )
         case Pool.MEAN | Pool.GEM:
             sums = types.real if pooling.sums_in_float32 else np.dtype(np.float64)
-            return KernelSpec(info.kind, True, pooling.p, pooling.zero_point, sums, types.real)
+            return KernelSpec(
+                info.kind, info.itemsize, True, pooling.p, pooling.zero_point, sums, types.real
+            )
         case unknown:
             assert_never(unknown)
 
 
-def region_routes(x: Array, boxes: npt.NDArray[np.int64], spec: KernelSpec) -> list[Route]:
-    """Choose the kernel and the width of its loads; the one place where that is decided.
+def region_routes(x: Array, boxes: npt.NDArray[np.int64], spec: KernelSpec) -> tuple[Route, ...]:
+    """Choose the kernel and the width of its loads; the one place where that is decided."""
+    return _routes(x.shape, x.strides, x.data.ptr % WIDEST_LOAD, boxes.tobytes(), spec)
+
+
+@cached(lambda routes: sum(route.plan.words.nbytes for route in routes))
+def _routes(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    misalignment: int,
+    boxes: bytes,
+    spec: KernelSpec,
+) -> tuple[Route, ...]:
+    """Return the routes of maps at an address that is so many bytes beyond the widest alignment.
 
     Threads lie along channels if these are contiguous, else along rows. Loads are as wide as
     alignment allows. Narrower loads make a smaller channel block, so that shared memory holds more
     tiles; they are taken if the regions then need fewer plans, since each plan reads the map.
     """
-    by_channels = x.strides[1] == x.itemsize and x.shape[1] > 1
-    vector = 1 if spec.sums else _widest_vector(x, axis=1 if by_channels else 3)
-    plans = _plans(boxes, by_channels, vector, spec)
+    by_channels = strides[1] == spec.itemsize and shape[1] > 1
+    form = Form.CHANNELS if by_channels else Form.ROWS
+    vector = 1
+    if not spec.sums:
+        axis = 1 if by_channels else 3
+        vector = _widest_vector(shape, strides, misalignment, spec.itemsize, axis)
+        if vector == 1 and not by_channels:
+            route = _route_of_planes(shape, strides, misalignment, boxes, spec)
+            if route is not None:
+                return (route,)
+    routes = _routes_of_vectors(boxes, form, vector, spec)
     while by_channels and vector > 1:
-        fewer = _plans(boxes, by_channels, vector // 2, spec)
-        if len(fewer) >= len(plans):
+        narrower = _routes_of_vectors(boxes, form, vector // 2, spec)
+        if len(narrower) >= len(routes):
             break
-        plans, vector = fewer, vector // 2
-    return [Route(plan, by_channels, vector) for plan in plans]
+        routes, vector = narrower, vector // 2
+    return routes
 
 
-def channel_block(by_channels: bool, vector: int, spec: KernelSpec) -> int:
-    """Return how many channels a thread block takes."""
-    return _CHANNEL_VECTORS * vector if by_channels and not spec.sums else CHANNEL_BLOCK
+def _routes_of_vectors(
+    boxes: bytes, form: Form, vector: int, spec: KernelSpec
+) -> tuple[Route, ...]:
+    """Return routes with tiles that fit in shared memory, for all channels of a thread block."""
+    channels = CHANNEL_BLOCK
+    tile = channels * spec.tile.itemsize
+    if not spec.sums and form is Form.CHANNELS:
+        channels = _CHANNEL_VECTORS * vector
+        tile = channels * spec.tile.itemsize
+    elif not spec.sums:
+        tile = (channels + 1) * spec.tile.itemsize  # TILE_PITCH of the kernel
+    return tuple(
+        Route(plan, form, vector, channels, plan.tiles * tile)
+        for plan in region_plans(boxes, _SHARED_MEMORY // tile)
+    )
 
 
-def block_shape(route: Route, width: int) -> tuple[int, int]:
-    """Return the threads of a block that takes maxima of maps up to `width`.
+def _route_of_planes(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    misalignment: int,
+    boxes: bytes,
+    spec: KernelSpec,
+) -> Route | None:
+    """Return the route of small packed planes; None if they are none, or shared memory is short."""
+    images, channels, height, width = shape
+    size = spec.itemsize
+    plane = height * width * size
+    packed = strides[1:] == (plane, width * size, size)
+    aligned = math.gcd(misalignment, strides[0] if images > 1 else 0, WARP * plane) % WIDEST_LOAD
+    if not packed or aligned or plane > _LARGEST_PLANE or not height * width % 2:
+        return None
+    (plan, *more) = region_plans(boxes, _SHARED_MEMORY // (WARP * spec.tile.itemsize))
+    for many in _PLANES_OF_LANE:
+        shared = WARP * many * (plan.tiles * spec.tile.itemsize + plane)
+        if not more and shared <= _SHARED_MEMORY and (many == 1 or channels > WARP * many // 2):
+            return Route(plan, Form.PLANES, WIDEST_LOAD // size, WARP * many, shared)
+    return None
 
-    The first number is along vectors of channels, or along a row. The second is over tiles, or over
-    channels and bands.
+
+def kernel_name(route: Route, spec: KernelSpec) -> str:
+    """Return the kernel of a route, with its template arguments."""
+    kind, result = spec.kind.name, c_name(spec.out)
+    if spec.sums:
+        return f"pool_means<{kind}, {c_name(spec.tile)}, {result}>"
+    many = route.channels // WARP if route.form is Form.PLANES else route.vector
+    return f"{route.form}<{kind}, {many}, {result}>"
+
+
+def block_shape(route: Route, spec: KernelSpec, height: int, width: int) -> tuple[int, int]:
+    """Return the threads of a block for maps of up to this size.
+
+    The first number is along vectors of channels, or along a row. The second is over rows, or over
+    channels.
     """
-    along = _CHANNEL_VECTORS if route.by_channels else min(-(-width // route.vector), _ROW_THREADS)
-    return along, THREADS // along
+    if spec.sums or route.form is Form.PLANES:
+        return THREADS, 1
+    if route.form is Form.CHANNELS:
+        rounds = -(-height // _COLUMN_THREADS)
+        return _CHANNEL_VECTORS, -(-height // rounds)
+    along = min(-(-width // route.vector), _ROW_THREADS)
+    return along, min(CHANNEL_BLOCK, THREADS // along)
 
 
 def blocks_for(elements: int) -> int:
@@ -123,25 +216,19 @@ def leaves_in_place(aggregate: Aggregate) -> bool:
             assert_never(unknown)
 
 
-def _widest_vector(x: Array, axis: int) -> int:
+def _widest_vector(
+    shape: tuple[int, ...], strides: tuple[int, ...], misalignment: int, size: int, axis: int
+) -> int:
     """Return the most elements along an axis that one load takes, if all loads are aligned."""
-    if x.strides[axis] != x.itemsize:
+    if strides[axis] != size:
         return 1
     steps = [
         stride
-        for i, (length, stride) in enumerate(zip(x.shape, x.strides, strict=True))
+        for i, (length, stride) in enumerate(zip(shape, strides, strict=True))
         if i != axis and length > 1
     ]
-    aligned = math.gcd(x.shape[axis] * x.itemsize, x.data.ptr, *steps)
-    vector: int = _WIDEST_LOAD // x.itemsize
-    while vector > 1 and aligned % (vector * x.itemsize):
+    aligned = math.gcd(shape[axis] * size, misalignment, *steps)
+    vector = min(WIDEST_LOAD // size, _MOST_ELEMENTS)
+    while vector > 1 and aligned % (vector * size):
         vector //= 2
     return vector
-
-
-def _plans(
-    boxes: npt.NDArray[np.int64], by_channels: bool, vector: int, spec: KernelSpec
-) -> tuple[Plan, ...]:
-    """Return plans with tiles that fit in shared memory, for all channels of a thread block."""
-    channels = channel_block(by_channels, vector, spec)
-    return region_plans(boxes.tobytes(), _SHARED_MEMORY // (channels * spec.tile.itemsize))

@@ -14,7 +14,7 @@ from rmac._dtypes import DTYPES, DtypeInfo, Kind
 from rmac._options import Aggregate
 from rmac.cuda.arrays import namespace
 from rmac.cuda.c_types import c_name, kernel_types
-from rmac.cuda.route import CHANNEL_BLOCK, WARP
+from rmac.cuda.route import CHANNEL_BLOCK, THREADS, WARP, WIDEST_LOAD
 from rmac.cuda.structs import BATCHES, BOXES, COUNTS, PLAN_WORDS, STRUCTS
 
 if TYPE_CHECKING:
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from enum import IntEnum
 
 COMPILER_OPTIONS = ("-std=c++17",)
-_FILES = ("keys.cu", "tiles.cu", "maxima.cu", "means.cu", "rois.cu", "describe.cu")
+_FILES = ("keys.cu", "tiles.cu", "maxima.cu", "planes.cu", "means.cu", "rois.cu", "describe.cu")
 _CONSTANTS = {
     "BATCHES": BATCHES,
     "PLAN_WORDS": PLAN_WORDS,
     "CHANNEL_BLOCK": CHANNEL_BLOCK,
+    "THREADS": THREADS,
     "BOXES": BOXES,
     "COUNTS": COUNTS,
     "WARP": WARP,
+    "WIDEST_LOAD": WIDEST_LOAD,
 }
 
 

@@ -62,8 +62,9 @@ class ndarray:  # noqa: N801
     def reshape(self, *shape):
         return ndarray(self._host.reshape(*shape))
 
-    def astype(self, dtype, order="K"):
-        return ndarray(self._host.astype(dtype, order=order))
+    def astype(self, dtype, order="K", copy=True):
+        array = self._host.astype(dtype, order=order, copy=copy)
+        return self if array is self._host else ndarray(array)
 
     def copy(self):
         return ndarray(self._host.copy())
@@ -71,8 +72,8 @@ class ndarray:  # noqa: N801
     def get(self):
         return self._host.copy()
 
-    def view(self):
-        return ndarray(self._host.view())
+    def view(self, dtype=None):
+        return ndarray(self._host.view(dtype or self.dtype))
 
     def __float__(self):
         return float(self._host)
@@ -135,6 +136,12 @@ def asarray(x):
     return x if isinstance(x, ndarray) else ndarray(np.asarray(x))
 
 
+def from_dlpack(x):
+    """An array on the memory of an object that shares it, and says that it is on a device."""
+    assert x.__dlpack_device__()[0] == 2
+    return ndarray(np.from_dlpack(x.on_host))
+
+
 def asnumpy(x):
     return x.get()
 
@@ -195,6 +202,7 @@ def argument(value):
         return np.asarray(value.data.ptr)
     assert isinstance(value, np.ndarray | np.number)
     assert value.size == 1
+    assert value.dtype.fields is None  # CuPy is slow with these
     return np.asarray(value)
 
 

@@ -20,6 +20,7 @@
 #define __global__
 #define __device__
 #define __shared__
+#define __launch_bounds__(...)
 
 using std::ceil, std::fabs, std::floor, std::fmax, std::round, std::sqrt;
 
