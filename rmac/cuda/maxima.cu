@@ -16,8 +16,9 @@
        pool_channels: threadIdx.x is over vectors of channels; threadIdx.y is over rows. A thread
        goes along its row, from segment to segment. */
 
-/* Loads of a thread in flight. With vectors of 8 elements, 8 loads do not fit in registers. */
-template <int count> constexpr int BATCH = count <= 4 ? 8 : 4;
+/* Loads of a thread in flight. With vectors of 8 elements, or float64, 8 loads do not fit in registers. */
+template <Kind kind, int count>
+constexpr int BATCH = count <= 4 && sizeof(BitsOf<kind>) < 8 ? 8 : 4;
 
 /* The tiles of a channel block lie so far apart that neighbouring channels and tiles are in
    different banks. */
@@ -117,13 +118,13 @@ __device__ void pool_columns(
     int band = 0, top = task.band[0], bottom = task.band[1];
     KeyOf<kind> most[count];
     fill(most, least_key<kind>());
-    for (int y = top; y <= last; y = max(y + BATCH<count>, top)) {
-        Vector<BitsOf<kind>, count> rows[BATCH<count>];
+    for (int y = top; y <= last; y = max(y + BATCH<kind, count>, top)) {
+        Vector<BitsOf<kind>, count> rows[BATCH<kind, count>];
 #pragma unroll
-        for (int j = 0; j < BATCH<count>; j++)
+        for (int j = 0; j < BATCH<kind, count>; j++)
             rows[j] = *(const Vector<BitsOf<kind>, count> *)(column + min(y + j, last) * step);
 #pragma unroll
-        for (int j = 0; j < BATCH<count>; j++) {
+        for (int j = 0; j < BATCH<kind, count>; j++) {
             if (y + j >= top)
                 take_maxima<kind, count>(most, rows[j]);
             if (y + j + 1 != bottom)
@@ -167,13 +168,13 @@ __device__ void pool_pixels(const Task &task, const char *row, KeyOf<kind> *tile
     int segment = 0, left = task.segment[0], right = task.segment[1];
     KeyOf<kind> most[count];
     fill(most, least_key<kind>());
-    for (int x = left; x <= last; x = max(x + BATCH<count>, left)) {
-        Vector<BitsOf<kind>, count> pixels[BATCH<count>];
+    for (int x = left; x <= last; x = max(x + BATCH<kind, count>, left)) {
+        Vector<BitsOf<kind>, count> pixels[BATCH<kind, count>];
 #pragma unroll
-        for (int j = 0; j < BATCH<count>; j++)
+        for (int j = 0; j < BATCH<kind, count>; j++)
             pixels[j] = *(const Vector<BitsOf<kind>, count> *)(row + min(x + j, last) * step);
 #pragma unroll
-        for (int j = 0; j < BATCH<count>; j++) {
+        for (int j = 0; j < BATCH<kind, count>; j++) {
             if (x + j >= left)
                 take_maxima<kind, count>(most, pixels[j]);
             if (x + j + 1 != right)
