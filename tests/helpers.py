@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import zarr
 
-from rmac import _dtypes, _options
+from rmac import _backend, _dtypes, _options
 
 DTYPES = {
     name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in _dtypes.DTYPES
 }
 LAYOUTS = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 2, 3, 1)}
+# The types of arrays that error messages expect.
+ARRAYS = " or ".join(backend.ARRAY for backend in _backend.BACKENDS.values())
 SPECIAL = (np.nan, -np.nan, -np.inf, np.inf, 0.0, -0.0)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import ARRAYS
 
 import rmac
 from rmac import _dtypes, _options
@@ -16,8 +17,8 @@ class FakeTensor:
 
 
 MAPS = [
-    ([[1.0]], TypeError, "x[0]: expected a numpy.ndarray or cupy.ndarray, got list"),
-    (None, TypeError, "x: expected a numpy.ndarray or cupy.ndarray, got NoneType"),
+    ([[1.0]], TypeError, f"x[0]: expected a {ARRAYS}, got list"),
+    (None, TypeError, f"x: expected a {ARRAYS}, got NoneType"),
     (FakeTensor(False), TypeError, "FakeTensor"),
     (
         FakeTensor(True),
@@ -102,7 +103,7 @@ OPTIONS = [
     ),
     (rmac.rmac, {"out": np.empty((2, 3))}, TypeError, "out: expected dtype float32, got float64"),
     (rmac.rmac, {"out": READ_ONLY}, ValueError, "out: expected a writeable array"),
-    (rmac.rmac, {"out": [0]}, TypeError, "out: expected a numpy.ndarray or cupy.ndarray, got list"),
+    (rmac.rmac, {"out": [0]}, TypeError, f"out: expected a {ARRAYS}, got list"),
     (
         rmac.rmac,
         {"out": np.empty((2, 3), ">f4")},

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import reference
-from helpers import DTYPES, Tensor, check_array, examples, peak_memory, to_host
+from helpers import ARRAYS, DTYPES, Tensor, check_array, examples, peak_memory, to_host
 from hypothesis import given, settings
 
 import rmac
@@ -122,8 +122,8 @@ D = np.ones((4, 7), np.float32)
         ([D, D[:3]], 1, ValueError, "descriptors[1]: expected shape (4, 7), got (3, 7)"),
         ([D, D.astype("f8")], 1, TypeError, "descriptors[1]: expected dtype float32, got float64"),
         ([D, D.astype("i4")], 1, TypeError, "descriptors[1]: expected float16, bfloat16, float32"),
-        ([D, None], 1, TypeError, "descriptors[1]: expected a numpy.ndarray or cupy.ndarray, got "),
-        (None, 1, TypeError, "descriptors: expected a numpy.ndarray or cupy.ndarray, got NoneType"),
+        ([D, None], 1, TypeError, f"descriptors[1]: expected a {ARRAYS}, got "),
+        (None, 1, TypeError, f"descriptors: expected a {ARRAYS}, got NoneType"),
         ([D], 0, ValueError, "p: expected a number with 0.001 <= p, got 0"),
         ([D], -np.inf, ValueError, "p: expected a number with 0.001 <= p, got -inf"),
         ([D], np.nan, ValueError, "p: expected a number with 0.001 <= p, got nan"),

@@ -9,7 +9,7 @@ import pytest
 from test_docs import DOCUMENTED
 
 import rmac
-from rmac import _arrays, _backend, _dtypes, _options, _typing, cpu, cuda, regions
+from rmac import _arrays, _backend, _dtypes, _options, _typing, regions
 
 PACKAGE = Path(__file__).parent.parent / "rmac"
 INSTALLED = {".py", ".pyi", ".cu", ".npz", ".typed"}
@@ -86,25 +86,24 @@ def test_type_checkers_know_every_option(function, keywords):
 
 def test_backends_are_twins():
     """They have all that the seam asks for, under the same names, and say so."""
-    assert set(cpu.__all__) == set(cuda.__all__)
     members = {name for name in vars(_backend.Backend) if not name.startswith("_")}
     members |= set(_backend.Backend.__annotations__)
-    assert members - {"_is_protocol"} <= set(cpu.__all__)
-    for backend in (cpu, cuda):
+    for backend in _backend.BACKENDS.values():
+        assert set(backend.__all__) == set(_backend.HOST.__all__) >= members
         for name in backend.__all__:
             assert hasattr(backend, name)
 
 
 def test_nothing_but_the_seam_knows_the_backends():
     """A third one is a folder, and a line in the seam."""
-    known = {"_backend.py", "_config.py"}
+    known, backends = {"_backend.py", "_config.py"}, "|".join(_backend.BACKENDS)
     for path in PACKAGE.rglob("*.py"):
         inside = path.relative_to(PACKAGE)
-        if inside.parts[0] in ("cpu", "cuda") or inside.name in known:
+        if inside.parts[0] in _backend.BACKENDS or inside.name in known:
             continue
         imports = re.findall(
             r"^ *(?:from|import) .*", path.read_text(encoding="utf-8"), re.MULTILINE
         )
         assert not [
-            line for line in imports if re.search(r"rmac[. ].*\b(cpu|cuda)\b|\bcupy\b", line)
+            line for line in imports if re.search(rf"rmac[. ].*\b({backends})\b|\bcupy\b", line)
         ], path

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from fuzz.memory import Memory, far_apart
+from rmac import _dtypes
 
-DTYPES = [np.dtype(t) for t in ("f2", ml_dtypes.bfloat16, "f4", "f8", "u1", "i1")]
+DTYPES = [_dtypes.bfloat16() if name == "bfloat16" else np.dtype(name) for name in _dtypes.DTYPES]
 LAYOUTS = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 2, 3, 1), "NCT": (0, 1, 2), "NTC": (0, 2, 1)}
 _ORDERS = [(0, 1, 2, 3)] * 3 + [(0, 2, 3, 1)] * 2 + [(0, 3, 2, 1), (2, 3, 1, 0), (3, 2, 1, 0)]
 _SPECIAL = (np.nan, -np.nan, -np.inf, np.inf, 0.0, -0.0)

@@ -19,7 +19,7 @@ from fuzz.calls import (
     same_values,
     stored,
 )
-from rmac import _options
+from rmac import _dtypes, _options
 
 _GRID_KINDS = {"levels": "int", "overlap": "float", "preset": "word"}
 _POOL_KINDS = {
@@ -43,8 +43,9 @@ def grid_options(rng):
 def pool_options(rng, dtype, *, keeps_maxima=False):
     pool = pick(rng, ("max", *_options.POOLS))
     options = {"pool": pool, "p": pick(rng, (0.5, 1, 2.0, 2.92, 3.0, 4, 7.5)), "zero_point": 0}
-    if dtype in ("int8", "uint8") and not (keeps_maxima and pool == "max"):
-        options["zero_point"] = pick(rng, (0, np.iinfo(dtype).min, np.iinfo(dtype).max, 3))
+    ends = _dtypes.DTYPES[dtype].zero_points
+    if ends != (0, 0) and not (keeps_maxima and pool == "max"):
+        options["zero_point"] = pick(rng, (0, *ends, 3))
     return options
 
 

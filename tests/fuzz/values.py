@@ -302,37 +302,30 @@ def _cycle():
     return cycle
 
 
+_WRONG_CORNERS = (
+    [-1, 0, 0, 0],
+    [0, -1, 0, 0],
+    [1, 0, 0, 0],
+    [0, 1, 0, 0],
+    [2**31] * 4,
+    [2**62] * 4,
+    [2**63] * 4,
+    [-(2**63)] * 4,
+    [2**64] * 4,
+    [0, 0, 2**63 - 1, 0],
+    [10**30] * 4,
+    [0, 0, 0, 2**40],
+)
+_NO_BOXES = ([], [0, 0, 1, 1], [[0] * 5], [[[0] * 4]], [[0] * 4, [0]], "", "abcd", 3)
+
+
 def boxes(rng, shape):
     height, width = shape
     whole = [0, 0, width - 1, height - 1]
     yield from _objects()
-    for row in (
-        [0, 0, width, 0],
-        [0, 0, 0, height],
-        [-1, 0, 0, 0],
-        [0, -1, 0, 0],
-        [1, 0, 0, 0],
-        [0, 1, 0, 0],
-        [2**31] * 4,
-        [2**62] * 4,
-        [2**63] * 4,
-        [-(2**63)] * 4,
-        [2**64] * 4,
-        [0, 0, 2**63 - 1, 0],
-        [10**30] * 4,
-        [0, 0, 0, 2**40],
-    ):
+    for row in ([0, 0, width, 0], [0, 0, 0, height], *_WRONG_CORNERS):
         yield f"box {row}", [whole, row], REFUSED
-    for value in (
-        [],
-        [0, 0, 1, 1],
-        [[0] * 5],
-        [[[0] * 4]],
-        [[0] * 4, [0]],
-        "",
-        "abcd",
-        3,
-    ):
+    for value in _NO_BOXES:
         yield f"no boxes {value}", value, REFUSED
     for dtype in ("f8", "?", "c8", "O", "U3", "S4", "M8[s]"):
         yield f"boxes of {dtype}", np.zeros((2, 4), dtype), REFUSED
