@@ -168,7 +168,7 @@ def whitening_fit(rng, memory):
     eps = pick(rng, (0.0, 1e-3))
 
     def whitening_fit(vectors, dim, eps):
-        return rmac.Whitening().fit(vectors, dim, eps=eps)
+        return rmac.Whitening().fit(vectors, dim=dim, eps=eps)
 
     kinds = {"vectors": "array", "dim": "int", "eps": "float"}
     check = _check_whitening(values, dim, eps)
