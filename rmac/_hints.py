@@ -7,6 +7,7 @@ warning, is certain.
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from math import isqrt
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     import numpy.typing as npt
 
@@ -42,6 +43,10 @@ class _Module(ModuleType):
 
     def __call__(self, *_args: object, **_options: object) -> NoReturn:
         raise TypeError("rmac: got a call of the module; rmac.rmac(x) calls the function")
+
+    def __reduce__(self) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+        """Let functions that use the module be sent to other processes, as Dask does."""
+        return import_module, (self.__name__,)
 
 
 def advise_callers_of(module: str) -> None:

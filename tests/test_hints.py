@@ -1,5 +1,6 @@
 """Plausible mistakes, and the advice that the error gives for each."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -239,3 +240,7 @@ def test_a_map_that_is_as_long_as_it_has_channels(monkeypatch):
     monkeypatch.setattr(regions, "_warned_of_gaps", False)
     with pytest.warns(UserWarning, match=r"in no R-MAC region .* sizes of map\.$"):
         rmac.region_grid(7, 2047)
+
+
+def test_the_module_can_be_sent_to_other_processes():
+    assert pickle.loads(pickle.dumps(rmac)) is rmac
