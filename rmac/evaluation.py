@@ -182,7 +182,7 @@ def _places(found: Integers, junk: Integers) -> Integers:
 
 
 def _average_precision(places: Integers, count: int) -> float:
-    """Return the average precision of `count` positives, of which some were found at places."""
+    """Return the average precision; some of the `count` positives were found, at these places."""
     if not count:
         return np.nan
     found = np.arange(len(places))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Describe = Callable[[list[npt.NDArray[Any]]], npt.NDArray[Any]]
 
-# The options of `rmac.localize`, but for the aspect, which the query itself may give.
+# The options of `rmac.localize` without the aspect, which the query itself may give.
 SEARCH_OPTIONS = ("search", "tolerance", "step", "refine", "sweeps", "layout", "workers")
 
 
@@ -35,7 +35,7 @@ class Queries(NamedTuple):
 
 
 def search_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of `rmac.localize` that were given, but for the aspect."""
+    """Return the options of `rmac.localize` that were given, without the aspect."""
     given = vars(options)
     return {name: given[name] for name in SEARCH_OPTIONS if name in given}
 
