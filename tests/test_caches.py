@@ -142,7 +142,7 @@ def test_a_forked_child_does_not_wait_for_a_thread_that_it_lacks():
 def test_boxes_of_users_keep_little(rng):
     for _ in range(100):
         rmac.region_pool(X, random_boxes(rng, 2000), workers=1)
-        cuda_plan.region_plans(random_boxes(rng, 200).tobytes(), 768)
+        cuda_plan.region_plans(random_boxes(rng, 200).tobytes(), 768, 0)
     for function in FUNCTIONS:
         cache = function.cache
         kept = sum(cache._size(args, result) for args, result in cache.results.items())
@@ -162,7 +162,7 @@ def test_keys_are_plain(function, rng):
     plain = {int, float, str, bytes, bool, type(None)}
     rmac.region_pool(X, random_boxes(rng, 3))
     rmac.rmac(X, levels=np.int8(2), overlap=np.float32(0.25), preset=np.str_("matlab"))
-    cuda_plan.region_plans(random_boxes(rng, 3).tobytes(), 768)
+    cuda_plan.region_plans(random_boxes(rng, 3).tobytes(), 768, 0)
     for args in function.cache.results:
         parts = [part for arg in args for part in (arg if type(arg) is tuple else [arg])]
         assert {type(part) for part in parts} <= plain | {route.KernelSpec}

@@ -80,7 +80,7 @@ def test_a_struct_of_another_layout_does_not_compile(gpu, capfd):
     module = gpu.RawModule(code=moved, options=(), name_expressions=("write_rois",))
     with pytest.raises(subprocess.CalledProcessError):
         module.get_function("write_rois")
-    assert "offset of channels in DescribeLaunch" in capfd.readouterr().err
+    assert "options of DescribeLaunch" in capfd.readouterr().err
 
 
 def test_an_unknown_aggregate_is_an_error(gpu):
@@ -156,7 +156,7 @@ def test_regions_that_take_many_launches(gpu, rng, layout):
     x = random_map(rng, (2, 3, 5, 900), DTYPES["float64"])
     corners = np.sort(rng.integers(0, (900, 5), (500, 2, 2)), axis=1)
     boxes = np.concatenate([corners[:, 0], corners[:, 1]], axis=1)
-    assert len(plan.region_plans(boxes.tobytes(), 100)) > 10
+    assert len(plan.region_plans(boxes.tobytes(), 100, 1)) > 10
     stored = gpu.asarray(np.ascontiguousarray(x.transpose(LAYOUTS[layout])))
     result = rmac.region_pool(stored, boxes, layout=layout)
     expected = reference.region_pool(x, boxes)

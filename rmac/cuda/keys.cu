@@ -20,6 +20,11 @@ template <Kind kind> using BitsOf = typename Dtype<kind>::Bits;
 template <Kind kind> using KeyOf = typename Dtype<kind>::Key;
 template <Kind kind> using RealOf = typename Dtype<kind>::Real;
 
+/* Elements that one load takes. */
+template <typename Bits, int count> struct alignas(count * sizeof(Bits)) Vector {
+    Bits at[count];
+};
+
 /* Flip all bits but the sign of negative floats, whose bits order backwards. Its own inverse. */
 template <Kind kind> __device__ BitsOf<kind> flip_negative(BitsOf<kind> bits)
 {
@@ -53,6 +58,67 @@ template <Kind kind> __device__ KeyOf<kind> least_key()
 {
     return (KeyOf<kind>)((unsigned long long)1 << (8 * sizeof(KeyOf<kind>) - 1));
 }
+
+/* Return a pair of 16-bit floats, or of integers of 8 bits, as keys of 16 bits, but for the
+   subtraction in encode(). */
+template <Kind kind> __device__ unsigned int order_pair(unsigned int bits)
+{
+    if constexpr (kind == UINT8)
+        return __byte_perm(bits, 0, 0x4140);
+    else if constexpr (kind == INT8)
+        return __byte_perm(bits, 0, 0x9180); /* 8 + i is the sign of byte i, in all bits */
+    else
+        return bits ^ (__byte_perm(bits, 0, 0xBB99) & 0x7FFF7FFF);
+}
+
+/* Maxima of vectors of elements, as keys. */
+template <Kind kind, int count, bool in_pairs = sizeof(BitsOf<kind>) <= 2 && count % 2 == 0>
+struct Maxima {
+    KeyOf<kind> key[count];
+
+    __device__ void reset()
+    {
+#pragma unroll
+        for (int k = 0; k < count; k++)
+            key[k] = least_key<kind>();
+    }
+
+    __device__ void take(const Vector<BitsOf<kind>, count> &bits)
+    {
+#pragma unroll
+        for (int k = 0; k < count; k++)
+            key[k] = max(key[k], encode<kind>(bits.at[k]));
+    }
+
+    __device__ KeyOf<kind> at(int k) const { return key[k]; }
+};
+
+/* Two keys of 16 bits in a word: half the registers, and a third of the instructions. */
+template <Kind kind, int count> struct Maxima<kind, count, true> {
+    unsigned int pair[count / 2];
+
+    __device__ void reset()
+    {
+#pragma unroll
+        for (int k = 0; k < count / 2; k++)
+            pair[k] = 0x80008000;
+    }
+
+    __device__ void take(const Vector<BitsOf<kind>, count> &bits)
+    {
+        const int one = Dtype<kind>::is_float ? -Dtype<kind>::key_shift : 0;
+        const unsigned int shift = (unsigned short)one * 0x10001u;
+#pragma unroll
+        for (int k = 0; k < count / 2; k++) {
+            const int bytes = 2 * k * sizeof(BitsOf<kind>);
+            unsigned int word = 0;
+            memcpy(&word, (const char *)&bits + bytes, 2 * sizeof(BitsOf<kind>));
+            pair[k] = __viaddmax_s16x2(order_pair<kind>(word), shift, pair[k]);
+        }
+    }
+
+    __device__ KeyOf<kind> at(int k) const { return (short)(pair[k / 2] >> 16 * (k % 2)); }
+};
 
 /* Return the bits of a float16 in float32. The only arithmetic is on float32 numbers that are not
    subnormal, because CuPy compiles float32 arithmetic to take subnormals as 0. */
@@ -101,10 +167,5 @@ template <Kind kind> __device__ void store(RealOf<kind> *out, KeyOf<kind> key, i
 {
     *out = widen<kind>(decode<kind>(key), zero_point);
 }
-
-/* Elements that one load takes. */
-template <typename Bits, int count> struct alignas(count * sizeof(Bits)) Vector {
-    Bits at[count];
-};
 
 extern __shared__ Index shared_memory[];

@@ -16,9 +16,8 @@
        pool_channels: threadIdx.x is over vectors of channels; threadIdx.y is over rows. A thread
        goes along its row, from segment to segment. */
 
-/* Loads of a thread in flight. With vectors of 8 elements, or float64, 8 loads do not fit in registers. */
-template <Kind kind, int count>
-constexpr int BATCH = count <= 4 && sizeof(BitsOf<kind>) < 8 ? 8 : 4;
+/* Loads of a thread in flight. 8 of float64 do not fit in registers. */
+template <Kind kind> constexpr int BATCH = sizeof(BitsOf<kind>) < 8 ? 8 : 4;
 
 /* The tiles of a channel block lie so far apart that neighbouring channels and tiles are in
    different banks. */
@@ -30,58 +29,65 @@ template <typename Key> __device__ void fill(Key *tiles, Key value, int count)
         tiles[i] = value;
 }
 
-template <typename Key, int count> __device__ void fill(Key (&values)[count], Key value)
-{
-#pragma unroll
-    for (int k = 0; k < count; k++)
-        values[k] = value;
-}
+/* Where the tiles of a block are, in keys: (band, segment, place in a vector, lane). */
+struct Tiles {
+    int band, segment, place; /* from one to the next */
+};
 
-/* Take the elements of one vector into their maxima. */
-template <Kind kind, int count>
-__device__ void take_maxima(KeyOf<kind> (&most)[count], const Vector<BitsOf<kind>, count> &bits)
-{
-#pragma unroll
-    for (int k = 0; k < count; k++)
-        most[k] = max(most[k], encode<kind>(bits.at[k]));
-}
+/* What a thread writes at the end of a kernel: a vector of channels, `first`, `first` + `step` and so
+   on, of each `groups`th region, from `group` on. */
+struct Share {
+    int lane, first, step, group, groups;
+};
 
-/* Return the maximum of a region from the tiles of one channel, `pitch` keys apart. */
-template <Kind kind>
-__device__ KeyOf<kind> max_of_region(
-    const Task &task, int region, const KeyOf<kind> *tiles, int pitch)
+/* Find the maxima of a region in a vector of channels, whose tiles begin at `key`. */
+template <typename Key, int many>
+__device__ void find_maxima(
+    const RegionSpan &span, const Key *key, const Tiles &tiles, Key (&most)[many])
 {
-    const RegionSpan span = span_of(task, region);
-    KeyOf<kind> most = least_key<kind>();
-    for (int band = span.top; band <= span.bottom; band++) {
-        const KeyOf<kind> *tile = tiles + (band * task.segments + span.left) * pitch;
-        for (int segment = span.left; segment <= span.right; segment++, tile += pitch)
-            most = max(most, *tile);
+    key += span.top * tiles.band + span.left * tiles.segment;
+    for (int band = span.top; band <= span.bottom; band++, key += tiles.band) {
+        const Key *tile = key;
+#pragma unroll 2
+        for (int segment = span.left; segment <= span.right; segment++, tile += tiles.segment)
+#pragma unroll
+            for (int k = 0; k < many; k++)
+                most[k] = max(most[k], tile[k * tiles.place]);
     }
-    return most;
 }
 
-/* Write the maxima of all regions. The tiles are `pitch` keys apart; vectors of `count` channels
-   lie as (channel in the vector, vector), with `vectors` of them. */
-template <Kind kind, int count, typename Out>
+/* Write the maxima of all regions. */
+template <Kind kind, int many, typename Out>
 __device__ void write_regions(
-    const PoolLaunch &launch, const Task &task, const KeyOf<kind> *tiles, int pitch, int vectors,
-    Out *out)
+    const PoolLaunch &launch, const Task &task, const KeyOf<kind> *keys, const Tiles &tiles,
+    const Share &share, Out *out)
 {
-    const int threads = blockDim.x * blockDim.y, thread = thread_of_block();
-    const int across = min(threads, task.channels), groups = threads / across;
-    if (thread >= across * groups)
-        return;
-    for (int channel = thread % across; channel < task.channels; channel += across) {
-        const KeyOf<kind> *of_channel = tiles + channel % count * vectors + channel / count;
-        for (int region = thread / across; region < task.regions; region += groups)
-            store<kind>(
-                out + output_index(launch, task, region, channel),
-                max_of_region<kind>(task, region, of_channel, pitch), launch.zero_point);
+    typedef Vector<Out, many> Results;
+    const bool whole = share.step == 1 && (size_t)out % sizeof(Results) == 0;
+    for (int region = share.group; region < task.regions; region += share.groups) {
+        KeyOf<kind> most[many];
+#pragma unroll
+        for (int k = 0; k < many; k++)
+            most[k] = least_key<kind>();
+        find_maxima(span_of(task, region), keys + share.lane, tiles, most);
+        Out *to = out + output_index(launch, task, region, share.first);
+        Results results;
+#pragma unroll
+        for (int k = 0; k < many; k++)
+            store<kind>(&results.at[k], most[k], launch.zero_point);
+        if (whole) {
+            *(Results *)to = results;
+            continue;
+        }
+#pragma unroll
+        for (int k = 0; k < many; k++)
+            if (share.first + k * share.step < task.channels)
+                to[k * share.step] = results.at[k];
     }
 }
 
-/* Find the first tile of each of `count` columns, from column x on; -1 if it is in no segment. */
+/* Find the tiles of `count` columns in a band, from column x on. Columns in no segment have a tile
+   after those of the segments, which nobody reads. */
 template <int count> __device__ void find_tiles(const Task &task, int x, int (&tile)[count])
 {
     int segment = 0;
@@ -90,21 +96,19 @@ template <int count> __device__ void find_tiles(const Task &task, int x, int (&t
         while (segment < task.segments && task.segment[2 * segment + 1] <= x + k)
             segment++;
         const bool inside = segment < task.segments && task.segment[2 * segment] <= x + k;
-        tile[k] = inside ? segment * TILE_PITCH : -1;
+        tile[k] = (inside ? segment : task.segments) * TILE_PITCH;
     }
 }
 
-/* Combine the maxima of columns with their tiles: neighbours in one tile first. */
-template <typename Key, int count>
-__device__ void add_to_tiles(Key *tiles, const Key (&columns)[count], const int (&tile)[count])
+/* Combine the maxima of columns with their tiles. Neighbours in one tile are not combined first: it
+   would take as many instructions, since neighbouring threads differ in which they are. */
+template <Kind kind, int count>
+__device__ void add_to_tiles(
+    KeyOf<kind> *tiles, const Maxima<kind, count> &columns, const int (&tile)[count])
 {
-    Key most = columns[0];
 #pragma unroll
-    for (int k = 0; k < count; k++) {
-        most = k && tile[k] == tile[k - 1] ? max(most, columns[k]) : columns[k];
-        if (tile[k] >= 0 && (k + 1 == count || tile[k + 1] != tile[k]))
-            atomicMax(tiles + tile[k], most);
-    }
+    for (int k = 0; k < count; k++)
+        atomicMax(tiles + tile[k], columns.at(k));
 }
 
 /* Go down `count` columns of one channel, whose tiles begin at `tiles`. Rows after the last band
@@ -116,22 +120,22 @@ __device__ void pool_columns(
     const Index step = task.batch->strides.row;
     const int last = task.band[2 * task.bands - 1] - 1;
     int band = 0, top = task.band[0], bottom = task.band[1];
-    KeyOf<kind> most[count];
-    fill(most, least_key<kind>());
-    for (int y = top; y <= last; y = max(y + BATCH<kind, count>, top)) {
-        Vector<BitsOf<kind>, count> rows[BATCH<kind, count>];
+    Maxima<kind, count> most;
+    most.reset();
+    for (int y = top; y <= last; y = max(y + BATCH<kind>, top)) {
+        Vector<BitsOf<kind>, count> rows[BATCH<kind>];
 #pragma unroll
-        for (int j = 0; j < BATCH<kind, count>; j++)
+        for (int j = 0; j < BATCH<kind>; j++)
             rows[j] = *(const Vector<BitsOf<kind>, count> *)(column + min(y + j, last) * step);
 #pragma unroll
-        for (int j = 0; j < BATCH<kind, count>; j++) {
+        for (int j = 0; j < BATCH<kind>; j++) {
             if (y + j >= top)
-                take_maxima<kind, count>(most, rows[j]);
+                most.take(rows[j]);
             if (y + j + 1 != bottom)
                 continue;
-            add_to_tiles(tiles, most, tile);
-            fill(most, least_key<kind>());
-            tiles += task.segments * TILE_PITCH;
+            add_to_tiles<kind>(tiles, most, tile);
+            most.reset();
+            tiles += (task.segments + 1) * TILE_PITCH;
             if (++band < task.bands)
                 top = task.band[2 * band], bottom = task.band[2 * band + 1];
         }
@@ -141,10 +145,11 @@ __device__ void pool_columns(
 template <Kind kind, int count, typename Out>
 __global__ void __launch_bounds__(THREADS, 3) pool_rows(const PoolLaunch launch, Out *out)
 {
-    KeyOf<kind> *tiles = (KeyOf<kind> *)shared_memory;
+    KeyOf<kind> *keys = (KeyOf<kind> *)shared_memory;
     const Task task = task_of_block(launch, CHANNEL_BLOCK);
+    const Tiles tiles = {(task.segments + 1) * TILE_PITCH, TILE_PITCH, 0};
 
-    fill(tiles, least_key<kind>(), task.bands * task.segments * TILE_PITCH);
+    fill(keys, least_key<kind>(), task.bands * tiles.band);
     __syncthreads();
     for (int x = threadIdx.x * count; x < task.batch->width; x += blockDim.x * count) {
         int tile[count];
@@ -152,10 +157,13 @@ __global__ void __launch_bounds__(THREADS, 3) pool_rows(const PoolLaunch launch,
         for (int channel = threadIdx.y; channel < task.channels; channel += blockDim.y)
             pool_columns<kind, count>(
                 task, channel_data(task, channel) + x * task.batch->strides.pixel, tile,
-                tiles + channel);
+                keys + channel);
     }
     __syncthreads();
-    write_regions<kind, 1>(launch, task, tiles, TILE_PITCH, 0, out);
+    const int thread = thread_of_block(), groups = blockDim.x * blockDim.y / CHANNEL_BLOCK;
+    const int channel = thread % CHANNEL_BLOCK, group = thread / CHANNEL_BLOCK;
+    if (channel < task.channels && group < groups)
+        write_regions<kind, 1>(launch, task, keys, tiles, {channel, channel, 1, group, groups}, out);
 }
 
 /* Go along a row of `count` channels, whose tiles in this band begin at `tiles`. Pixels after the
@@ -166,23 +174,23 @@ __device__ void pool_pixels(const Task &task, const char *row, KeyOf<kind> *tile
     const Index step = task.batch->strides.pixel;
     const int last = task.segment[2 * task.segments - 1] - 1, pitch = blockDim.x * count;
     int segment = 0, left = task.segment[0], right = task.segment[1];
-    KeyOf<kind> most[count];
-    fill(most, least_key<kind>());
-    for (int x = left; x <= last; x = max(x + BATCH<kind, count>, left)) {
-        Vector<BitsOf<kind>, count> pixels[BATCH<kind, count>];
+    Maxima<kind, count> most;
+    most.reset();
+    for (int x = left; x <= last; x = max(x + BATCH<kind>, left)) {
+        Vector<BitsOf<kind>, count> pixels[BATCH<kind>];
 #pragma unroll
-        for (int j = 0; j < BATCH<kind, count>; j++)
+        for (int j = 0; j < BATCH<kind>; j++)
             pixels[j] = *(const Vector<BitsOf<kind>, count> *)(row + min(x + j, last) * step);
 #pragma unroll
-        for (int j = 0; j < BATCH<kind, count>; j++) {
+        for (int j = 0; j < BATCH<kind>; j++) {
             if (x + j >= left)
-                take_maxima<kind, count>(most, pixels[j]);
+                most.take(pixels[j]);
             if (x + j + 1 != right)
                 continue;
 #pragma unroll
             for (int k = 0; k < count; k++)
-                atomicMax(tiles + k * blockDim.x, most[k]);
-            fill(most, least_key<kind>());
+                atomicMax(tiles + k * blockDim.x, most.at(k));
+            most.reset();
             tiles += pitch;
             if (++segment < task.segments)
                 left = task.segment[2 * segment], right = task.segment[2 * segment + 1];
@@ -193,12 +201,12 @@ __device__ void pool_pixels(const Task &task, const char *row, KeyOf<kind> *tile
 template <Kind kind, int count, typename Out>
 __global__ void __launch_bounds__(THREADS, 3) pool_channels(const PoolLaunch launch, Out *out)
 {
-    KeyOf<kind> *tiles = (KeyOf<kind> *)shared_memory;
-    const int channel_block = blockDim.x * count, channel = threadIdx.x * count;
-    const Task task = task_of_block(launch, channel_block);
-    const Strides &strides = task.batch->strides;
+    KeyOf<kind> *keys = (KeyOf<kind> *)shared_memory;
+    const int lane = threadIdx.x, lanes = blockDim.x, channel = lane * count;
+    const Task task = task_of_block(launch, lanes * count);
+    const Tiles tiles = {task.segments * lanes * count, lanes * count, lanes};
 
-    fill(tiles, least_key<kind>(), task.bands * task.segments * channel_block);
+    fill(keys, least_key<kind>(), task.bands * tiles.band);
     __syncthreads();
     int band = 0;
     const int bottom = channel < task.channels ? task.band[2 * task.bands - 1] : 0;
@@ -207,9 +215,11 @@ __global__ void __launch_bounds__(THREADS, 3) pool_channels(const PoolLaunch lau
             band++;
         if (y >= task.band[2 * band])
             pool_pixels<kind, count>(
-                task, channel_data(task, channel) + y * strides.row,
-                tiles + band * task.segments * channel_block + threadIdx.x);
+                task, channel_data(task, channel) + y * task.batch->strides.row,
+                keys + band * tiles.band + lane);
     }
     __syncthreads();
-    write_regions<kind, count>(launch, task, tiles, channel_block, blockDim.x, out);
+    const Share share = {lane, channel, 1, (int)threadIdx.y, (int)blockDim.y};
+    if (channel < task.channels)
+        write_regions<kind, count>(launch, task, keys, tiles, share, out);
 }

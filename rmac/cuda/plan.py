@@ -23,18 +23,21 @@ class Plan(NamedTuple):
     """How one launch reaches some regions of maps of one size."""
 
     words: npt.NDArray[np.int32]  # tiles.cu tells their layout
-    tiles: int
+    tiles: int  # that shared memory has room for
 
 
 @cached(lambda plans: sum(plan.words.nbytes for plan in plans))
-def region_plans(boxes: bytes, most_tiles: int) -> tuple[Plan, ...]:
-    """Return plans for the regions of (R, 4) int64 `boxes`, each of at most `most_tiles` tiles."""
+def region_plans(boxes: bytes, most_tiles: int, spare: int) -> tuple[Plan, ...]:
+    """Return plans for the regions of (R, 4) int64 `boxes`, each of at most `most_tiles` tiles.
+
+    Each band has so many tiles more than it has segments: `spare`.
+    """
     regions = np.frombuffer(boxes, np.int64).reshape(-1, 4)
-    return tuple(_plans(regions, np.arange(len(regions)), most_tiles))
+    return tuple(_plans(regions, np.arange(len(regions)), most_tiles, spare))
 
 
 def _plans(
-    boxes: npt.NDArray[np.int64], numbers: npt.NDArray[np.intp], most_tiles: int
+    boxes: npt.NDArray[np.int64], numbers: npt.NDArray[np.intp], most_tiles: int, spare: int
 ) -> list[Plan]:
     """Return plans for the regions with these numbers."""
     if not len(numbers):
@@ -42,13 +45,13 @@ def _plans(
     x1, y1, x2, y2 = boxes[numbers].T
     bands = elementary_segments(np.stack([y1, y2 + 1], axis=1))
     segments = elementary_segments(np.stack([x1, x2 + 1], axis=1))
-    tiles = len(bands) * len(segments)
+    tiles = len(bands) * (len(segments) + spare)
     size = 3 + 2 * (len(bands) + len(segments) + len(numbers))
     if size > PLAN_WORDS or tiles > most_tiles or max(len(bands), len(segments)) > _MOST_BANDS:
         half = len(numbers) // 2
         return [
-            *_plans(boxes, numbers[:half], most_tiles),
-            *_plans(boxes, numbers[half:], most_tiles),
+            *_plans(boxes, numbers[:half], most_tiles, spare),
+            *_plans(boxes, numbers[half:], most_tiles, spare),
         ]
     spans = (
         np.searchsorted(bands[:, 0], y1)

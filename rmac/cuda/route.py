@@ -140,16 +140,15 @@ def _routes_of_vectors(
     boxes: bytes, form: Form, vector: int, spec: KernelSpec
 ) -> tuple[Route, ...]:
     """Return routes with tiles that fit in shared memory, for all channels of a thread block."""
-    channels = CHANNEL_BLOCK
-    tile = channels * spec.tile.itemsize
+    channels, width, spare = CHANNEL_BLOCK, CHANNEL_BLOCK, 0
     if not spec.sums and form is Form.CHANNELS:
-        channels = _CHANNEL_VECTORS * vector
-        tile = channels * spec.tile.itemsize
+        channels = width = _CHANNEL_VECTORS * vector
     elif not spec.sums:
-        tile = (channels + 1) * spec.tile.itemsize  # TILE_PITCH of the kernel
+        width, spare = CHANNEL_BLOCK + 1, 1  # as pool_rows has it
+    tile = width * spec.tile.itemsize
     return tuple(
         Route(plan, form, vector, channels, plan.tiles * tile)
-        for plan in region_plans(boxes, _SHARED_MEMORY // tile)
+        for plan in region_plans(boxes, _SHARED_MEMORY // tile, spare)
     )
 
 
@@ -168,7 +167,7 @@ def _route_of_planes(
     aligned = math.gcd(misalignment, strides[0] if images > 1 else 0, WARP * plane) % WIDEST_LOAD
     if not packed or aligned or plane > _LARGEST_PLANE or not height * width % 2:
         return None
-    (plan, *more) = region_plans(boxes, _SHARED_MEMORY // (WARP * spec.tile.itemsize))
+    (plan, *more) = region_plans(boxes, _SHARED_MEMORY // (WARP * spec.tile.itemsize), 0)
     for many in _PLANES_OF_LANE:
         shared = WARP * many * (plan.tiles * spec.tile.itemsize + plane)
         if not more and shared <= _SHARED_MEMORY and (many == 1 or channels > WARP * many // 2):

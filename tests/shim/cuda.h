@@ -33,6 +33,28 @@ alignas(16) long long shared_memory[(48 << 10) / 8];
 
 template <typename T> static T min(T a, T b) { return b < a ? b : a; }
 template <typename T> static T max(T a, T b) { return a < b ? b : a; }
+static unsigned __byte_perm(unsigned low, unsigned high, unsigned selector)
+{
+    const unsigned long long bytes = (unsigned long long)high << 32 | low;
+    unsigned result = 0;
+    for (int i = 0; i < 4; i++) {
+        const unsigned choice = selector >> 4 * i & 15;
+        const unsigned byte = bytes >> 8 * (choice & 7) & 255;
+        result |= (choice & 8 ? (byte & 128 ? 255u : 0u) : byte) << 8 * i;
+    }
+    return result;
+}
+
+static unsigned __viaddmax_s16x2(unsigned a, unsigned b, unsigned c)
+{
+    unsigned result = 0;
+    for (int shift = 0; shift < 32; shift += 16) {
+        const short sum = (a >> shift) + (b >> shift);
+        result |= (unsigned)(unsigned short)std::max(sum, (short)(c >> shift)) << shift;
+    }
+    return result;
+}
+
 template <typename T> static void atomicMax(T *at, T value) { *at = max(*at, value); }
 
 enum State { READY, AT_BARRIER, IN_SHUFFLE, FINISHED };
