@@ -9,7 +9,11 @@
    Memory layout
        Regional vectors are (image, region, channel), contiguous, and are overwritten.
    Thread mapping
-       A block for each image. A warp takes the norm of a region; then a thread takes a channel. */
+       A block for each image. A warp takes a part of a region's norm; then a thread takes a channel.
+       Threads start LOADS loads before they use the first, as one block has its multiprocessor to
+       itself, and waits for the memory most of the time. */
+
+const int LOADS = 8;
 
 struct AggregationOptions {
     int normalize_regions;
@@ -62,10 +66,16 @@ template <typename Real>
 __device__ double part_of_squares(const Real *values, Index n, int thread, int threads, double peak)
 {
     double sum = 0;
-#pragma unroll 4
-    for (Index i = thread; i < n; i += threads) {
-        const double value = peak == 1 ? to_double(values[i]) : to_double(values[i]) / peak;
-        sum += value * value;
+    for (Index i = thread; i < n; i += LOADS * threads) {
+        Real loaded[LOADS];
+#pragma unroll
+        for (int j = 0; j < LOADS; j++)
+            loaded[j] = i + j * threads < n ? values[i + j * threads] : 0;
+#pragma unroll
+        for (int j = 0; j < LOADS; j++) {
+            const double value = peak == 1 ? to_double(loaded[j]) : to_double(loaded[j]) / peak;
+            sum += value * value;
+        }
     }
     return sum;
 }
@@ -114,23 +124,59 @@ template <typename Real> __device__ void normalize_scaled(Real *values, Index n,
         values[i] = (Real)(to_double(values[i]) / peak / divisor);
 }
 
-/* Find the divisor of each regional vector: its norm plus eps. A vector whose norm is not in range
-   is divided here, and its divisor is 1. */
+/* Find the divisor of a regional vector: its norm plus eps. A vector whose norm is not in range is
+   divided here, and its divisor is 1. */
+template <typename Real>
+__device__ void find_divisor(
+    const DescribeLaunch &launch, Real *vector, double squares, Real *divisor)
+{
+    const double eps = launch.options.eps;
+    Real found = 1;
+    if (is_in_range(squares, eps))
+        found = (Real)(sqrt(squares) + eps);
+    else
+        normalize_scaled(vector, launch.channels, eps);
+    if (threadIdx.x % WARP == 0)
+        *divisor = found;
+}
+
+/* Return into how many parts norms are cut: so many that a thread has no more loads than it starts
+   at once, if there is room for the sums of all parts. It depends on the shape alone. */
+__device__ inline int parts_of_norm(int regions, int channels)
+{
+    int parts = 1;
+    while (parts < WARP && 2 * parts * regions <= NORM_PARTS && channels > parts * LOADS * WARP)
+        parts *= 2;
+    return parts;
+}
+
+/* Find the divisors of all regional vectors. */
 template <typename Real>
 __device__ void find_divisors(
     const DescribeLaunch &launch, Real *vectors, Real *divisors, int regions)
 {
-    const double eps = launch.options.eps;
-    for (int region = threadIdx.x / WARP; region < regions; region += blockDim.x / WARP) {
-        Real *vector = vectors + (Index)region * launch.channels;
-        const double squares = squares_by_warp(vector, launch.channels, 1.0);
-        Real divisor = 1;
-        if (is_in_range(squares, eps))
-            divisor = (Real)(sqrt(squares) + eps);
-        else
-            normalize_scaled(vector, launch.channels, eps);
-        if (threadIdx.x % WARP == 0)
-            divisors[region] = divisor;
+    double *sums = (double *)shared_memory; /* (region, part) */
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
+    const int parts = parts_of_norm(regions, launch.channels);
+    const int size = (launch.channels + parts - 1) / parts;
+    for (int first = 0; first < regions; first += NORM_PARTS / parts) {
+        const int some = min(regions - first, NORM_PARTS / parts);
+        for (int i = warp; i < some * parts; i += warps) {
+            const Index start = (Index)(i % parts) * size;
+            const Real *vector = vectors + (Index)(first + i / parts) * launch.channels;
+            const double sum = squares_by_warp(
+                vector + start, min((Index)size, launch.channels - start), 1.0);
+            if (lane == 0)
+                sums[i] = sum;
+        }
+        __syncthreads();
+        for (int region = warp; region < some; region += warps) {
+            const double sum = lane < parts ? sums[region * parts + lane] : 0;
+            find_divisor(
+                launch, vectors + (Index)(first + region) * launch.channels, sum_of_warp(sum),
+                divisors + first + region);
+        }
+        __syncthreads();
     }
 }
 
@@ -150,10 +196,16 @@ __device__ void aggregate_regions(
 {
     for (Index channel = threadIdx.x; channel < launch.channels; channel += blockDim.x) {
         Real sum = 0;
-#pragma unroll 4
-        for (int region = 0; region < regions; region++) {
-            const Real value = vectors[(Index)region * launch.channels + channel];
-            sum += launch.options.normalize_regions ? value / divisors[region] : value;
+        for (int first = 0; first < regions; first += LOADS) {
+            Real loaded[LOADS];
+#pragma unroll
+            for (int j = 0; j < LOADS; j++)
+                loaded[j] = vectors[(Index)min(first + j, regions - 1) * launch.channels + channel];
+#pragma unroll
+            for (int j = 0; j < LOADS; j++)
+                if (first + j < regions)
+                    sum += launch.options.normalize_regions ? loaded[j] / divisors[first + j]
+                                                            : loaded[j];
         }
         descriptor[channel] = launch.options.aggregate == MEAN ? sum / regions : sum;
     }
@@ -177,7 +229,7 @@ __device__ void normalize_descriptor(Real *descriptor, Index size, double eps)
 /* Turn regional vectors (image, most_regions, channels) into descriptors: in place, or in `out`
    (image, channels). The blocks use `divisors` (image, most_regions) as memory. */
 template <typename Real>
-__global__ void describe(const DescribeLaunch launch, Real *vectors, Real *divisors, Real *out)
+__global__ void __launch_bounds__(DESCRIBE_THREADS) describe(const DescribeLaunch launch, Real *vectors, Real *divisors, Real *out)
 {
     const AggregationOptions &options = launch.options;
     const int regions = launch.same_count ? launch.same_count : launch.counts[blockIdx.x];
@@ -188,7 +240,6 @@ __global__ void describe(const DescribeLaunch launch, Real *vectors, Real *divis
 
     if (options.normalize_regions)
         find_divisors(launch, vectors, divisors, regions);
-    __syncthreads();
     if (!options.in_place)
         aggregate_regions(launch, vectors, divisors, regions, descriptor);
     else if (options.normalize_regions)

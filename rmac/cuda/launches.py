@@ -18,8 +18,8 @@ from rmac.cuda.c_types import c_name
 from rmac.cuda.route import (
     DESCRIBE_THREADS,
     MOST_BLOCKS,
+    NORM_PARTS,
     THREADS,
-    WARP,
     Form,
     KernelSpec,
     Route,
@@ -192,9 +192,7 @@ def launch_description(
             (blocks,),
             (DESCRIBE_THREADS,),
             (_by_value(launch), vectors, divisors, out),
-            shared_mem=np.dtype(np.float64).itemsize
-            * DESCRIBE_THREADS
-            // WARP,  # a sum of each warp
+            shared_mem=NORM_PARTS * np.dtype(np.float64).itemsize,
         )
 
 

@@ -40,6 +40,7 @@ _PLANES_OF_LANE = (4, 2, 1)
 # An image's descriptor is made by one block, so it has the most threads that a block can have. Not
 # measured.
 DESCRIBE_THREADS = 1024
+NORM_PARTS = 256  # sums of parts of norms that a block holds, in shared memory; not measured
 WARP = 32  # threads, on every device
 
 WIDEST_LOAD = 16  # bytes; there is no wider instruction

@@ -14,7 +14,14 @@ from rmac._dtypes import DTYPES, DtypeInfo, Kind
 from rmac._options import Aggregate
 from rmac.cuda.arrays import namespace
 from rmac.cuda.c_types import c_name, kernel_types
-from rmac.cuda.route import CHANNEL_BLOCK, THREADS, WARP, WIDEST_LOAD
+from rmac.cuda.route import (
+    CHANNEL_BLOCK,
+    DESCRIBE_THREADS,
+    NORM_PARTS,
+    THREADS,
+    WARP,
+    WIDEST_LOAD,
+)
 from rmac.cuda.structs import BATCHES, BOXES, COUNTS, PLAN_WORDS, STRUCTS
 
 if TYPE_CHECKING:
@@ -28,6 +35,8 @@ _CONSTANTS = {
     "PLAN_WORDS": PLAN_WORDS,
     "CHANNEL_BLOCK": CHANNEL_BLOCK,
     "THREADS": THREADS,
+    "DESCRIBE_THREADS": DESCRIBE_THREADS,
+    "NORM_PARTS": NORM_PARTS,
     "BOXES": BOXES,
     "COUNTS": COUNTS,
     "WARP": WARP,
