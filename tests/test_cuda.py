@@ -169,7 +169,9 @@ def test_regions_that_take_many_launches(gpu, rng, layout):
 def test_loads_are_as_wide_as_memory_allows(gpu):
     def vector(x):
         spec = route.kernel_spec(x.dtype, MAX_POOLING, np.dtype(np.float32))
-        (found,) = route.region_routes(x, rmac.region_grid(*x.shape[2:]).boxes, spec)
+        boxes = rmac.region_grid(*x.shape[2:]).boxes.tobytes()
+        misalignment = x.data.ptr % route.WIDEST_LOAD
+        (found,) = route.region_routes(x.shape, x.strides, misalignment, boxes, 2, spec)
         return found.form, found.vector
 
     ROWS, CHANNELS, PLANES = route.Form  # noqa: N806

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rmac._caches import cached
 from rmac._dtypes import DTYPES
 from rmac._options import AggregationOptions
 from rmac.cuda.arrays import keep_for_graph, namespace
@@ -20,6 +21,7 @@ from rmac.cuda.route import (
     MOST_BLOCKS,
     NORM_PARTS,
     THREADS,
+    WIDEST_LOAD,
     Form,
     KernelSpec,
     Route,
@@ -31,6 +33,7 @@ from rmac.cuda.route import (
 )
 from rmac.cuda.source import kernel
 from rmac.cuda.structs import (
+    BATCHES,
     BOX_LAUNCH,
     BOXES,
     COUNTS,
@@ -42,12 +45,18 @@ from rmac.cuda.structs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
 Array = Any  # cupy.ndarray
 Struct = npt.NDArray[Any]  # of no dimensions: one struct
 
 _INT_MAX = (1 << 31) - 1  # of the kernels' sizes
+_POOL_BYTES = np.dtype(f"V{POOL_LAUNCH.itemsize}")
+# Where the first batch's address is, and how far apart addresses are, in words of 8 bytes.
+_FIRST_ADDRESS = POOL_LAUNCH.fields["batch"][1] // 8  # type: ignore[index]
+_BATCH_WORDS = POOL_LAUNCH["batch"].base.itemsize // 8
+_NORM_BYTES = NORM_PARTS * np.dtype(np.float64).itemsize
+_DESCRIBE = {np.dtype(real): f"describe<{c_name(np.dtype(real))}>" for real in ("f4", "f8")}
 
 
 def _by_value(struct: Struct) -> Struct:
@@ -58,25 +67,35 @@ def _by_value(struct: Struct) -> Struct:
     return struct.view(f"V{struct.itemsize}")
 
 
-class _Job(NamedTuple):
-    """A batch, and how the kernels reach some of its regions."""
+class _Maps(NamedTuple):
+    """What of a batch decides how it is pooled."""
 
-    x: Array
-    first_image: int  # of the batch, in the output
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    misalignment: int  # of the address, in bytes beyond the widest alignment
+
+
+class _Job(NamedTuple):
+    """Images of a batch, and how the kernels reach some of its regions."""
+
+    batch: int  # its number
+    maps: _Maps
+    images: int
+    offset: int  # of the first of them, in bytes from the batch's address
+    first_image: int  # of them, in the output
     route: Route
 
 
-def _require_32_bits(x: Array) -> None:
-    """Raise if a side of the maps is beyond the kernels' int."""
-    for axis, size in zip(("channels", "rows", "columns"), x.shape[1:], strict=True):
-        if size > _INT_MAX:
-            raise ValueError(f"x: expected fewer than 2**31 {axis} on the GPU, got {size}")
+class _Launch(NamedTuple):
+    """A launch of a kernel that pools, complete but for the addresses of the maps."""
 
-
-def _images_of_launch(x: Array, channels: int) -> int:
-    """Return how many images one launch can take, in blocks of so many channels."""
-    blocks: int = -(-x.shape[1] // channels)
-    return max(1, MOST_BLOCKS // max(1, blocks))
+    name: str
+    blocks: int
+    threads: tuple[int, int]
+    shared: int
+    words: npt.NDArray[np.int64]  # the struct PoolLaunch
+    addresses: list[tuple[int, int, int]]  # a place in words; a batch's number; bytes to add
+    options: tuple[Struct, ...]  # further arguments
 
 
 def launch_pooling(
@@ -90,67 +109,130 @@ def launch_pooling(
 
     A map with fewer regions leaves its last rows as they are.
     """
-    jobs_of_kernel: dict[tuple[str, Form], list[_Job]] = {}
-    first_image = 0
-    for x, grid in zip(batches, boxes, strict=True):
-        _require_32_bits(x)
-        for route in region_routes(x, grid, spec):
-            jobs = jobs_of_kernel.setdefault((kernel_name(route, spec), route.form), [])
-            most = _images_of_launch(x, route.channels)
-            for first in range(0, len(x), most):
-                some = x if len(x) <= most else x[first : first + most]
-                jobs.append(_Job(some, first_image + first, route))
-        first_image += len(x)
-    for (name, _), jobs in jobs_of_kernel.items():
+    pointers = [x.data.ptr for x in batches]
+    if len(batches) == 1:
+        (x,) = batches
+        launches = _launches_of_batch(
+            x.shape, x.strides, pointers[0] % WIDEST_LOAD, boxes[0].tobytes(), most_regions, spec
+        )
+    else:
+        maps = [
+            _Maps(x.shape, x.strides, pointer % WIDEST_LOAD)
+            for x, pointer in zip(batches, pointers, strict=True)
+        ]
+        launches = _pool_launches(maps, [grid.tobytes() for grid in boxes], most_regions, spec)
+    for launch in launches:
+        words = launch.words.copy()
+        for place, batch, offset in launch.addresses:
+            words[place] = pointers[batch] + offset
+        kernel(launch.name)(
+            (launch.blocks,),
+            launch.threads,
+            (words.view(_POOL_BYTES), *launch.options, out),
+            shared_mem=launch.shared,
+        )
+
+
+@cached(lambda launches: sum(launch.words.nbytes for launch in launches))
+def _launches_of_batch(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    misalignment: int,
+    boxes: bytes,
+    most_regions: int,
+    spec: KernelSpec,
+) -> list[_Launch]:
+    """Return the launches that pool one batch."""
+    return _pool_launches([_Maps(shape, strides, misalignment)], [boxes], most_regions, spec)
+
+
+def _pool_launches(
+    batches: list[_Maps], boxes: list[bytes], most_regions: int, spec: KernelSpec
+) -> list[_Launch]:
+    """Return the launches that pool batches, as few as their capacity allows."""
+    launches = []
+    for jobs in _jobs_by_kernel(batches, boxes, spec):
         while jobs:
-            taken = _launch_first_jobs(name, jobs, out, most_regions, spec)
-            del jobs[:taken]
+            launch = _launch_of_first_jobs(jobs, most_regions, spec)
+            launches.append(launch)
+            del jobs[: len(launch.addresses)]
+    return launches
 
 
-def _launch_first_jobs(
-    name: str, jobs: list[_Job], out: Array, most_regions: int, spec: KernelSpec
-) -> int:
-    """Launch one kernel for the first jobs, and return how many these are."""
-    launch, blocks = _pool_launch(jobs, most_regions)
-    launch["zero_point"] = spec.zero_point
-    taken = int(launch["batches"])
-    shared = max(job.route.shared for job in jobs[:taken])
-    height, width = (max(job.x.shape[axis] for job in jobs[:taken]) for axis in (2, 3))
-    block = block_shape(jobs[0].route, spec, height, width)
-    args = [_by_value(launch), out]
-    if spec.sums:
-        by_channels = jobs[0].route.form is Form.CHANNELS
-        args.insert(1, _by_value(np.array((spec.p, by_channels), MEAN_OPTIONS)))
-        shared = max(shared, THREADS * spec.tile.itemsize)
-    kernel(name)((blocks,), block, tuple(args), shared_mem=shared)
-    return taken
+def _jobs_by_kernel(
+    batches: list[_Maps], boxes: list[bytes], spec: KernelSpec
+) -> Iterable[list[_Job]]:
+    """Return lists of jobs that one kernel does with one shape of its blocks."""
+    jobs_of_kernel: dict[tuple[Form, int, int], list[_Job]] = {}
+    first_image = 0
+    all_images = sum(maps.shape[0] for maps in batches)
+    least = 1 << min(all_images, 256).bit_length() >> 1  # few numbers, since routes are cached
+    for batch, (maps, grid) in enumerate(zip(batches, boxes, strict=True)):
+        _require_32_bits(maps.shape)
+        images, channels = maps.shape[:2]
+        for route in region_routes(*maps, grid, least, spec):
+            jobs = jobs_of_kernel.setdefault((route.form, route.vector, route.channels), [])
+            most = max(1, MOST_BLOCKS // max(1, -(-channels // route.channels)))
+            for first in range(0, images, most):
+                some, offset = min(most, images - first), first * maps.strides[0]
+                jobs.append(_Job(batch, maps, some, offset, first_image + first, route))
+        first_image += images
+    return jobs_of_kernel.values()
 
 
-def _pool_launch(jobs: list[_Job], most_regions: int) -> tuple[Struct, int]:
-    """Return a launch of the first jobs, up to its capacity, and the number of its blocks."""
+def _require_32_bits(shape: tuple[int, ...]) -> None:
+    """Raise if a side of the maps is beyond the kernels' int."""
+    if max(shape[1:]) <= _INT_MAX:
+        return
+    for axis, size in zip(("channels", "rows", "columns"), shape[1:], strict=True):
+        if size > _INT_MAX:
+            raise ValueError(f"x: expected fewer than 2**31 {axis} on the GPU, got {size}")
+
+
+def _launch_of_first_jobs(jobs: list[_Job], most_regions: int, spec: KernelSpec) -> _Launch:
+    """Return one launch for the first jobs, as many as it has room for."""
     launch = np.zeros((), POOL_LAUNCH)
-    launch["channels"], launch["regions"] = jobs[0].x.shape[1], most_regions
-    blocks = words_used = taken = 0
-    for job, batch in zip(jobs, launch["batch"], strict=False):
-        words = job.route.plan.words
-        more_blocks = job.x.shape[0] * -(-job.x.shape[1] // job.route.channels)
-        full = words_used + len(words) > PLAN_WORDS or blocks + more_blocks > MOST_BLOCKS
+    launch["channels"], launch["regions"] = jobs[0].maps.shape[1], most_regions
+    launch["zero_point"] = spec.zero_point
+    batch, words = launch["batch"], launch["words"]
+    blocks = words_used = 0
+    taken: list[_Job] = []
+    for job in jobs[:BATCHES]:
+        plan = job.route.plan.words
+        more_blocks = job.images * -(-job.maps.shape[1] // job.route.channels)
+        full = words_used + len(plan) > PLAN_WORDS or blocks + more_blocks > MOST_BLOCKS
         if full and taken:
             break
-        launch["words"][words_used : words_used + len(words)] = words
-        batch["data"], batch["strides"] = job.x.data.ptr, job.x.strides
-        batch["first_image"], batch["width"] = job.first_image, job.x.shape[3]
-        batch["first_block"], batch["first_word"] = blocks, words_used
-        blocks, words_used, taken = blocks + more_blocks, words_used + len(words), taken + 1
-    launch["batches"] = taken
-    return launch, blocks
+        words[words_used : words_used + len(plan)] = plan
+        width = job.maps.shape[3]
+        batch[len(taken)] = 0, job.maps.strides, job.first_image, width, blocks, words_used
+        blocks, words_used = blocks + more_blocks, words_used + len(plan)
+        taken.append(job)
+    launch["batches"] = len(taken)
+    places = range(_FIRST_ADDRESS, _FIRST_ADDRESS + len(taken) * _BATCH_WORDS, _BATCH_WORDS)
+    shared = max(job.route.shared for job in taken)
+    options: tuple[Struct, ...] = ()
+    if spec.sums:
+        by_channels = taken[0].route.form is Form.CHANNELS
+        options = (_by_value(np.array((spec.p, by_channels), MEAN_OPTIONS)),)
+        shared = max(shared, THREADS * spec.tile.itemsize)
+    height, width = (max(job.maps.shape[axis] for job in taken) for axis in (2, 3))
+    return _Launch(
+        kernel_name(taken[0].route, spec),
+        blocks,
+        block_shape(taken[0].route, spec, height, width),
+        shared,
+        launch.reshape(1).view(np.int64),
+        [(place, job.batch, job.offset) for place, job in zip(places, taken, strict=True)],
+        options,
+    )
 
 
 def launch_roi_pooling(
     x: Array, rois: Array, out: Array, output_size: tuple[int, int], spatial_scale: float
 ) -> None:
     """Write the maximum of each bin of each RoI (K, 5): (K, C, ph, pw)."""
-    _require_32_bits(x)
+    _require_32_bits(x.shape)
     if len(x) > _INT_MAX:
         raise ValueError(f"x: expected fewer than 2**31 images on the GPU, got {len(x)}")
     corners = keep_for_graph(rois.astype(np.float32, order="C", copy=False))
@@ -186,34 +268,40 @@ def launch_description(
     """
     images, most_regions, _ = vectors.shape
     divisors = keep_for_graph(namespace().empty((images, most_regions), vectors.dtype))
-    describe = kernel(f"describe<{c_name(vectors.dtype)}>")
-    for launch, blocks in _describe_launches(vectors.shape, regions, aggregation):
-        describe(
+    same = regions[0] if len(set(regions)) == 1 else 0
+    counts = () if same else tuple(regions)
+    for launch, blocks in _describe_launches(vectors.shape, same, counts, aggregation):
+        kernel(_DESCRIBE[vectors.dtype])(
             (blocks,),
             (DESCRIBE_THREADS,),
-            (_by_value(launch), vectors, divisors, out),
-            shared_mem=NORM_PARTS * np.dtype(np.float64).itemsize,
+            (launch, vectors, divisors, out),
+            shared_mem=_NORM_BYTES,
         )
 
 
+@cached(lambda launches: sum(launch.nbytes for launch, _ in launches))
 def _describe_launches(
-    shape: tuple[int, int, int], regions: list[int], aggregation: AggregationOptions
-) -> Iterator[tuple[Struct, int]]:
-    """Yield launches that describe all images, and the number of images of each."""
+    shape: tuple[int, int, int],
+    same_count: int,
+    counts: tuple[int, ...],
+    aggregation: AggregationOptions,
+) -> list[tuple[Struct, int]]:
+    """Return launches that describe all images, and the number of images of each.
+
+    All images have the same number of regions, or each has its own in `counts`.
+    """
     images, most_regions, channels = shape
     launch = np.zeros((), DESCRIBE_LAUNCH)
     launch["most_regions"], launch["channels"] = most_regions, channels
+    launch["same_count"] = same_count
     options = launch["options"]
     options["in_place"] = leaves_in_place(aggregation.aggregate)
     for name in AggregationOptions._fields:
         options[name] = getattr(aggregation, name)
-    if len(set(regions)) == 1:
-        launch["same_count"] = regions[0]
-        for first in range(0, images, MOST_BLOCKS):
-            launch["first_image"] = first
-            yield launch, min(MOST_BLOCKS, images - first)
-        return
-    for first in range(0, images, COUNTS):
-        some = regions[first : first + COUNTS]
-        launch["first_image"], launch["counts"][: len(some)] = first, some
-        yield launch, len(some)
+    launches = []
+    most = COUNTS if counts else MOST_BLOCKS
+    for first in range(0, images, most):
+        launch["first_image"], some = first, counts[first : first + most]
+        launch["counts"][: len(some)] = some
+        launches.append((_by_value(launch.copy()), min(most, images - first)))
+    return launches

@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple, assert_never
 
 import numpy as np
-import numpy.typing as npt
 
 from rmac._caches import cached
 from rmac._dtypes import DTYPES, Kind
@@ -26,13 +25,12 @@ Array = Any  # cupy.ndarray
 # 16 channels. Not measured.
 CHANNEL_BLOCK = 16
 # The channel block of pool_channels, in vectors: 16 of 16 bytes are two cache lines, for half a
-# warp. Not measured.
-_CHANNEL_VECTORS = 16
+# warp. It is halved while there are fewer blocks than two for each multiprocessor of an H100, down
+# to 4 vectors, which are the 64 bytes that memory gives at once. Not measured.
+_CHANNEL_VECTORS, _LEAST_VECTORS, _FEW_BLOCKS = 16, 4, 264
 # A block that pools has at most 256 threads, so several blocks fit a multiprocessor. Not measured.
 THREADS = 256
-# The most threads of pool_rows that read one row, and of pool_channels that read one column. Not
-# measured.
-_ROW_THREADS, _COLUMN_THREADS = 64, 16
+_ROW_THREADS = 64  # the most threads of pool_rows that read one row; not measured
 # The largest plane for pool_planes in bytes, and how many planes a lane may take, best first. One
 # plane a lane costs 2.9 times the instructions of four, by the prototype's machine code.
 _LARGEST_PLANE = 1024
@@ -99,20 +97,19 @@ def kernel_spec(dtype: np.dtype[Any], pooling: PoolingOptions, out: np.dtype[Any
             assert_never(unknown)
 
 
-def region_routes(x: Array, boxes: npt.NDArray[np.int64], spec: KernelSpec) -> tuple[Route, ...]:
-    """Choose the kernel and the width of its loads; the one place where that is decided."""
-    return _routes(x.shape, x.strides, x.data.ptr % WIDEST_LOAD, boxes.tobytes(), spec)
-
-
 @cached(lambda routes: sum(route.plan.words.nbytes for route in routes))
-def _routes(
+def region_routes(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
     misalignment: int,
     boxes: bytes,
+    images: int,
     spec: KernelSpec,
 ) -> tuple[Route, ...]:
-    """Return the routes of maps at an address that is so many bytes beyond the widest alignment.
+    """Choose the kernel and the width of its loads; the one place where that is decided.
+
+    The maps are at an address that is so many bytes beyond the widest alignment: `misalignment`.
+    The call pools at least so many `images`, those of other batches too.
 
     Threads lie along channels if these are contiguous, else along rows. Loads are as wide as
     alignment allows. Narrower loads make a smaller channel block, so that shared memory holds more
@@ -128,24 +125,27 @@ def _routes(
             route = _route_of_planes(shape, strides, misalignment, boxes, spec)
             if route is not None:
                 return (route,)
-    routes = _routes_of_vectors(boxes, form, vector, spec)
-    while by_channels and vector > 1:
-        narrower = _routes_of_vectors(boxes, form, vector // 2, spec)
+    if spec.sums or not by_channels:
+        return _routes_of_channels(boxes, form, vector, CHANNEL_BLOCK, spec)
+    lanes = _CHANNEL_VECTORS
+    while lanes > _LEAST_VECTORS and images * -(-shape[1] // (lanes * vector)) < _FEW_BLOCKS:
+        lanes //= 2
+    routes = _routes_of_channels(boxes, form, vector, lanes * vector, spec)
+    while vector > 1:
+        narrower = _routes_of_channels(boxes, form, vector // 2, lanes * vector // 2, spec)
         if len(narrower) >= len(routes):
             break
         routes, vector = narrower, vector // 2
     return routes
 
 
-def _routes_of_vectors(
-    boxes: bytes, form: Form, vector: int, spec: KernelSpec
+def _routes_of_channels(
+    boxes: bytes, form: Form, vector: int, channels: int, spec: KernelSpec
 ) -> tuple[Route, ...]:
     """Return routes with tiles that fit in shared memory, for all channels of a thread block."""
-    channels, width, spare = CHANNEL_BLOCK, CHANNEL_BLOCK, 0
-    if not spec.sums and form is Form.CHANNELS:
-        channels = width = _CHANNEL_VECTORS * vector
-    elif not spec.sums:
-        width, spare = CHANNEL_BLOCK + 1, 1  # as pool_rows has it
+    width, spare = channels, 0
+    if not spec.sums and form is Form.ROWS:
+        width, spare = channels + 1, 1  # as pool_rows has it
     tile = width * spec.tile.itemsize
     return tuple(
         Route(plan, form, vector, channels, plan.tiles * tile)
@@ -178,11 +178,16 @@ def _route_of_planes(
 
 def kernel_name(route: Route, spec: KernelSpec) -> str:
     """Return the kernel of a route, with its template arguments."""
+    many = route.channels // WARP if route.form is Form.PLANES else route.vector
+    return _kernel_name(route.form, many, spec)
+
+
+@lru_cache(maxsize=1024)
+def _kernel_name(form: Form, many: int, spec: KernelSpec) -> str:
     kind, result = spec.kind.name, c_name(spec.out)
     if spec.sums:
         return f"pool_means<{kind}, {c_name(spec.tile)}, {result}>"
-    many = route.channels // WARP if route.form is Form.PLANES else route.vector
-    return f"{route.form}<{kind}, {many}, {result}>"
+    return f"{form}<{kind}, {many}, {result}>"
 
 
 def block_shape(route: Route, spec: KernelSpec, height: int, width: int) -> tuple[int, int]:
@@ -194,8 +199,9 @@ def block_shape(route: Route, spec: KernelSpec, height: int, width: int) -> tupl
     if spec.sums or route.form is Form.PLANES:
         return THREADS, 1
     if route.form is Form.CHANNELS:
-        rounds = -(-height // _COLUMN_THREADS)
-        return _CHANNEL_VECTORS, -(-height // rounds)
+        lanes = route.channels // route.vector
+        rounds = -(-height * lanes // THREADS)
+        return lanes, -(-height // rounds)
     along = min(-(-width // route.vector), _ROW_THREADS)
     return along, min(CHANNEL_BLOCK, THREADS // along)
 
