@@ -55,14 +55,16 @@ def on_a_side_stream(x, expected, with_out):
 
 
 def in_a_graph(x, host, expected):
-    """Check a graph. Its kernels are used before, as a capture allows no module to be loaded."""
+    """Check a graph. The stream that captures is used before: no kernel is loaded in a capture.
+
+    CuPy keeps the memory that it has freed for the stream that used it, and PyTorch allows no new
+    memory in a capture.
+    """
     out = torch.zeros(8, 256, device="cuda")
-    rmac.rmac(x, out=out)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        stream = torch.cuda.current_stream().cuda_stream
-        with cupy.cuda.ExternalStream(stream):  # the default stream cannot be captured
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with cupy.cuda.ExternalStream(stream.cuda_stream):
+        rmac.rmac(x, out=out)
+        with torch.cuda.graph(graph, stream=stream):
             rmac.rmac(x, out=out)
     x.copy_(torch.from_numpy(host[::-1].copy()))
     graph.replay()

@@ -66,6 +66,8 @@ def test_nan_and_infinity_are_not_lost(xp, p):
 )
 @pytest.mark.parametrize("p", [1e-3, *POWERS])
 def test_no_power_overflows_or_vanishes(xp, dtype, scale, p):
+    if xp.__name__ == "cupy" and (dtype, scale) == ("f4", 1e-40):
+        pytest.skip("CuPy takes float32 subnormals as 0")
     descriptors = np.array([[[1, 2, 4]], [[2, 1, 1]]], dtype)
     expected = to_host(rmac.merge_scales(xp.asarray(descriptors), p=p))
     result = rmac.merge_scales(xp.asarray(descriptors * np.dtype(dtype).type(scale)), p=p)
