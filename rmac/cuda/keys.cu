@@ -59,16 +59,29 @@ template <Kind kind> __device__ KeyOf<kind> least_key()
     return (KeyOf<kind>)((unsigned long long)1 << (8 * sizeof(KeyOf<kind>) - 1));
 }
 
+/* Choose four bytes by the digits of a selector: byte i of a word; 4, which is 0; or, as 8 + i, the
+   sign of byte i in all bits, which __byte_perm does not give. */
+__device__ inline unsigned int choose_bytes(unsigned int word, unsigned int selector)
+{
+    unsigned int chosen;
+#ifdef __CUDA_ARCH__
+    asm("prmt.b32 %0, %1, 0, %2;" : "=r"(chosen) : "r"(word), "r"(selector));
+#else
+    chosen = prmt(word, 0, selector);
+#endif
+    return chosen;
+}
+
 /* Return a pair of 16-bit floats, or of integers of 8 bits, as keys of 16 bits, but for the
    subtraction in encode(). */
 template <Kind kind> __device__ unsigned int order_pair(unsigned int bits)
 {
     if constexpr (kind == UINT8)
-        return __byte_perm(bits, 0, 0x4140);
+        return choose_bytes(bits, 0x4140);
     else if constexpr (kind == INT8)
-        return __byte_perm(bits, 0, 0x9180); /* 8 + i is the sign of byte i, in all bits */
+        return choose_bytes(bits, 0x9180);
     else
-        return bits ^ (__byte_perm(bits, 0, 0xBB99) & 0x7FFF7FFF);
+        return bits ^ (choose_bytes(bits, 0xBB99) & 0x7FFF7FFF);
 }
 
 /* Maxima of vectors of elements, as keys. */

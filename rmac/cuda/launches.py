@@ -267,7 +267,7 @@ def launch_description(
     `regions` holds each image's number of regions, or one number for all images.
     """
     images, most_regions, _ = vectors.shape
-    divisors = keep_for_graph(namespace().empty((images, most_regions), vectors.dtype))
+    divisors = keep_for_graph(namespace().empty((images, most_regions, 2), vectors.dtype))
     same = regions[0] if len(set(regions)) == 1 else 0
     counts = () if same else tuple(regions)
     for launch, blocks in _describe_launches(vectors.shape, same, counts, aggregation):

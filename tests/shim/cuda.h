@@ -22,7 +22,7 @@
 #define __shared__
 #define __launch_bounds__(...)
 
-using std::ceil, std::fabs, std::floor, std::fmax, std::round, std::sqrt;
+using std::ceil, std::fabs, std::floor, std::fma, std::fmax, std::round, std::sqrt;
 
 struct Dim {
     unsigned x, y, z;
@@ -33,7 +33,19 @@ alignas(16) long long shared_memory[(48 << 10) / 8];
 
 template <typename T> static T min(T a, T b) { return b < a ? b : a; }
 template <typename T> static T max(T a, T b) { return a < b ? b : a; }
-static unsigned __byte_perm(unsigned low, unsigned high, unsigned selector)
+/* Return a number in float64, even if it is subnormal, and these are 0 in arithmetic. */
+static double widen_exactly(float value)
+{
+    unsigned bits;
+    memcpy(&bits, &value, sizeof(bits));
+    if (bits & 0x7F800000)
+        return value;
+    const double magnitude = (bits & 0x7FFFFF) * 1.401298464324817e-45; /* 2**-149 */
+    return bits >> 31 ? -magnitude : magnitude;
+}
+
+/* As the instruction of PTX. */
+static unsigned prmt(unsigned low, unsigned high, unsigned selector)
 {
     const unsigned long long bytes = (unsigned long long)high << 32 | low;
     unsigned result = 0;
