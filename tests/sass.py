@@ -1,4 +1,4 @@
-"""The machine code of kernels, by NVRTC and nvdisasm: how many loads a thread has in flight."""
+"""The machine code of kernels, by NVRTC and nvdisasm: loads in flight, instructions per byte."""
 
 import importlib.util
 import re
@@ -11,8 +11,8 @@ INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)\s*(
 WIDTHS = {"64": 2, "128": 4}  # registers of a load
 
 
-def most_loads_in_flight(code, names, folder, arch="sm_90"):
-    """Return for each kernel how many global loads it starts before it uses one of them."""
+def machine_code(code, names, folder, arch="sm_90"):
+    """Return for each kernel the lines of its machine code."""
     nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="needs CuPy and NVRTC")
     program = nvrtc.createProgram(code, "rmac.cu", (), ())
     for name in names:
@@ -25,7 +25,7 @@ def most_loads_in_flight(code, names, folder, arch="sm_90"):
     ).stdout
     _, *parts = re.split(r"^\.text\.(\S+):$", text, flags=re.MULTILINE)
     lines = {name: part.splitlines() for name, part in zip(parts[::2], parts[1::2], strict=True)}
-    return {name: _loads_in_flight(lines[nvrtc.getLoweredName(program, name)]) for name in names}
+    return {name: lines[nvrtc.getLoweredName(program, name)] for name in names}
 
 
 def _nvdisasm():
@@ -37,17 +37,47 @@ def _nvdisasm():
     return found[0]
 
 
-def _loads_in_flight(lines):
+def loads_in_flight(lines):
+    """Return how many loads from global memory start before one of them is used."""
     most, pending, loads = 0, set(), 0
-    for match in filter(None, map(INSTRUCTION.match, lines)):
-        width = match[1].rpartition(".")[2]
-        registers = [int(number) for number in re.findall(r"\bR(\d+)\b", match[2])]
-        is_load = match[1].startswith("LDG")
+    for name, operands in _instructions(lines):
+        registers = [int(number) for number in re.findall(r"\bR(\d+)\b", operands)]
+        is_load = name.startswith("LDG.")
         used = set(registers[1:] if is_load else registers)
-        if used & pending or match[1].startswith(("BRA", "BAR", "EXIT")):
+        if used & pending or name.startswith(("BRA", "BAR", "EXIT")):
             pending, loads = set(), 0
         if is_load:
-            pending |= set(range(registers[0], registers[0] + WIDTHS.get(width, 1)))
+            pending |= set(range(registers[0], registers[0] + _registers_of(name)))
             loads += 1
             most = max(most, loads)
     return most
+
+
+def instructions_per_byte(lines):
+    """Return the instructions of the loop that loads most, all its branches counted, per byte."""
+    labels, instructions, loops = {}, [], []
+    for line in lines:
+        label = re.match(r"(\.L_x_\d+):$", line)
+        if label:
+            labels[label[1]] = len(instructions)
+        for name, operands in _instructions([line]):
+            target = re.search(r"\.L_x_\d+", operands)
+            if name.startswith("BRA") and target and target[0] in labels:
+                loops.append((labels[target[0]], len(instructions) + 1))
+            instructions.append(name)
+    inner = [(_loaded_bytes(instructions[start:stop]), start - stop) for start, stop in loops]
+    loaded, length = max(inner)  # of loops that load the same, the shortest
+    return -length / loaded
+
+
+def _instructions(lines):
+    """Yield the names and operands of instructions."""
+    return (match.groups() for match in filter(None, map(INSTRUCTION.match, lines)))
+
+
+def _registers_of(name):
+    return WIDTHS.get(name.rpartition(".")[2], 1)
+
+
+def _loaded_bytes(names):
+    return sum(4 * _registers_of(name) for name in names if name.startswith("LDG."))
