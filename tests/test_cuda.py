@@ -1,5 +1,6 @@
 """What only the GPU backend does. Other tests check its results too, through `xp`."""
 
+import math
 import re
 import subprocess
 import sys
@@ -391,6 +392,40 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
             patch.setattr(source, "kernel_source", lambda code=mutated: code)
             assert results() != expected, code[:place].rpartition("__global__")[2][:60]
     assert results() == expected
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "shape", "layout"),
+    [
+        (
+            "const int TILE_PITCH = CHANNEL_BLOCK + 1;",
+            "const int TILE_PITCH = 1;",
+            (24, 9, 12),
+            "NCHW",
+        ),
+        ("tiles += pitch;", "tiles += pitch - 1;", (24, 9, 12), "NHWC"),
+        ("y <= last; y =", "y + 7 <= last; y =", (24, 9, 12), "NCHW"),
+        ("x <= last; x =", "x + 7 <= last; x =", (24, 9, 12), "NHWC"),
+        ("for (int i = chunks * count", "for (int i = elements", (3, 7, 7), "NCHW"),
+    ],
+    ids=["pitch of rows", "pitch of channels", "last rows", "last pixels", "last elements"],
+)
+def test_a_planted_fault_is_found(gpu, monkeypatch, right, wrong, shape, layout):
+    """A wrong pitch, and a batch of loads that is dropped at the end."""
+    if gpu.__name__ != "shim":
+        pytest.skip("a fault may end the context of a device")
+    x = np.arange(math.prod(shape), dtype=np.float32).reshape(1, *shape)  # the last are largest
+    stored = gpu.asarray(np.ascontiguousarray(x.transpose(LAYOUTS[layout])))
+    expected = reference.region_pool(x, rmac.region_grid(*shape[1:]).boxes)
+    code = source.kernel_source()
+    assert code.count(right) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "kernel_source", lambda: code.replace(right, wrong))
+        source.kernel.cache_clear()
+        result = to_host(rmac.region_pool(stored, layout=layout))
+        source.kernel.cache_clear()
+    assert (result != expected).any()
+    assert_same_values(to_host(rmac.region_pool(stored, layout=layout)), expected)
 
 
 def test_a_captured_graph_replays_with_new_data(gpu, rng):
