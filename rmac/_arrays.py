@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from itertools import accumulate
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +19,14 @@ from rmac._backend import (
     backend_of_type,
     require_same_device,
 )
+from rmac._caches import cached
 from rmac._checks import ask, is_list, reason, shorten, shown, type_name
 from rmac._dlpack import from_foreign, snapshot
 from rmac._dtypes import DtypeInfo, dtype_info
 from rmac.regions import RegionGrid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rmac._options import Layout
 
@@ -159,11 +162,9 @@ def region_boxes(regions: Any, height: int, width: int, *, sequence: bool) -> np
     On a sequence they may be intervals (R, 2).
     """
     if issubclass(type(regions), RegionGrid):
-        size, boxes = ask("regions", regions, _size_and_boxes, "a RegionGrid")
+        size, numbers = ask("regions", regions, _size_and_boxes, "a RegionGrid")
         require_grid_size(size, (height, width))
-        if type(regions) is RegionGrid:
-            return boxes
-        regions = boxes  # a subclass may have others than were made for this map
+        return _boxes_inside(numbers, height, width)
     boxes = box_numbers(regions, sequence=sequence)
     _require_inside("regions", boxes, (width, height)[: boxes.shape[1] // 2])
     if boxes.shape[1] == 2:
@@ -171,8 +172,24 @@ def region_boxes(regions: Any, height: int, width: int, *, sequence: bool) -> np
     return np.ascontiguousarray(boxes, dtype=np.int64)
 
 
-def _size_and_boxes(grid: RegionGrid) -> tuple[tuple[int, int], npt.NDArray[np.int64]]:
-    return (grid.height, grid.width), grid.boxes
+def _size_and_boxes(grid: RegionGrid) -> tuple[tuple[int, int], bytes]:
+    """Return the size of a grid's map and the bytes of its boxes, read once; or raise."""
+    boxes = grid.boxes
+    if boxes.dtype != np.int64 or boxes.size % 4:
+        raise TypeError
+    return (grid.height, grid.width), np.ndarray.tobytes(boxes)
+
+
+@cached(lambda boxes: boxes.nbytes)
+def _boxes_inside(boxes: bytes, height: int, width: int) -> npt.NDArray[np.int64]:
+    """Return the boxes (R, 4) of a grid from their bytes, or raise.
+
+    They may be others than those it was made with: its subclass may have its own, and
+    `object.__setattr__` changes what is immutable.
+    """
+    table = np.frombuffer(boxes, np.int64).reshape(-1, 4)
+    _require_inside("regions", table, (width, height))
+    return table
 
 
 def require_grid_size(size: tuple[int, int], cells: tuple[int, int]) -> None:
@@ -300,6 +317,26 @@ def _numbers(x: Array, name: str, maps: Array, shape: tuple[str, int]) -> Array:
     return x
 
 
+@contextmanager
+def allocating(argument: str, shape: tuple[int, ...], dtype: Any) -> Iterator[None]:
+    """Make the error of an array that memory cannot hold name the argument that asks for it."""
+    try:
+        yield
+    except (MemoryError, OverflowError, ValueError) as error:  # the last two from 2**63 bytes on
+        size = prod(shape) * np.dtype(dtype).itemsize
+        raise MemoryError(
+            f"{argument}: a result of shape {shape} has {size} bytes, more than there is memory for"
+        ) from error
+
+
+def new_array(
+    backend: Backend, shape: tuple[int, ...], dtype: Any, like: Array, argument: str = "x"
+) -> Array:
+    """Return an uninitialised array on the device of `like`, or raise."""
+    with allocating(argument, shape, dtype):
+        return backend.empty(shape, dtype, like)
+
+
 class Output:
     """Where a call computes its result, and what it returns.
 
@@ -319,7 +356,7 @@ class Output:
     ) -> None:
         self._given = out
         if out is None:
-            self.array = backend.empty(shape, dtype, inputs[0])
+            self.array = new_array(backend, shape, dtype, inputs[0])
             return
         require_same_device(out, "out", inputs[0])
         self._memory = memory = backend.plain(out, "out")
@@ -331,7 +368,7 @@ class Output:
         if backend.can_compute_into(memory, inputs):
             self.array = memory
         else:
-            self.array = backend.empty(shape, dtype, inputs[0])
+            self.array = new_array(backend, shape, dtype, inputs[0])
 
     def finish(self) -> Array:
         """Return the result, after a copy if `out` could not be computed into."""

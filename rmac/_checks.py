@@ -113,6 +113,17 @@ def raise_with_text(error: MemoryError, name: str) -> NoReturn:
     raise error
 
 
+def unmade(value: object, name: str, parts: Collection[str], makers: str) -> Exception:
+    """Return the error for an attribute that an object lacks.
+
+    It lacks `parts` if `object.__new__` made it, or a subclass that does not call `__init__`.
+    """
+    kind = type(value).__qualname__
+    if name in parts:
+        return TypeError(f"{kind}: expected one that {makers} made, got one without its contents")
+    return AttributeError(f"{kind!r} object has no attribute {name!r}")
+
+
 def is_list(value: object) -> bool:
     """Return whether a value is a list or tuple."""
     return issubclass(type(value), (list, tuple))
