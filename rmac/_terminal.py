@@ -21,6 +21,14 @@ def say(who: str, what: str) -> None:
             silence(sys.stderr)
 
 
+def is_on_terminal() -> bool:
+    """Return whether standard error is a terminal."""
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
 def silence(stream: IO[str]) -> None:
     """Let a stream of the process lead nowhere from now on."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
