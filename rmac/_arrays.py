@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from itertools import accumulate
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +24,7 @@ from rmac._dtypes import DtypeInfo, dtype_info
 from rmac.regions import RegionGrid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from rmac._options import Layout
 
@@ -317,26 +315,6 @@ def _numbers(x: Array, name: str, maps: Array, shape: tuple[str, int]) -> Array:
     return x
 
 
-@contextmanager
-def allocating(argument: str, shape: tuple[int, ...], dtype: Any) -> Iterator[None]:
-    """Make the error of an array that memory cannot hold name the argument that asks for it."""
-    try:
-        yield
-    except (MemoryError, OverflowError, ValueError) as error:  # the last two from 2**63 bytes on
-        size = prod(shape) * np.dtype(dtype).itemsize
-        raise MemoryError(
-            f"{argument}: a result of shape {shape} has {size} bytes, more than there is memory for"
-        ) from error
-
-
-def new_array(
-    backend: Backend, shape: tuple[int, ...], dtype: Any, like: Array, argument: str = "x"
-) -> Array:
-    """Return an uninitialised array on the device of `like`, or raise."""
-    with allocating(argument, shape, dtype):
-        return backend.empty(shape, dtype, like)
-
-
 class Output:
     """Where a call computes its result, and what it returns.
 
@@ -356,7 +334,7 @@ class Output:
     ) -> None:
         self._given = out
         if out is None:
-            self.array = new_array(backend, shape, dtype, inputs[0])
+            self.array = backend.empty(shape, dtype, inputs[0])
             return
         require_same_device(out, "out", inputs[0])
         self._memory = memory = backend.plain(out, "out")
@@ -368,7 +346,7 @@ class Output:
         if backend.can_compute_into(memory, inputs):
             self.array = memory
         else:
-            self.array = new_array(backend, shape, dtype, inputs[0])
+            self.array = backend.empty(shape, dtype, inputs[0])
 
     def finish(self) -> Array:
         """Return the result, after a copy if `out` could not be computed into."""

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, overload
 
 from rmac._arrays import (
     Output,
-    allocating,
     feature_map,
     feature_maps,
     region_boxes,
@@ -103,8 +102,7 @@ def rmac_regions(backend: Backend, x: Array, /, *, scales: int = 3, overlap: flo
         return backend.empty((0, 5), "float32", x)
     options = GridOptions(scales, overlap, "caffe2")
     boxes = default_boxes(x.shape[2], x.shape[3], options, sequence=False)
-    with allocating("x", (x.shape[0] * len(boxes), 5), "float32"):
-        return backend.rmac_regions(boxes, x.shape[0], x)
+    return backend.rmac_regions(boxes, x.shape[0], x)
 
 
 @overload

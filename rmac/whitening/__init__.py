@@ -10,7 +10,7 @@ import numpy as np
 
 from rmac._arrays import feature_vectors
 from rmac._backend import Array, backend_of, move
-from rmac._checks import choice, positive_int, real, type_name, unmade
+from rmac._checks import choice, naming_memory, positive_int, real, type_name, unmade
 from rmac._dlpack import from_foreign, to_foreign
 from rmac._forks import Lock
 from rmac._io import atomic_write
@@ -122,6 +122,7 @@ class Whitening(Estimator):
             raise unmade(self, name, ("_state", "_changing"), "Whitening() or its class methods")
 
     @opaque
+    @naming_memory("vectors")
     def fit(
         self, vectors: Array, y: Any = None, *, dim: int | None = None, eps: float | None = None
     ) -> Self:
@@ -166,6 +167,7 @@ class Whitening(Estimator):
         return self
 
     @opaque
+    @naming_memory("vectors")
     def partial_fit(self, vectors: Array, y: Any = None) -> Self:  # noqa: ARG002
         """Learn from more vectors.
 
@@ -270,6 +272,7 @@ class Whitening(Estimator):
     @overload
     def apply(self, vectors: ArrayT) -> ArrayT: ...
     @opaque
+    @naming_memory("vectors")
     def apply(self, vectors: Array) -> Array:
         """Whiten vectors: subtract the mean, then multiply by the projection.
 
@@ -412,6 +415,7 @@ class Whitening(Estimator):
 
     @classmethod
     @opaque
+    @naming_memory("projection")
     def from_projection(cls, mean: Array, projection: Array) -> Whitening:
         """Make a whitening from a mean and a projection that were learned elsewhere.
 
