@@ -99,11 +99,14 @@ def _zarr_array(name: str, folder: str, array: zarr.Array[Any]) -> ArrayFile:
     native = dtype.newbyteorder("=")
 
     def read(first: int, last: int) -> npt.NDArray[Any]:
-        rows = np.empty((last - first, *shape[1:]), native)
         with readable(name, _KIND):
-            for start in range(first, last, chunks.rows_at_once):
-                stop = min(start + chunks.rows_at_once, last)
-                chunks.require_bounded(start, stop)
+            chunks.require_bounded(first, last)
+            step = chunks.rows_at_once
+            if last - first <= step:
+                return np.asarray(array[first:last], native)
+            rows = np.empty((last - first, *shape[1:]), native)
+            for start in range(first, last, step):
+                stop = min(start + step, last)
                 rows[start - first : stop - first] = array[start:stop]
         return rows
 
