@@ -79,9 +79,9 @@ class RegionGrid:
         raise TypeError("RegionGrid: expected to be made by rmac.region_grid or rmac.sequence_grid")
 
     @classmethod
-    def _of(cls, windows: _Windows, **fields: Any) -> RegionGrid:
+    def _of(cls, boxes: npt.NDArray[Any], level: npt.NDArray[Any], **fields: Any) -> RegionGrid:
         grid = object.__new__(cls)
-        fields |= {"_boxes": windows.boxes.view(), "_level": windows.level.view()}
+        fields |= {"_boxes": boxes.view(), "_level": level.view()}
         for name, value in fields.items():
             object.__setattr__(grid, name, value)
         return grid
@@ -323,7 +323,7 @@ def make_grid(
     """Return the grid of checked options on a map; on a sequence if `overlap` is None."""
     height, width = positive_int("height", height), positive_int("width", width)
     return RegionGrid._of(
-        _cached_windows(height, width, levels, overlap, preset),
+        *_cached_windows(height, width, levels, overlap, preset),
         height=height,
         width=width,
         levels=levels,

@@ -8,7 +8,7 @@ import pytest
 from helpers import VECTORS
 
 import rmac
-from rmac import _arrays, regions
+from rmac import _arrays
 from rmac.cpu import tables
 
 X = np.random.default_rng(0).random((2, 16, 9, 12), dtype=np.float32)
@@ -94,7 +94,7 @@ class OddGrid(rmac.RegionGrid):
 
 def test_boxes_of_a_subclass_of_grids_are_checked():
     boxes, level = np.array([[0, 0, 3999, 3999]]), np.array([1])
-    grid = OddGrid._of(regions._Windows(boxes, level), height=9, width=12)
+    grid = OddGrid._of(boxes=boxes, level=level, height=9, width=12)
     with pytest.raises(ValueError, match="regions: expected 0 <= x1 <= x2 < 12"):
         rmac.region_pool(X, grid)
 
