@@ -29,7 +29,8 @@ POISONED = f"""{SHARED}\
             batches[i].workspace + len(memory) - LINE, PyBytes_AsString(memory) + len(memory)
         )
 """
-KERNELS = "rmac/cpu/kernels.pyx"
+# The text of a change may be in several modules of kernels; each that has it is changed.
+KERNELS = "rmac/cpu/*.pyx"
 EXACT_WORKSPACE = [
     (KERNELS, "\ncdef void share_workspace(", POISON),
     (KERNELS, SHARED, POISONED),
@@ -84,12 +85,23 @@ FAULTS = {
 def main():
     """Change the files of the copy."""
     folder, *fault = sys.argv[1:]
-    for file, before, after in [*EXACT_WORKSPACE, *(FAULTS[fault[0]] if fault else [])]:
-        path = Path(folder, file)
+    require_known_workspaces(Path(folder))
+    for files, before, after in [*EXACT_WORKSPACE, *(FAULTS[fault[0]] if fault else [])]:
+        texts = {path: path.read_text(encoding="utf-8") for path in Path(folder).glob(files)}
+        changed = {path: text.replace(before, after) for path, text in texts.items()}
+        if changed == texts:
+            sys.exit(f"{files} no longer has {before!r}: edit .ci/instrument.py")
+        for path, text in changed.items():
+            path.write_text(text, encoding="utf-8")
+
+
+def require_known_workspaces(folder):
+    """Exit if a module of kernels has a workspace whose ends would not be poisoned."""
+    poisoned = [before for files, before, _ in EXACT_WORKSPACE if files == KERNELS]
+    for path in sorted(folder.glob(KERNELS)):
         text = path.read_text(encoding="utf-8")
-        if before not in text:
-            sys.exit(f"{file} no longer has {before!r}: edit .ci/instrument.py")
-        path.write_text(text.replace(before, after), encoding="utf-8")
+        if "workspace" in text and not all(before in text for before in poisoned):
+            sys.exit(f"{path.name} has a workspace of another kind: edit .ci/instrument.py")
 
 
 if __name__ == "__main__":

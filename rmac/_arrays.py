@@ -17,6 +17,7 @@ from rmac._backend import (
     backend_of_type,
     require_same_device,
 )
+from rmac._caches import cached
 from rmac._checks import ask, is_list, reason, shorten, shown, type_name
 from rmac._dlpack import from_foreign, snapshot
 from rmac._dtypes import DtypeInfo, dtype_info
@@ -159,11 +160,9 @@ def region_boxes(regions: Any, height: int, width: int, *, sequence: bool) -> np
     On a sequence they may be intervals (R, 2).
     """
     if issubclass(type(regions), RegionGrid):
-        size, boxes = ask("regions", regions, _size_and_boxes, "a RegionGrid")
+        size, numbers = ask("regions", regions, _size_and_boxes, "a RegionGrid")
         require_grid_size(size, (height, width))
-        if type(regions) is RegionGrid:
-            return boxes
-        regions = boxes  # a subclass may have others than were made for this map
+        return _boxes_inside(numbers, height, width)
     boxes = box_numbers(regions, sequence=sequence)
     _require_inside("regions", boxes, (width, height)[: boxes.shape[1] // 2])
     if boxes.shape[1] == 2:
@@ -171,8 +170,24 @@ def region_boxes(regions: Any, height: int, width: int, *, sequence: bool) -> np
     return np.ascontiguousarray(boxes, dtype=np.int64)
 
 
-def _size_and_boxes(grid: RegionGrid) -> tuple[tuple[int, int], npt.NDArray[np.int64]]:
-    return (grid.height, grid.width), grid.boxes
+def _size_and_boxes(grid: RegionGrid) -> tuple[tuple[int, int], bytes]:
+    """Return the size of a grid's map and the bytes of its boxes, read once; or raise."""
+    boxes = grid.boxes
+    if boxes.dtype != np.int64 or boxes.size % 4:
+        raise TypeError
+    return (grid.height, grid.width), np.ndarray.tobytes(boxes)
+
+
+@cached(lambda boxes: boxes.nbytes)
+def _boxes_inside(boxes: bytes, height: int, width: int) -> npt.NDArray[np.int64]:
+    """Return the boxes (R, 4) of a grid from their bytes, or raise.
+
+    They may be others than those it was made with: its subclass may have its own, and
+    `object.__setattr__` changes what is immutable.
+    """
+    table = np.frombuffer(boxes, np.int64).reshape(-1, 4)
+    _require_inside("regions", table, (width, height))
+    return table
 
 
 def require_grid_size(size: tuple[int, int], cells: tuple[int, int]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from functools import wraps
-from threading import Lock
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+
+from rmac._forks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,13 +63,11 @@ class Cache:
     def __init__(self, nbytes: Callable[[Any], int]) -> None:
         self.results: dict[tuple[Any, ...], Any] = {}
         self._nbytes = nbytes
+        self._adding = Lock(reset=self.clear)
         self.clear()
-        if hasattr(os, "register_at_fork"):  # a thread that the child lacks may hold the lock
-            os.register_at_fork(after_in_child=self.clear)
 
     def clear(self) -> None:
         """Drop all results."""
-        self._adding = Lock()
         self.results.clear()
         self.bytes = 0
 

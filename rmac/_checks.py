@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from functools import lru_cache, wraps
 from math import inf
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ _INT_LIMIT = 1 << 31
 _SHOWN = 80  # characters of a value, a type or another error in an error message
 PLAIN_TYPES = frozenset({bool, float, int, str, type(None)})
 _BOOLS = (bool, np.bool_)
+_BEYOND_MEMORY = ("array is too big", "Maximum allowed dimension exceeded")
 _TEXT = (str, bytes, bytearray, memoryview)  # they have items, or float() reads them
 
 Name = TypeVar("Name", bound=str)
@@ -100,17 +101,55 @@ def ask(name: str, value: Any, question: Callable[[Any], Result], expected: str)
     try:
         return question(value)
     except MemoryError as error:
-        raise_with_text(error, name)
+        raise memory_error(error, name) from error
     except OverflowError as error:
         raise ValueError(f"{name}: expected {expected}, got {shown(value)}") from error
     except Exception as error:
         raise TypeError(f"{name}: expected {expected}, got {type_name(value)}") from error
 
 
-def raise_with_text(error: MemoryError, name: str) -> NoReturn:
-    """Raise an error, which has no text of its own if Python itself is out of memory."""
-    error.args = error.args or (f"{name}: there is not enough memory",)
-    raise error
+def memory_error(error: Exception, argument: str) -> Exception:
+    """Return the error to raise for one of a call: if it is of memory, it names an argument.
+
+    NumPy has a ValueError for an array of 2**63 bytes or more. Python has no text if it is itself
+    out of memory.
+    """
+    if type(error) is ValueError:
+        if not reason(error).startswith(_BEYOND_MEMORY):
+            return error
+        return MemoryError(f"{argument}: the call needs an array of 2**63 bytes or more")
+    if error.args and not type(error).__module__.startswith("numpy"):
+        return error  # it names the argument, or is of CuPy
+    return MemoryError(f"{argument}: {(error.args and error) or 'there is not enough memory'}")
+
+
+def naming_memory(
+    argument: str,
+) -> Callable[[Callable[Params, Result]], Callable[Params, Result]]:
+    """Make errors of memory name the argument of a function that may be too large."""
+
+    def decorate(function: Callable[Params, Result]) -> Callable[Params, Result]:
+        @wraps(function)
+        def call(*args: Params.args, **options: Params.kwargs) -> Result:
+            try:
+                return function(*args, **options)
+            except (MemoryError, ValueError) as error:
+                raise memory_error(error, argument) from error.__cause__
+
+        return call
+
+    return decorate
+
+
+def unmade(value: object, name: str, parts: Collection[str], makers: str) -> Exception:
+    """Return the error for an attribute that an object lacks.
+
+    It lacks `parts` if `object.__new__` made it, or a subclass that does not call `__init__`.
+    """
+    kind = type(value).__qualname__
+    if name in parts:
+        return TypeError(f"{kind}: expected one that {makers} made, got one without its contents")
+    return AttributeError(f"{kind!r} object has no attribute {name!r}")
 
 
 def is_list(value: object) -> bool:

@@ -6,9 +6,10 @@ import os
 import stat
 from contextlib import contextmanager, suppress
 from secrets import token_hex
-from threading import Lock
 from typing import IO, TYPE_CHECKING
 from weakref import finalize
+
+from rmac._forks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

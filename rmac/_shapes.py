@@ -13,7 +13,7 @@ import numpy as np
 from rmac._arrays import MAP_AXES, box_numbers, require_axes
 from rmac._checks import choice
 from rmac._options import LAYOUTS, MAP_LAYOUTS, grid_options
-from rmac.regions import RegionGrid, default_grid
+from rmac.regions import RegionGrid, default_boxes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ def shape_of_rmac_regions(x: Any, options: dict[str, Any]) -> tuple[int, int]:
     if not images * channels * height * width:
         return 0, 5
     grid = grid_options(options["scales"], options["overlap"], "caffe2")
-    return images * len(default_grid(height, width, grid, sequence=False)), 5
+    return images * len(default_boxes(height, width, grid, sequence=False)), 5
 
 
 def _count_regions(x: Any, options: dict[str, Any]) -> int:
@@ -87,4 +87,4 @@ def _count_regions(x: Any, options: dict[str, Any]) -> int:
     height, width = map(int, [1, *map_axes(x, options["layout"])[2:]][-2:])
     grid = grid_options(options["levels"], options["overlap"], options["preset"])
     sequence = options["layout"] not in MAP_LAYOUTS
-    return len(default_grid(height, width, grid, sequence=sequence))
+    return len(default_boxes(height, width, grid, sequence=sequence))

@@ -4,14 +4,38 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from typing import IO
 
 _LONGEST = 500  # characters of a message; a broken file can put all of its header into one
 
 
 def say(who: str, what: str) -> None:
-    """Print a message on one line to standard error."""
-    if sys.stderr is not None:
-        print(f"{who}: {_one_line(what)}", file=sys.stderr)
+    """Print a message on one line to standard error; say nothing where nobody can hear it."""
+    if sys.stderr is None:
+        return
+    try:
+        print(f"{who}: {_one_line(what)}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # its reader has ended, its disk is full, or it is closed
+        with suppress(OSError, ValueError):  # Python prints what is left of it once more at its end
+            silence(sys.stderr)
+
+
+def is_on_terminal() -> bool:
+    """Return whether standard error is a terminal."""
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+def silence(stream: IO[str]) -> None:
+    """Let a stream of the process lead nowhere from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, stream.fileno())
+    finally:
+        os.close(nowhere)
 
 
 def explain(error: BaseException) -> str:

@@ -24,7 +24,7 @@ from rmac._options import (
     pooling_options,
 )
 from rmac.operators import public_operator
-from rmac.regions import default_grid
+from rmac.regions import default_boxes
 from rmac.whitening import Whitening
 
 if TYPE_CHECKING:
@@ -184,8 +184,7 @@ def rmac(
     sequence = layout not in MAP_LAYOUTS
     if regions is None:
         boxes = [
-            default_grid(maps.shape[2], maps.shape[3], grid, sequence=sequence)._boxes
-            for maps in batches
+            default_boxes(maps.shape[2], maps.shape[3], grid, sequence=sequence) for maps in batches
         ]
     else:
         boxes = _boxes_on(batches, regions, sequence=sequence)
@@ -195,7 +194,7 @@ def rmac(
     result = Output(backend, out, batches, shape, info.descriptor)
     if state is not None:
         pipeline = _WhitenedPipeline(backend, pooling, state, aggregation, workers)
-        pipeline.run(batches, boxes, result.array)
+        pipeline.run(batches, boxes, dim, result.array)
     elif result.array.size:
         backend.rmac(batches, boxes, result.array, pooling, aggregation, workers=workers)
     return result.finish()
@@ -291,9 +290,13 @@ class _WhitenedPipeline:
     aggregation: AggregationOptions
     workers: int | None
 
-    def run(self, batches: Sequence[Array], boxes: Sequence[Any], out: Array) -> None:
-        """Write the descriptors of all images: (N, D), or (N, R, D) unaggregated."""
-        dim, channels = self.whitening.learned().projection.shape
+    def run(self, batches: Sequence[Array], boxes: Sequence[Any], dim: int, out: Array) -> None:
+        """Write the descriptors of all images: (N, D), or (N, R, D) unaggregated.
+
+        `dim` is that of `out`. The shape of the projection is not read again: whoever has its
+        memory may have changed it.
+        """
+        channels = batches[0].shape[1]
         rows = max(1, _BLOCK // ((channels + dim) * out.itemsize))
         for block in _blocks(batches, boxes, rows):
             vectors = self._regional_vectors(block, channels, out.dtype)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmac._arrays import host_copy, require_integers
-from rmac._checks import ask, is_sequence, items_of, positive_int, shown, type_name
+from rmac._checks import ask, is_sequence, items_of, naming_memory, positive_int, shown, type_name
 from rmac._dlpack import from_foreign
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Evaluation(NamedTuple):
     hard: Scores
 
 
+@naming_memory("ranks")
 def average_precision(
     ranks: npt.ArrayLike, positives: Images, junk: Images | None = None
 ) -> Floats:
@@ -96,6 +97,7 @@ def average_precision(
     return result
 
 
+@naming_memory("ranks")
 def evaluate(
     ranks: npt.ArrayLike, ground_truth: GroundTruth, *, at: Sequence[int] = (1, 5, 10)
 ) -> Evaluation:

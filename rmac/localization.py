@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rmac._arrays import feature_maps
 from rmac._backend import HOST, Array, Backend, backend_of
-from rmac._checks import choice, integer, optional_workers, positive_int, real, shown
+from rmac._checks import choice, integer, naming_memory, optional_workers, positive_int, real, shown
 from rmac._dtypes import dtype_info
 from rmac._options import MAP_LAYOUTS, SEARCHES, MapLayout, Pool, PoolingOptions, SearchName
 from rmac.operators import public_operator
@@ -124,6 +124,7 @@ def localize(
     return Localization(boxes[0], scores[0]) if single else Localization(boxes, scores)
 
 
+@naming_memory("x")
 def quantize(x: Array, /) -> Array:
     """Return the levels of the paper's code, for ``localize(search="aml")``.
 

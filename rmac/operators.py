@@ -17,9 +17,9 @@ from rmac._backend import BACKENDS, HOST, Backend, backend_of_input, move
 from rmac._checks import (
     PLAIN_TYPES,
     is_list,
+    memory_error,
     plain_text,
     positive_int,
-    raise_with_text,
     real,
     shown,
     type_name,
@@ -163,8 +163,8 @@ def _run(name: str, x: Any, options: dict[str, Any]) -> Any:
     arguments = options | foreign if foreign else options
     try:
         result = _create(name, array, arguments)(array)
-    except MemoryError as error:
-        raise_with_text(error, name)
+    except (MemoryError, ValueError) as error:
+        raise memory_error(error, "x") from error.__cause__
     if array is x and not foreign:
         return result
     if result is not None and result is arguments.get("out"):

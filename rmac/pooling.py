@@ -38,7 +38,7 @@ from rmac._options import (
     pooling_options,
 )
 from rmac.operators import public_operator
-from rmac.regions import RegionGrid, default_grid, region_grid
+from rmac.regions import RegionGrid, default_boxes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,8 +100,9 @@ def rmac_regions(backend: Backend, x: Array, /, *, scales: int = 3, overlap: flo
     require_axes(x, "NCHW")
     if x.size == 0:
         return backend.empty((0, 5), "float32", x)
-    grid = region_grid(x.shape[2], x.shape[3], levels=scales, overlap=overlap)
-    return backend.rmac_regions(grid.boxes, x.shape[0], x)
+    options = GridOptions(scales, overlap, "caffe2")
+    boxes = default_boxes(x.shape[2], x.shape[3], options, sequence=False)
+    return backend.rmac_regions(boxes, x.shape[0], x)
 
 
 @overload
@@ -244,7 +245,7 @@ def region_pool(
     for maps in batches:
         images, channels, height, width = maps.shape
         if regions is None:
-            boxes = default_grid(height, width, options, sequence=sequence)._boxes
+            boxes = default_boxes(height, width, options, sequence=sequence)
         else:
             boxes = region_boxes(regions, height, width, sequence=sequence)
         dtype = maps.dtype if pooling.pool is Pool.MAX else info.descriptor

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rmac._arrays import box_in_each, feature_maps, require_integers
 from rmac._backend import HOST, Array, backend_of, backend_of_input, require_same_device
-from rmac._checks import choice, flag, is_list, real
+from rmac._checks import choice, flag, is_list, naming_memory, real
 from rmac._dlpack import from_foreign, snapshot, to_foreign
 from rmac._dtypes import dtype_info
 from rmac._options import MAP_LAYOUTS, MapLayout, PresetName
@@ -35,6 +35,7 @@ class Reranked(NamedTuple):
     vectors: Any  # (N, D): of each map, in the order of the maps
 
 
+@naming_memory("maps")
 def rerank(
     query: Array,
     maps: Array | Sequence[Array],
@@ -159,6 +160,7 @@ def expand(
     alpha: float = 0.0,
     normalize: bool = True,
 ) -> ArrayT: ...
+@naming_memory("queries")
 def expand(
     queries: Array,
     descriptors: Array,

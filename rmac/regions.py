@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from rmac import _hints
 from rmac._caches import cached
-from rmac._checks import positive_int, real, warn
+from rmac._checks import positive_int, real, unmade, warn
 from rmac._cuts import covered_cells
 from rmac._options import GridOptions, PresetName, grid_options
 
@@ -81,10 +81,15 @@ class RegionGrid:
     @classmethod
     def _of(cls, boxes: npt.NDArray[Any], level: npt.NDArray[Any], **fields: Any) -> RegionGrid:
         grid = object.__new__(cls)
-        fields |= {"_boxes": _frozen(boxes), "_level": _frozen(level)}
+        fields |= {"_boxes": boxes.view(), "_level": level.view()}
         for name, value in fields.items():
             object.__setattr__(grid, name, value)
         return grid
+
+    if not TYPE_CHECKING:  # else type checkers would allow any name
+
+        def __getattr__(self, name: str) -> Any:
+            raise unmade(self, name, RegionGrid.__slots__, "region_grid or sequence_grid")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RegionGrid) and self.__reduce__() == other.__reduce__()
@@ -252,7 +257,7 @@ def region_grid(
     """
     options = grid_options(levels, overlap, preset)
     height, width = positive_int("height", height), positive_int("width", width)
-    return default_grid(height, width, options, sequence=False)
+    return _cached_grid(height, width, *options)
 
 
 def sequence_grid(length: int, *, levels: int = 3, preset: PresetName = "caffe2") -> RegionGrid:
@@ -297,13 +302,19 @@ def sequence_grid(length: int, *, levels: int = 3, preset: PresetName = "caffe2"
     [[0, 11], [0, 7], [4, 11], [0, 5], [3, 8], [6, 11]]
     """
     options = grid_options(levels, 0.0, preset)
-    return default_grid(1, positive_int("length", length), options, sequence=True)
+    length = positive_int("length", length)
+    return _cached_grid(1, length, options.levels, None, options.preset)
 
 
-def default_grid(height: int, width: int, options: GridOptions, *, sequence: bool) -> RegionGrid:
-    """Return the grid of checked options on a map, or on a sequence as long as it is wide."""
+def default_boxes(
+    height: int, width: int, options: GridOptions, *, sequence: bool
+) -> npt.NDArray[np.int64]:
+    """Return the boxes of the grid of checked options, which no caller of rmac can change.
+
+    On a sequence, `width` is its length.
+    """
     levels, overlap, preset = options
-    return _cached_grid(height, width, levels, None if sequence else overlap, preset)
+    return _cached_windows(height, width, levels, None if sequence else overlap, preset).boxes
 
 
 def make_grid(
@@ -311,44 +322,64 @@ def make_grid(
 ) -> RegionGrid:
     """Return the grid of checked options on a map; on a sequence if `overlap` is None."""
     height, width = positive_int("height", height), positive_int("width", width)
-    rules = PRESETS[preset]
-    windows = _windows(height, width, levels, overlap, rules)
-    whole = [np.array([[0, 0, width - 1, height - 1]])] if rules.whole_map else []
-    boxes = [*whole, *windows]
-    grid = RegionGrid._of(
-        boxes=np.concatenate(boxes),
-        level=np.repeat(range(1 - len(whole), len(windows) + 1), [len(b) for b in boxes]),
+    return RegionGrid._of(
+        *_cached_windows(height, width, levels, overlap, preset),
         height=height,
         width=width,
         levels=levels,
         overlap=overlap,
         preset=preset,
     )
-    # `coverage` is slow. It is 1 unless the windows of level 1 are too few to cover the map.
-    may_have_gaps = len(windows[0]) * min(height, width) < max(height, width)
-    if may_have_gaps and not _warned_of_gaps and grid.coverage < 1:
-        _warn_of_gaps(grid)
-    return grid
 
 
 _cached_grid = cached(lambda grid: grid._boxes.nbytes + grid._level.nbytes)(make_grid)
 
 
-def _warn_of_gaps(grid: RegionGrid) -> None:
-    """Warn of cells outside all regions, once in a process."""
+class _Windows(NamedTuple):
+    """The windows of a grid, in the memory of bytes objects, which nobody can write."""
+
+    boxes: npt.NDArray[np.int64]  # (R, 4)
+    level: npt.NDArray[np.int64]  # (R,)
+
+
+def _make_windows(
+    height: int, width: int, levels: int, overlap: float | None, preset: PresetName
+) -> _Windows:
+    """Return the windows of a grid of checked options."""
+    height, width = positive_int("height", height), positive_int("width", width)
+    rules = PRESETS[preset]
+    of_levels = _boxes_of_levels(height, width, levels, overlap, rules)
+    whole = [np.array([[0, 0, width - 1, height - 1]])] if rules.whole_map else []
+    parts = [*whole, *of_levels]
+    level = np.repeat(range(1 - len(whole), len(of_levels) + 1), [len(part) for part in parts])
+    windows = _Windows(_frozen(np.concatenate(parts)), _frozen(level))
+    # Counting cells is slow. All are covered unless the windows of level 1 are too few for that.
+    may_have_gaps = len(of_levels[0]) * min(height, width) < max(height, width)
+    if may_have_gaps and not _warned_of_gaps:
+        _warn_of_gaps(windows.boxes, height, width)
+    return windows
+
+
+_cached_windows = cached(lambda windows: sum(part.nbytes for part in windows))(_make_windows)
+
+
+def _warn_of_gaps(boxes: npt.NDArray[np.int64], height: int, width: int) -> None:
+    """Warn of cells outside all regions, if there are any, once in a process."""
     global _warned_of_gaps
+    cells, covered = height * width, covered_cells(boxes)
+    if covered == cells:
+        return
     _warned_of_gaps = True
-    cells = grid.height * grid.width
     warn(
-        f"{cells - covered_cells(grid._boxes)} of the {cells} cells of a "
-        f"{grid.height}x{grid.width} map are in no R-MAC region (coverage {grid.coverage:.3g}): "
+        f"{cells - covered} of the {cells} cells of a {height}x{width} map are in no R-MAC region "
+        f"(coverage {covered / cells:.3g}): "
         "preset='cirtorch' adds the whole map as a region, region_pool takes boxes of your own, "
         "and layout='NCT' is for sequences. This warning comes once, also for other sizes of map."
-        f"{_hints.for_long_map(grid.height, grid.width)}"
+        f"{_hints.for_long_map(height, width)}"
     )
 
 
-def _windows(
+def _boxes_of_levels(
     height: int, width: int, levels: int, overlap: float | None, rules: _Preset
 ) -> list[npt.NDArray[np.int64]]:
     """Return the boxes of each level that has regions."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from rmac._backend import Array, backend_of, backend_of_input
-from rmac._checks import is_list, real
+from rmac._checks import is_list, naming_memory, real
 from rmac._dlpack import from_foreign, snapshot, to_foreign
 from rmac._dtypes import dtype_info
 from rmac._tracing import opaque
@@ -31,6 +31,7 @@ def merge_scales(
 @overload
 def merge_scales(descriptors: ArrayT | Sequence[ArrayT], /, p: float = 1.0) -> ArrayT: ...
 @opaque
+@naming_memory("descriptors")
 def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Array:
     r"""Merge the descriptors of images at several scales into one descriptor for each image.
 

@@ -1,6 +1,5 @@
 """What is kept from call to call: right for each key, bounded in bytes, safe for threads."""
 
-import os
 import sys
 import threading
 from types import SimpleNamespace
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 import rmac
-from rmac import _caches, regions
+from rmac import _arrays, _caches, regions
 from rmac._caches import cached
 from rmac.cpu import plan, route
 from rmac.cuda import arrays as cuda_arrays
@@ -20,6 +19,8 @@ FUNCTIONS = [
     route.region_route,
     plan.region_plan,
     regions._cached_grid,
+    regions._cached_windows,
+    _arrays._boxes_inside,
     cuda_plan.region_plans,
 ]
 
@@ -125,18 +126,6 @@ def test_many_threads_keep_the_count_of_bytes(monkeypatch):
     cache = compute.cache
     assert cache.bytes == sum(_caches._OBJECT_BYTES + size for (size,) in cache.results)
     assert cache.bytes <= _caches.MOST_BYTES
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_child_does_not_wait_for_a_thread_that_it_lacks():
-    compute, _ = counting()
-    with compute.cache._adding:
-        child = os.fork()
-        if not child:
-            compute(3)
-            os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_boxes_of_users_keep_little(rng):

@@ -153,6 +153,65 @@ def test_messages_do_not_get_into_the_output(tmp_path):
     assert run(*closed, sys.executable, "-P", "-c", code).returncode > 2
 
 
+@pytest.fixture
+def warned(tmp_path):
+    """A command that warns, and its output."""
+    x = np.ones((3, 8, 9, 12), "float32")
+    x[1] = 0
+    np.save(tmp_path / "x.npy", x)
+    command = [*PROGRAMS["python -m"], "describe", tmp_path / "x.npy", "-o", tmp_path / "d.npy"]
+    return [*map(str, command)], tmp_path / "d.npy"
+
+
+@pytest.mark.parametrize("stderr", ["closed", "full", "a pipe that nobody reads"])
+@pytest.mark.parametrize("buffering", ["1", None])
+def test_a_warning_that_nobody_can_hear_stops_nothing(warned, stderr, buffering):
+    command, output = warned
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    if buffering:
+        environment["PYTHONUNBUFFERED"] = buffering
+    if stderr == "closed":
+        result = run("bash", "-c", 'exec "$@" 2>&-', "bash", *command, env=environment)
+    elif stderr == "full":
+        result = run("bash", "-c", 'exec "$@" 2>/dev/full', "bash", *command, env=environment)
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        result = subprocess.run(command, stderr=writer, check=False, cwd="/", env=environment)
+        os.close(writer)
+    assert result.returncode == 0
+    assert len(np.load(output)) == 3
+
+
+@pytest.mark.filterwarnings("default")
+def test_main_with_a_closed_stderr(warned, monkeypatch):
+    command, output = warned
+    with open(os.devnull, "w") as closed:
+        monkeypatch.setattr(sys, "stderr", closed)
+    assert main(command[command.index("describe") :]) == 0
+    assert output.exists()
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_a_help_that_cannot_be_printed_is_an_error(flag):
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    command = ["bash", "-c", 'exec "$@" >/dev/full', "bash", *PROGRAMS["python -m"], flag]
+    result = run(*command, env=environment)
+    assert result.returncode == 2
+    assert result.stderr == "rmac: error: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_command_that_fails_says_no_warning(tmp_path, monkeypatch, capsys):
+    """It would be a second line."""
+    rmac.Whitening(7, kind="descriptors").fit(np.eye(8)).save(tmp_path / "w.npz")
+    np.save(tmp_path / "x.npy", np.ones((2, 8, 1, 1), "complex64"))
+    command = ["describe", "x.npy", "-o", "d.npy", "--whitening", "w.npz"]
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    assert "got complex64" in error_of(capsys, "describe")
+
+
 def modes_of(monkeypatch, folder):
     """The modes of the part file, when it is created and at its end."""
     modes, create, replace = [], os.open, os.replace

@@ -85,6 +85,25 @@ def test_whiten_names_rows_that_it_cannot_learn_from(run, rng, capsys):
     assert os.listdir() == ["x.npy"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.zeros((20, 8)), "expected some that differ"),
+        (np.ones((20, 8)), "expected some that differ"),
+        (np.full((20, 8), 1 / 3), "expected some that differ"),
+        (np.zeros((1, 8)), "expected at least 2 vectors"),
+    ],
+    ids=["zeros", "ones", "thirds", "one"],
+)
+def test_whiten_without_any_direction_is_one_error(run, capsys, rows, message):
+    x = rows.astype("float32")
+    assert run("whiten", x) == 2
+    assert message in error_of(capsys, "whiten")
+    assert os.listdir() == ["x.npy"]
+    if len(x) > 1:
+        assert run("whiten", x, "--eps", "1") == 0
+
+
 def test_whiten_tells_rows_of_zeros(run, rng, capsys):
     x = rng.random((20, 3, 4))
     x[11] = 0

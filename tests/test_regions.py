@@ -160,6 +160,7 @@ def test_code_without_the_name_of_a_module_is_warned(monkeypatch):
 def test_every_grid_with_gaps_is_warned_of(monkeypatch, overlap, preset):
     for height, width in itertools.product(range(1, 9), [*range(1, 70), 500]):
         monkeypatch.setattr(regions, "_warned_of_gaps", False)
+        regions._cached_windows.cache.clear()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             grid = regions.make_grid(height, width, 2, overlap, preset)

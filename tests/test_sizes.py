@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import peak_memory
 
 import rmac
 from rmac._options import POOLS, PRESETS
-from rmac.cpu import plan
+from rmac.cpu import plan, rois
 from rmac.cuda import launches
 
 
@@ -55,6 +56,87 @@ def test_a_grid_of_too_many_regions_is_an_error(preset):
 
 def test_no_rois_need_no_bins():
     assert rmac.roi_pool(wide(1, 0, 4, 4), np.zeros((3, 5)), output_size=2**20).size == 0
+
+
+BOX, ROI = [[0, 0, 0, 0]], np.zeros((3, 5))
+WHITENING = rmac.Whitening.from_projection(np.zeros(2), np.ones((2, 2)))
+BEYOND_MEMORY = {
+    "rmac_regions": ("x", lambda: rmac.rmac_regions(wide(2**60, 1, 1, 1))),
+    "rmac_regions of levels": (
+        "x",
+        lambda: rmac.rmac_regions(wide(2**50, 1, 30, 30, dtype="u1"), scales=40),
+    ),
+    "region_pool": ("x", lambda: rmac.region_pool(wide(2**60, 1, 1, 1), BOX)),
+    "region_pool of boxes": (
+        "x",
+        lambda: rmac.region_pool(wide(2**62, 1, 1, 1, dtype="u1"), BOX * 4),
+    ),
+    "region_pool of a list": (
+        "x",
+        lambda: rmac.region_pool([wide(2**59, 9, 1, dtype="u1")] * 2, pool="mean"),
+    ),
+    "roi_pool": ("x", lambda: rmac.roi_pool(wide(1, 4, 4, 4), ROI, output_size=2**31 - 1)),
+    "roi_pool of many": ("x", lambda: rmac.roi_pool(wide(1, 4, 4, 4), wide(2**58, 5))),
+    "roi_pool of channels": ("x", lambda: rmac.roi_pool(wide(1, 2**60, 4, 1, dtype="u1"), ROI)),
+    "rmac": ("x", lambda: rmac.rmac(wide(2**62, 1, 1, 1, dtype="u1"))),
+    "rmac of a list": ("x", lambda: rmac.rmac([wide(2**62, 1, 1, dtype="u1")] * 2)),
+    "rmac of regions": (
+        "x",
+        lambda: rmac.rmac(wide(2**40, 2**10, 9, 9, dtype="u1"), aggregate="none"),
+    ),
+    "rmac of all regions": (
+        "x",
+        lambda: rmac.rmac(wide(1, 2**59, 9, 1, dtype="u1"), aggregate="concat"),
+    ),
+    "rmac whitened": (
+        "x",
+        lambda: rmac.rmac(wide(2**61, 2, 1, 1, dtype="u1"), whitening=WHITENING),
+    ),
+    "Whitening.apply": ("vectors", lambda: WHITENING.apply(wide(2**61, 2, dtype="u1"))),
+    "Whitening.fit": ("vectors", lambda: rmac.Whitening().fit(wide(3, 2**60, dtype="u1"))),
+    "merge_scales": ("descriptors", lambda: rmac.merge_scales(wide(2, 2**60, 2, dtype="u1"))),
+    "branch_pool": (
+        "x",
+        lambda: rmac.branch_pool(wide(2**60, 1, 1, 1), [np.ones((1, 1, 1, 1), "f4")], [None]),
+    ),
+    "quantize": ("x", lambda: rmac.quantize(wide(2**62, dtype="u1"))),
+    "expand": (
+        "queries",
+        lambda: rmac.expand(
+            wide(1, 2**60, dtype="u1"), wide(3, 2**60, dtype="u1"), np.zeros((1, 1), int)
+        ),
+    ),
+    "average_precision": (
+        "ranks",
+        lambda: rmac.average_precision(wide(1, 2**60, dtype="i1"), [[1]]),
+    ),
+    "localize": ("x", lambda: rmac.localize(wide(1, 2**58, 2, 2), wide(2**58))),
+    "rerank": ("x", lambda: rmac.rerank(wide(2**60), wide(1, 2**60, 1, 1), BOX)),
+}
+
+
+@pytest.mark.parametrize("call", BEYOND_MEMORY)
+def test_a_result_beyond_all_memory_names_the_argument(call):
+    argument, function = BEYOND_MEMORY[call]
+    with pytest.raises(MemoryError, match=f"^{argument}: "):
+        function()
+
+
+def test_many_bins_take_little_memory(monkeypatch):
+    monkeypatch.setattr(rois, "_BLOCK", 1 << 12)
+    x = wide(1, 1, 4, 4, dtype="u1")
+    assert peak_memory(lambda: rmac.roi_pool(x, ROI[:1], output_size=1000)) < 6_000_000
+    assert peak_memory(lambda: rmac.roi_pool(x, ROI[:1], output_size=(1, 1 << 20))) < 6_000_000
+
+
+@pytest.mark.parametrize("block", [1, 2, 5, 6, 7, 24, 100, 1000])
+def test_bins_do_not_depend_on_how_many_are_pooled_at_a_time(rng, monkeypatch, block):
+    x = rng.random((3, 5, 9, 12), dtype=np.float32)
+    corners = rng.random((20, 2, 2)) * (16, 12) - 2
+    some = np.concatenate([rng.integers(0, 3, (20, 1)), np.sort(corners, 1).reshape(20, 4)], 1)
+    expected = rmac.roi_pool(x, some, output_size=(4, 6))
+    monkeypatch.setattr(rois, "_BLOCK", block)
+    np.testing.assert_array_equal(rmac.roi_pool(x, some, output_size=(4, 6)), expected)
 
 
 @pytest.mark.parametrize("axis", ["channels", "rows", "columns"])

@@ -1,10 +1,15 @@
 """What was checked is what is used: objects that change, lie or are shared do no harm."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
+from helpers import VECTORS
 
 import rmac
 from rmac import _arrays
+from rmac.cpu import tables
 
 X = np.random.default_rng(0).random((2, 16, 9, 12), dtype=np.float32)
 
@@ -92,6 +97,114 @@ def test_boxes_of_a_subclass_of_grids_are_checked():
     grid = OddGrid._of(boxes=boxes, level=level, height=9, width=12)
     with pytest.raises(ValueError, match="regions: expected 0 <= x1 <= x2 < 12"):
         rmac.region_pool(X, grid)
+
+
+FORCED = {
+    "other boxes": ("_boxes", np.array([[0, 0, 3999, 3999]] * 20)),
+    "boxes outside": ("_boxes", np.array([[-5, 0, 3, 3]])),
+    "boxes of another shape": ("_boxes", np.zeros(7, np.int64)),
+    "boxes of another dtype": ("_boxes", np.zeros((20, 4), np.int32)),
+    "no array": ("_boxes", [[0, 0, 1, 1]]),
+    "another height": ("height", 4000),
+    "another width": ("width", "12"),
+}
+
+
+@pytest.mark.parametrize("case", FORCED)
+def test_a_grid_that_was_changed_by_force_is_refused(case):
+    """And what is laid over maps by default stays as it was."""
+    expected = rmac.region_pool(X, preset="matlab")
+    grid = pickle.loads(pickle.dumps(rmac.region_grid(9, 12, preset="matlab")))
+    shared = rmac.region_grid(9, 12, preset="matlab")
+    for one in (grid, shared):
+        before = getattr(one, FORCED[case][0])
+        object.__setattr__(one, *FORCED[case])
+        with pytest.raises((TypeError, ValueError), match="regions: expected "):
+            rmac.region_pool(X, one)
+        with pytest.raises((TypeError, ValueError), match="regions: expected "):
+            rmac.rmac(X, regions=one)
+        np.testing.assert_array_equal(rmac.region_pool(X, preset="matlab"), expected)
+        object.__setattr__(one, FORCED[case][0], before)
+
+
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")  # NumPy 2.5
+def test_the_memory_of_a_grid_in_another_shape_is_refused():
+    grid = pickle.loads(pickle.dumps(rmac.region_grid(9, 12)))
+    grid._boxes.shape = (-1, 2)
+    np.testing.assert_array_equal(rmac.region_pool(X, grid), rmac.region_pool(X))
+
+
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")  # NumPy 2.5
+@pytest.mark.parametrize("aggregate", ["sum", "concat"])
+def test_a_projection_in_another_shape_writes_nowhere_else(aggregate):
+    x = np.ones((2, 6, 9, 12), np.float64)
+    whitening = rmac.Whitening(3).fit(VECTORS)
+    whitening.projection.base.shape = (6, 3)
+    with pytest.raises(ValueError, match="matmul"):
+        rmac.rmac(x, whitening=whitening, aggregate=aggregate)
+
+
+class WithoutInit(rmac.Whitening):
+    def __init__(self):
+        pass
+
+
+@pytest.mark.parametrize("kind", [rmac.Whitening, WithoutInit])
+@pytest.mark.parametrize(
+    "use",
+    [
+        repr,
+        copy.copy,
+        lambda w: w.fit(VECTORS),
+        lambda w: w.partial_fit(VECTORS),
+        lambda w: w.apply(VECTORS),
+        lambda w: w.merge(rmac.Whitening()),
+        lambda w: rmac.Whitening().merge(w),
+        lambda w: w.save("/nonexistent/w.npz"),
+        lambda w: w.to_cupy(),
+        lambda w: w.set_params(dim=3),
+        lambda w: w.dim,
+        lambda w: rmac.rmac(X, whitening=w),
+        lambda w: rmac.rerank(np.ones(16), X, [[0, 0, 1, 1]] * 2, whitening=w),
+    ],
+)
+def test_a_whitening_that_was_never_made_says_so(kind, use):
+    whitening = object.__new__(kind)
+    with pytest.raises(
+        TypeError, match=r"Whitening\(\) or its class methods made, got one without"
+    ):
+        use(whitening)
+    assert not hasattr(whitening, "nonsense")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        len,
+        repr,
+        hash,
+        pickle.dumps,
+        lambda grid: grid == rmac.region_grid(9, 12),
+        lambda grid: rmac.region_grid(9, 12) == grid,
+        lambda grid: grid.boxes,
+        lambda grid: grid.coverage,
+        lambda grid: grid.to_image(90, 120),
+    ],
+)
+def test_a_grid_that_was_never_made_says_so(use):
+    grid = object.__new__(rmac.RegionGrid)
+    with pytest.raises(TypeError, match="RegionGrid: expected one that region_grid or"):
+        use(grid)
+    with pytest.raises(TypeError, match="regions: expected a RegionGrid"):
+        rmac.region_pool(X, grid)
+    assert not hasattr(grid, "nonsense")
+
+
+@pytest.mark.parametrize("name", ["Plan", "Route", "KernelSpec"])
+def test_what_kernels_read_is_never_half_made(name):
+    kind = getattr(tables, name)
+    with pytest.raises(TypeError, match="argument"):
+        kind.__new__(kind)
 
 
 class Masked:

@@ -5,6 +5,7 @@ import pickle
 import sys
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -203,3 +204,72 @@ def test_a_projection_that_failed_is_tried_again(monkeypatch):
         with pytest.raises(ZeroDivisionError):
             w.apply(VECTORS)
     assert w.apply(VECTORS).shape == (150, 3)
+
+
+@pytest.fixture
+def cut():
+    """A whitening that warns when its projection is computed: two of its variances are 0."""
+    return Whitening().fit(np.concatenate([VECTORS, VECTORS[:, :2]], axis=1))
+
+
+def in_time(function):
+    return ThreadPoolExecutor(1).submit(function).result(PATIENCE)
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_hook_of_warnings_may_use_the_whitening(cut, monkeypatch):
+    x, found = np.ones((3, 8)), []
+
+    def show(message, *_args, **_options):
+        others = ThreadPoolExecutor(1).submit(cut.apply, x)
+        found.extend([str(message), cut.apply(x), others.result(PATIENCE), cut.dim])
+        cut.partial_fit(np.ones((1, 8)))
+
+    monkeypatch.setattr(warnings, "showwarning", show)
+    result = in_time(lambda: cut.apply(x))
+    message, again, elsewhere, dim = found
+    assert message.startswith("2 of 8 variances are zero to rounding")
+    np.testing.assert_array_equal(again, result)
+    np.testing.assert_array_equal(elsewhere, result)
+    assert (dim, cut.count) == (6, 151)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_warning_that_is_an_error_comes_once(cut):
+    with pytest.raises(UserWarning, match="2 of 8 variances"):
+        in_time(lambda: cut.apply(np.ones((3, 8))))
+    assert cut.apply(np.ones((3, 8))).shape == (3, 6)
+
+
+def test_a_change_inside_a_change_is_not_lost(monkeypatch):
+    """A signal handler, or the constructor of a subclass, may change the same whitening."""
+    w = Whitening().fit(VECTORS)
+    add = state.State.with_moments
+
+    def add_and_be_interrupted(*args):
+        monkeypatch.setattr(state.State, "with_moments", add)
+        w.partial_fit(VECTORS[:10])
+        return add(*args)
+
+    monkeypatch.setattr(state.State, "with_moments", add_and_be_interrupted)
+    in_time(lambda: w.partial_fit(VECTORS[:5]))
+    assert w.count == len(VECTORS) + 15
+
+
+class Nested(Whitening):
+    """A subclass whose constructor uses another one that exists already."""
+
+    first = None
+
+    def __init__(self, dim=None, *, eps=0.0, kind=None):
+        super().__init__(dim, eps=eps, kind=kind)
+        if self.first is not None:
+            Nested.first, w = None, self.first
+            w.partial_fit(VECTORS)
+
+
+def test_options_that_are_set_inside_a_change_do_not_wait_for_it():
+    w = Nested().fit(VECTORS)
+    Nested.first = w
+    in_time(lambda: w.set_params(dim=2))
+    assert (w.count, w.dim) == (2 * len(VECTORS), 2)

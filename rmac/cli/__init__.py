@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rmac import __version__
 from rmac._options import AGGREGATES, LAYOUTS, MAP_LAYOUTS, POOLS, PRESETS, SEARCHES
-from rmac._terminal import explain, say
+from rmac._terminal import explain, say, silence
 from rmac.cli import apply, demo, describe, evaluate, locate, rerank, whiten
 from rmac.whitening.state import VECTOR_KINDS
 
@@ -26,13 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status, 2 after a one-line error."""
     options = _parser().parse_args(arguments)
     tell = partial(say, f"rmac {options.command}")
+    told: list[str] = []  # in warnings
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_args, **_options: tell(f"warning: {message}")
+            warnings.showwarning = lambda message, *_args, **_options: told.append(str(message))
             options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output, such as head, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
     except _EXPECTED as error:
         tell(f"error: {explain(error)}")
         return 2
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         tell(f"error: unexpected {type(error).__name__}: {explain(error)}; please report it")
         return 2
+    for message in told:  # not earlier: a command that fails says one line
+        tell(f"warning: {message}")
     return 0
 
 
@@ -77,6 +80,17 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         say(self.prog, f"error: {message}; see {self.prog} --help")
         raise SystemExit(2)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End after --help or --version, which may be what cannot be printed."""
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            silence(sys.stdout)
+            if not isinstance(error, BrokenPipeError):
+                say(self.prog, f"error: {explain(error)}")
+                status = 2
+        super().exit(status, message)
 
 
 def _parser() -> argparse.ArgumentParser:

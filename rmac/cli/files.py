@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rmac._terminal import is_on_terminal
 from rmac.cli.flat_files import open_npy, open_safetensors
 from rmac.cli.zarr_files import open_zarr
 
@@ -116,11 +117,13 @@ def _in_order(
 def progress(total: int, unit: str) -> Iterator[Callable[[int], Any]]:
     """Show a progress bar on a terminal if tqdm is installed; yield the function to advance it."""
     try:
+        if not is_on_terminal():
+            raise ImportError
         from tqdm import tqdm
     except ImportError:
         yield lambda _count: None
         return
-    with tqdm(total=total, unit=unit, disable=None) as bar:
+    with tqdm(total=total, unit=unit) as bar:
         yield bar.update
 
 

@@ -36,5 +36,9 @@ def run(options: argparse.Namespace) -> None:
                     bad.add(part, finite=True)
                     whitening.partial_fit(part)
             bad.tell()
-            whitening._ready()  # raises for too few vectors
+            if not len(whitening._ready().projection):  # which raises for too few vectors
+                raise ValueError(
+                    "vectors: expected some that differ, got some that differ by rounding at most, "
+                    "so that all directions are cut; learn from others, or raise --eps"
+                )
             write_archive(file, whitening._contents())

@@ -33,7 +33,7 @@ from rmac.cpu.arrays import (
 )
 from rmac.cpu.isa import available_isas, kernels
 from rmac.cpu.plan import make_plan
-from rmac.cpu.rois import check_rois, roi_bins
+from rmac.cpu.rois import blocks_of_bins, check_rois
 from rmac.cpu.route import (
     kernel_spec,
     region_route,
@@ -128,15 +128,15 @@ def roi_pool(
     index, corners = check_rois(rois, images)
     if not out.size:
         return
-    bins = roi_bins(index, corners, height, width, output_size, spatial_scale)
     out.fill(0)
-    by_image = np.argsort(bins.image, kind="stable")
-    found, first = np.unique(bins.image[by_image], return_index=True)
-    for image, of_image in zip(found, np.split(by_image, first[1:]), strict=False):
-        plan = make_plan(bins.boxes[of_image], height, width, bins.target[of_image], ph * pw)
-        one = x[image : image + 1]
-        route = route_of(plan, one.shape, one.strides, spec, threads)
-        kernels.pool(one, route, spec, out, threads)
+    for bins in blocks_of_bins(index, corners, height, width, output_size, spatial_scale):
+        by_image = np.argsort(bins.image, kind="stable")
+        found, first = np.unique(bins.image[by_image], return_index=True)
+        for image, of_image in zip(found, np.split(by_image, first[1:]), strict=False):
+            plan = make_plan(bins.boxes[of_image], height, width, bins.target[of_image], ph * pw)
+            one = x[image : image + 1]
+            route = route_of(plan, one.shape, one.strides, spec, threads)
+            kernels.pool(one, route, spec, out, threads)
 
 
 def rmac(

@@ -20,6 +20,7 @@ region.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -172,8 +173,8 @@ class _ProgramBuilder:
         self._values = 0
         self._overlapping = overlapping
         self._value_of: dict[tuple[int, int], int] = {}
-        self._stops: dict[int, list[int]] = {}  # of the intervals with this start
-        self._starts: dict[int, list[int]] = {}  # of the intervals with this stop
+        self._stops: dict[int, list[int]] = {}  # of the intervals with this start, sorted
+        self._starts: dict[int, list[int]] = {}  # of the intervals with this stop, sorted
         for start, stop in segments.tolist():
             self._add(start, stop)
 
@@ -194,17 +195,19 @@ class _ProgramBuilder:
 
     def _longest_head(self, start: int, stop: int) -> int:
         """Return where the longest existing interval stops that begins at `start` and fits."""
-        return max(end for end in self._stops[start] if end <= stop)
+        ends = self._stops[start]
+        return ends[bisect_right(ends, stop) - 1]
 
     def _longest_tail(self, start: int, stop: int) -> int:
         """Return where the longest existing interval starts that stops at `stop` and fits."""
-        return min(begin for begin in self._starts[stop] if begin >= start)
+        begins = self._starts[stop]
+        return begins[bisect_left(begins, start)]
 
     def _add(self, start: int, stop: int) -> int:
         """Give an interval the next number for its value, and return it."""
         value = self._values
         self._values += 1
         self._value_of[start, stop] = value
-        self._stops.setdefault(start, []).append(stop)
-        self._starts.setdefault(stop, []).append(start)
+        insort(self._stops.setdefault(start, []), stop)
+        insort(self._starts.setdefault(stop, []), start)
         return value

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from itertools import product
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 Integers = npt.NDArray[np.int64]
 
+_BLOCK = 1 << 18  # bins
 _FAR = 1 << 61  # the difference of two such coordinates fits int64
 
 
@@ -38,24 +43,44 @@ def check_rois(rois: npt.NDArray[Any], images: int) -> tuple[Integers, npt.NDArr
     return index.astype(np.int64), corners
 
 
-def roi_bins(
+def blocks_of_bins(
     index: Integers,
     corners: npt.NDArray[np.float32],
     height: int,
     width: int,
     output_size: tuple[int, int],
     spatial_scale: float,
-) -> Bins:
-    """Return the non-empty bins of checked RoIs, with corners (K, 4), on maps of one size."""
+) -> Iterator[Bins]:
+    """Yield the non-empty bins of checked RoIs, with corners (K, 4), on maps of one size.
+
+    They are yielded some at a time, since a bin and its part of a plan take about 300 bytes.
+    """
     with np.errstate(over="ignore"):  # overflows to inf, which is clipped to _FAR
         cells = _round_half_away(corners * np.float32(spatial_scale))
-    x1, x2 = _bin_edges(cells[:, 0], cells[:, 2], output_size[1], width)
-    y1, y2 = _bin_edges(cells[:, 1], cells[:, 3], output_size[0], height)
-    shape = (len(corners), *output_size)
-    edges = (x1[:, None, :], y1[:, :, None], x2[:, None, :] - 1, y2[:, :, None] - 1)
-    boxes = np.stack([np.broadcast_to(edge, shape) for edge in edges], axis=-1).reshape(-1, 4)
-    target = np.flatnonzero((boxes[:, :2] <= boxes[:, 2:]).all(axis=1))
-    return Bins(boxes[target], target, index[target // (output_size[0] * output_size[1])])
+    bin_rows, bin_columns = output_size
+    shape = (len(cells), *output_size)
+    for parts in product(
+        _parts(len(cells), bin_rows * bin_columns),
+        _parts(bin_rows, bin_columns),
+        _parts(bin_columns, 1),
+    ):
+        rois, rows, columns = parts
+        some = cells[rois.start : rois.stop]
+        x1, x2 = _bin_edges(some[:, 0], some[:, 2], columns, bin_columns, width)
+        y1, y2 = _bin_edges(some[:, 1], some[:, 3], rows, bin_rows, height)
+        full = np.nonzero((x1 < x2)[:, None, :] & (y1 < y2)[:, :, None])
+        roi, row, column = full
+        boxes = np.stack(
+            [x1[roi, column], y1[roi, row], x2[roi, column] - 1, y2[roi, row] - 1], axis=1
+        )
+        places = [axis + part.start for axis, part in zip(full, parts, strict=True)]
+        yield Bins(boxes, np.ravel_multi_index(places, shape), index[places[0]])
+
+
+def _parts(count: int, size: int) -> list[range]:
+    """Return the numbers up to `count`, of `size` bins each, in parts of few bins."""
+    step = max(1, _BLOCK // size)
+    return [range(first, min(first + step, count)) for first in range(0, count, step)]
 
 
 def _round_half_away(values: npt.NDArray[np.float32]) -> Integers:
@@ -64,11 +89,13 @@ def _round_half_away(values: npt.NDArray[np.float32]) -> Integers:
     return np.clip(rounded, -_FAR, _FAR).astype(np.int64)
 
 
-def _bin_edges(first: Integers, last: Integers, count: int, size: int) -> tuple[Integers, Integers]:
-    """Return where bins start and stop along one axis, (K, count), clipped to the map."""
+def _bin_edges(
+    first: Integers, last: Integers, part: range, count: int, size: int
+) -> tuple[Integers, Integers]:
+    """Return where a part of `count` bins start and stop along one axis, clipped to the map."""
     length = np.maximum(last - first + 1, 1).astype(np.float32)
     step = (length / np.float32(count))[:, None]
-    index = np.arange(count + 1).astype(np.float32)
+    index = np.arange(part.start, part.stop + 1).astype(np.float32)
     start = np.floor(index[:-1] * step).astype(np.int64) + first[:, None]
     stop = np.ceil(index[1:] * step).astype(np.int64) + first[:, None]
     return np.clip(start, 0, size), np.clip(stop, 0, size)

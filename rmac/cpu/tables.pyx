@@ -1,6 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 # cython: freethreading_compatible=True
-"""The objects that Python prepares for the kernels. They are checked here, before any work."""
+"""The objects that Python prepares for the kernels. They are checked here, before any work.
+
+Each is made by `__cinit__`, so that none is half made, and `__init__` changes none.
+"""
 
 cdef extern from "lines.h":
     enum: LINE
@@ -11,7 +14,7 @@ LINE_BYTES = LINE
 cdef class Plan:
     """How the regions of maps of one size are reached, from `rmac.cpu.plan.PlanTables`."""
 
-    def __init__(self, plan):
+    def __cinit__(self, plan):
         cdef PlanTables* tables = &self.tables
         self._arrays = []
         tables.height, tables.width = plan.height, plan.width
@@ -67,7 +70,7 @@ cdef class Route:
     prefetch : bytes between what is read and what is prefetched
     """
 
-    def __init__(
+    def __cinit__(
         self, Plan plan not None, int path, Py_ssize_t lanes, *, bint keep_bands,
         Py_ssize_t prefetch,
     ):
@@ -109,7 +112,7 @@ cdef class KernelSpec:
     line : keys in a line
     """
 
-    def __init__(
+    def __cinit__(
         self, Py_ssize_t value_bytes, int kind, *, bint sums, double p, int zero_point,
         int64_t shift, Py_ssize_t itemsize,
     ):

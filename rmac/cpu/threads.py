@@ -7,6 +7,7 @@ from functools import cache
 from math import ceil
 from pathlib import PurePosixPath
 
+from rmac._forks import call_in_children
 from rmac.cpu.isa import kernels
 
 _MOST = 8 * (os.cpu_count() or 1)  # threads; a bound on memory, as more than CPUs gain nothing
@@ -110,5 +111,4 @@ def _after_fork() -> None:
 
 _PF_FORKNOEXEC = 0x40  # of Linux's process flags: it was forked, and has not executed a program
 _forked = _is_forked()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+call_in_children(_after_fork)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from threading import Lock
 from typing import TYPE_CHECKING, Any
+
+from rmac._forks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

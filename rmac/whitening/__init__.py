@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 
 from rmac._arrays import feature_vectors
 from rmac._backend import Array, backend_of, move
-from rmac._checks import choice, positive_int, real, type_name
+from rmac._checks import choice, naming_memory, positive_int, real, type_name, unmade
 from rmac._dlpack import from_foreign, to_foreign
+from rmac._forks import Lock
 from rmac._io import atomic_write
 from rmac._tracing import opaque
 from rmac.whitening.archive import Contents, read_file, write_archive
@@ -23,6 +23,8 @@ from rmac.whitening.moments import Moments, blocks_of
 from rmac.whitening.state import VECTOR_KINDS, State, VectorKind, new_state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rmac._typing import ArrayT, NumPyArray
 
 __all__ = ["Whitening"]
@@ -114,7 +116,13 @@ class Whitening(Estimator):
         self._state = new_state(dim, real("eps", eps, low=0), kind)
         self._changing = Lock()  # held to replace the state, never to read it
 
+    if not TYPE_CHECKING:  # else type checkers would allow any name
+
+        def __getattr__(self, name: str) -> Any:
+            raise unmade(self, name, ("_state", "_changing"), "Whitening() or its class methods")
+
     @opaque
+    @naming_memory("vectors")
     def fit(
         self, vectors: Array, y: Any = None, *, dim: int | None = None, eps: float | None = None
     ) -> Self:
@@ -159,6 +167,7 @@ class Whitening(Estimator):
         return self
 
     @opaque
+    @naming_memory("vectors")
     def partial_fit(self, vectors: Array, y: Any = None) -> Self:  # noqa: ARG002
         """Learn from more vectors.
 
@@ -189,10 +198,26 @@ class Whitening(Estimator):
         state = self._state
         self._require_takes(array, state)
         moments = Moments.of(array, whole=state.has_scatter)
-        with self._changing:
-            self._require_takes(array, self._state)  # which another thread may have replaced
-            self._state = self._state.with_moments(moments)
+
+        def learned_more(state: State) -> State:
+            self._require_takes(array, state)  # which another thread may have replaced
+            return state.with_moments(moments)
+
+        self._change(learned_more)
         return self
+
+    def _change(self, changed: Callable[[State], State]) -> None:
+        """Replace the state by what a function returns for it.
+
+        The function may run code of the user, such as a subclass's or a signal handler, which
+        changes this whitening too. Then it is called once more.
+        """
+        with self._changing:
+            before = None
+            while before is not self._state:
+                before = self._state
+                after = changed(before)
+            self._state = after
 
     @staticmethod
     def _require_takes(array: Array, state: State) -> None:
@@ -247,6 +272,7 @@ class Whitening(Estimator):
     @overload
     def apply(self, vectors: ArrayT) -> ArrayT: ...
     @opaque
+    @naming_memory("vectors")
     def apply(self, vectors: Array) -> Array:
         """Whiten vectors: subtract the mean, then multiply by the projection.
 
@@ -389,6 +415,7 @@ class Whitening(Estimator):
 
     @classmethod
     @opaque
+    @naming_memory("projection")
     def from_projection(cls, mean: Array, projection: Array) -> Whitening:
         """Make a whitening from a mean and a projection that were learned elsewhere.
 

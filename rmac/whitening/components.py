@@ -61,13 +61,17 @@ def learn(moments: Moments, dim: int | None, eps: float) -> Learned:
         kept = np.flatnonzero(np.maximum(variances, eps) >= noise)[:asked]
         if len(kept) == asked or max(found.rest, eps) < found.noise:
             break
-    if len(kept) < asked:
-        warn(
-            f"{asked - len(kept)} of {asked} variances are zero to rounding, so their directions "
-            f"are cut, and the projection has {len(kept)} rows; learn from more vectors, or reduce "
-            "dim or raise eps"
-        )
     return _scaled(moments.mean, found, kept, eps)
+
+
+def warn_of_cut(kept: int, asked: int) -> None:
+    """Warn if fewer components are kept than were asked for."""
+    if kept < asked:
+        warn(
+            f"{asked - kept} of {asked} variances are zero to rounding, so their directions are "
+            f"cut, and the projection has {kept} rows; learn from more vectors, or reduce dim or "
+            "raise eps"
+        )
 
 
 class _Directions(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from threading import Lock
+    from collections.abc import Callable
 
     from rmac._backend import Array
     from rmac.whitening.state import State
@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 _OPTIONS = ("dim", "eps", "kind")
 
 
+def _options_of(state: State) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in _OPTIONS}
+
+
 class Estimator:
     """The methods of a scikit-learn transformer that `rmac.Whitening` has for it alone."""
 
     if TYPE_CHECKING:
         _state: State
-        _changing: Lock
+
+        def _change(self, changed: Callable[[State], State]) -> None:
+            """Replace the state."""
 
         def fit(self, vectors: Array, y: Any = None) -> Self:
             """Learn from vectors."""
@@ -83,7 +89,7 @@ class Estimator:
         --------
         set_params : The opposite.
         """
-        return {name: getattr(self._state, name) for name in _OPTIONS}
+        return _options_of(self._state)
 
     def set_params(self, **params: Any) -> Self:
         """Change options. What was learned from vectors stays, and is used with the new options.
@@ -114,8 +120,9 @@ class Estimator:
             raise ValueError(
                 f"params: expected {', '.join(_OPTIONS)}, got {', '.join(sorted(unknown))}"
             )
-        with self._changing:
-            self._state = self._state.with_options(type(self)(**self.get_params() | params)._state)
+        self._change(
+            lambda state: state.with_options(type(self)(**_options_of(state) | params)._state)
+        )
         return self
 
     @property

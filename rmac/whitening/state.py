@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
@@ -17,7 +16,8 @@ from rmac._backend import (
     namespace_of,
     require_same_device,
 )
-from rmac.whitening.components import Learned, learn
+from rmac._forks import Lock
+from rmac.whitening.components import Learned, learn, warn_of_cut
 from rmac.whitening.moments import Moments
 
 if TYPE_CHECKING:
@@ -32,17 +32,30 @@ _LEAST, _MOST = (float(end) for end in (np.finfo(np.float32).tiny, np.finfo(np.f
 
 
 class Once(Generic[Result]):
-    """A value that the first thread that needs it computes, while others that need it wait."""
+    """A value that the first thread that needs it computes, while others that need it wait.
 
-    def __init__(self, compute: Callable[[], Result], value: Result | None = None) -> None:
-        self._compute, self._value, self._lock = compute, value, Lock()
+    That thread then calls `tell` with the value, which may run code of the user and waits for
+    nobody: the value is known, and the lock is free.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[], Result],
+        value: Result | None = None,
+        tell: Callable[[Result], None] | None = None,
+    ) -> None:
+        self._compute, self._value, self._tell, self._lock = compute, value, tell, Lock()
 
     def __call__(self) -> Result:
         """Return the value. If its computation raises, the next call computes it again."""
-        if self._value is None:
-            with self._lock:
-                if self._value is None:
-                    self._value = self._compute()
+        if self._value is not None:
+            return self._value
+        with self._lock:
+            is_first = self._value is None
+            if self._value is None:
+                self._value = self._compute()
+        if is_first and self._tell is not None:
+            self._tell(self._value)
         return self._value
 
     def known(self) -> Result | None:
@@ -182,7 +195,10 @@ def new_state(
             wait_for(result[0])
         return result
 
-    known = Once(compute, learned)
+    def tell(result: Learned) -> None:
+        warn_of_cut(len(result.projection), dim or len(result.mean))
+
+    known = Once(compute, learned, tell)
     return State(dim, eps, kind, moments, known, Once(convert))
 
 
