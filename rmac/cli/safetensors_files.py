@@ -1,0 +1,120 @@
+"""The tensors of .safetensors files, read without the safetensors library: it would map them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from rmac._dtypes import DTYPES, bfloat16
+from rmac._io import InputFile
+from rmac.cli.array_file import ArrayFile, Container, checked_shape, readable
+from rmac.cli.flat_files import FlatArrays, flat_array, require_bytes, start_of
+
+_KIND = ".safetensors file"
+_HEADER = 10_000_000  # bytes; some 100,000 tensors
+_CODES = {info.safetensors: info.name for info in DTYPES.values()}
+
+
+def open_safetensors(path: str) -> Container:
+    """Open the tensors of a .safetensors file, in the order of their data."""
+    file = InputFile(path)
+    with readable(path, _KIND):
+        tensors, start = _header(file)
+        places = {name: _place(name, entry) for name, entry in tensors.items()}
+    names = sorted(tensors, key=places.__getitem__)
+    _require_tiling(path, names, places, file.size - start)
+    kept: dict[str, np.dtype[Any] | None] = {}
+    shapes, dtypes = [], []
+    for name in names:
+        with readable(f"{path}[{name}]", _KIND):
+            code = str(tensors[name]["dtype"])
+            shapes.append(checked_shape(tensors[name]["shape"], itemsize=8))
+        if code not in kept:
+            kept[code] = _dtype_of(code)
+        dtype = kept[code]
+        dtypes.append(dtype)
+        first, last = places[name]
+        if dtype is not None and last - first != prod(shapes[-1]) * dtype.itemsize:
+            raise ValueError(
+                f"{path}[{name}]: expected the bytes of {code} {shapes[-1]}, got {last - first} "
+                "bytes"
+            )
+
+    def open_one(i: int) -> ArrayFile:
+        name, dtype = f"{path}[{names[i]}]", dtypes[i]
+        if dtype is None:
+            code = str(tensors[names[i]]["dtype"])
+            if code == "BF16":
+                bfloat16()  # raises
+            raise TypeError(f"{name}: expected one of {', '.join(_CODES)}, got {code}")
+        stored = dtype if code_is_native(dtype) else dtype.newbyteorder("<")
+        return flat_array(file, name, shapes[i], stored, start + places[names[i]][0])
+
+    def swapped(i: int) -> bool:
+        dtype = dtypes[i]
+        return dtype is not None and not code_is_native(dtype)
+
+    offsets = [start + places[name][0] for name in names]
+    flat = FlatArrays(file, offsets, swapped)
+    return Container(path, names, shapes, dtypes, open_one, flat.fill)
+
+
+def code_is_native(dtype: np.dtype[Any]) -> bool:
+    """Tell whether the little-endian numbers of a file are those of the machine."""
+    return sys.byteorder == "little" or dtype.itemsize == 1
+
+
+def _dtype_of(code: str) -> np.dtype[Any] | None:
+    """Return the dtype of a code, or None if it cannot be read."""
+    if code == "BF16":
+        try:
+            return bfloat16()
+        except ImportError:
+            return None
+    return np.dtype(_CODES[code]) if code in _CODES else None
+
+
+def _header(file: InputFile) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return the entries of the header, and where the data start."""
+    size = int.from_bytes(start_of(file, 8), "little")
+    if size > min(_HEADER, file.size - 8):
+        raise ValueError(f"its header has {size} bytes")
+    header = json.loads(start_of(file, 8 + size)[8:], object_pairs_hook=unique)
+    return {key: entry for key, entry in header.items() if key != "__metadata__"}, 8 + size
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a dict of the pairs of a JSON object; raise if a name is twice there."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise ValueError("a name is twice in its header")
+    return result
+
+
+def _place(name: str, entry: Any) -> tuple[int, int]:
+    """Return where the data of a tensor begin and end, or raise."""
+    first, last = entry["data_offsets"]
+    if not (type(first) is type(last) is int and 0 <= first <= last):
+        raise ValueError(f"the data_offsets of {name} are {first} and {last}")
+    return first, last
+
+
+def _require_tiling(
+    path: str, names: list[str], places: dict[str, tuple[int, int]], size: int
+) -> None:
+    """Raise unless each byte of the data is in one tensor."""
+    at = 0
+    for name in names:
+        first, last = places[name]
+        if first != at:
+            fault = "are in no tensor" if first > at else "are in two tensors"
+            raise ValueError(
+                f"{path}: {abs(first - at)} bytes before {name} {fault}: it is damaged"
+            )
+        at = last
+    if extra := require_bytes(path, at, size):
+        raise ValueError(f"{path}: {extra} bytes at its end are in no tensor: it is damaged")
