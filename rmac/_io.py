@@ -29,7 +29,6 @@ _SEEKING = Lock()
 _OPENING = Lock()
 _MOST_OPENED = 256  # files; many systems allow 1024
 _opened_files: deque[ref[InputFile]] = deque()
-_MOST_BUFFERS = 1024  # of one read on Linux
 _MOST_AT_ONCE = 1 << 24  # bytes of a read on Windows, which are in memory twice for a moment
 
 
@@ -168,26 +167,14 @@ class InputFile:
                 raise
             raise OSError(f"{self._path}: cannot be read: {error.strerror}") from None
 
-    def scatter(self, buffers: Sequence[memoryview], offset: int) -> None:
-        """Fill buffers, one after the other, with the bytes from `offset` on, or raise."""
-        opened = self._open()
-        for i in range(0, len(buffers), _MOST_BUFFERS):
-            some = buffers[i : i + _MOST_BUFFERS]
-            done = self._read_several(opened, some, offset)
-            for buffer in some:  # a read may be short: the next ones go on, or raise
-                if done < len(buffer):
-                    self.read_into(buffer[max(0, done) :], offset + max(0, done))
-                done -= len(buffer)
-                offset += len(buffer)
-
-    def _read_several(self, opened: _Opened, buffers: Sequence[memoryview], offset: int) -> int:
-        """Read into buffers at once; return how many bytes there were."""
-        if not hasattr(os, "preadv"):
-            return 0
-        try:
-            return os.preadv(opened.descriptor, buffers, offset)
-        except OSError as error:
-            raise OSError(f"{self._path}: cannot be read: {error.strerror}") from None
+    def read_each(self, buffers: memoryview, offsets: Sequence[int]) -> None:
+        """Fill equal parts of a buffer with the bytes from each offset on, or raise."""
+        descriptor, size = self._open().descriptor, len(buffers) // len(offsets)
+        several = hasattr(os, "preadv")
+        for i, offset in enumerate(offsets):
+            part = buffers[i * size : (i + 1) * size]
+            if not several or os.preadv(descriptor, [part], offset) < size:
+                self.read_into(part, offset)  # a read may be short: this goes on, or raises
 
     def require_unchanged(self) -> None:
         """Raise if the file was written to since it was opened.

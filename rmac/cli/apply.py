@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
         none = whitened(np.empty((0, *vectors.shape[1:]), vectors.dtype))
     row_bytes = prod(none.shape[1:]) * none.itemsize
     with closing(batches(vectors, "row", row_bytes)) as parts:
-        results = (part.map(whitened) for part in parts)
+        results = (part.map(whitened, none) for part in parts)
         write_rows(options, vectors, [*vectors.paths, options.whitening], none, results)
 
 

@@ -33,7 +33,7 @@ class ArrayFile:
     dtype: np.dtype[Any]
     read: Callable[
         [int, int], npt.NDArray[Any]
-    ]  # rows first:last; the thread's next read replaces them
+    ]  # rows first:last; the next read replaces them
     chunk_rows: int = 1  # rows that lie together in the file
     chunk_bytes: int = 0  # bytes that are read together, whatever is asked for
     unwritten: Callable[[int, int], npt.NDArray[np.intp]] = _all_written  # which of rows first:last
@@ -54,9 +54,9 @@ class Container:
     # In native byte order; None for arrays that cannot be read: `open` raises and tells why.
     dtypes: Sequence[np.dtype[Any] | None]
     open: Callable[[int], ArrayFile]
-    # Read whole arrays, from one of them on, into arrays of the same shapes and dtypes. Without it
-    # they are opened one by one.
-    fill: Callable[[int, Sequence[npt.NDArray[Any]]], None] | None = None
+    # Read several arrays of one shape into a contiguous block of them. Without it they are opened
+    # one by one.
+    fill: Callable[[Sequence[int], npt.NDArray[Any]], None] | None = None
     chunk_bytes: int = 0  # not 0 if reading has threads of its own, or cannot be shared by threads
     labels: Sequence[str] | None = None  # what error messages call the arrays, if not by the path
 

@@ -77,19 +77,20 @@ def _of_no_maps(maps: Inputs, settings: dict[str, Any]) -> npt.NDArray[Any]:
 
 def _described(batch: Batch, none: npt.NDArray[Any], settings: dict[str, Any]) -> npt.NDArray[Any]:
     """Return the descriptors of maps; those of rare sizes are described together, as a list."""
-    if len(batch.blocks) == 1:
-        return rmac.rmac(batch.blocks[0][1], **settings)
     result = np.empty((len(batch), *none.shape[1:]), none.dtype)
-    rare: list[npt.NDArray[Any]] = []
-    rows: list[int] = []
-    for some, block in batch.blocks:
-        if len(block) < _OF_ONE_SIZE:
-            rare.extend(block)
-            rows.extend(some)
-        else:
-            result[some] = rmac.rmac(block, **settings)
-    if rare:
-        result[rows] = rmac.rmac(rare, **settings)
+    for tile in batch.tiles:
+        rare: list[npt.NDArray[Any]] = []
+        places: list[int] = []
+        for rows, block in tile:
+            if isinstance(rows, slice):
+                return rmac.rmac(block, **settings)
+            if len(block) < _OF_ONE_SIZE and len(tile) > 1:
+                rare.extend(block)
+                places.extend(rows)
+            else:
+                result[rows] = rmac.rmac(block, **settings)
+        if rare:
+            result[places] = rmac.rmac(rare, **settings)
     return result
 
 

@@ -68,8 +68,10 @@ def batches(
     order; with more `threads`, they are computed in these, from smaller batches.
     """
 
+    size = _batch_size(threads)
+
     def work(span: tuple[int, int]) -> Any:
-        part = source.read(*span)
+        part = source.read(*span) if isinstance(source, ArrayFile) else source.read(*span, size)
         return part if function is None else function(part)
 
     with (
@@ -81,11 +83,15 @@ def batches(
             advance(len(result))
 
 
+def _batch_size(threads: int) -> int:
+    return _BATCH if threads == 1 else min(_BATCH, _TILE)
+
+
 def batch_spans(
     source: ArrayFile | Inputs, row_bytes: int = 0, threads: int = 1
 ) -> Iterator[tuple[int, int]]:
     """Yield the first row of each batch and the row after its last."""
-    size = _BATCH if threads == 1 else min(_BATCH, _TILE)
+    size = _batch_size(threads)
     if isinstance(source, ArrayFile):
         return array_spans(source, size, row_bytes, _BATCH)
     return source.spans(size, row_bytes, _BATCH)

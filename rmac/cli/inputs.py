@@ -126,10 +126,10 @@ class Inputs:
                 yield start + first, start + last
             start = end
 
-    def read(self, first: int, last: int) -> Batch:
-        """Read the rows of a batch."""
+    def read(self, first: int, last: int, size: int) -> Batch:
+        """Read the rows of a batch, in tiles of about a size."""
         ((part, first, last, _),) = self._pieces(first, last)
-        return part.read(first, last)
+        return part.read(first, last, size)
 
     def unwritten(self, first: int, last: int) -> npt.NDArray[np.intp]:
         """Return which of the rows first:last were never written."""

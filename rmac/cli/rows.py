@@ -13,7 +13,6 @@ from numpy.lib import format as npy
 from rmac._checks import warn
 from rmac._io import atomic_write
 from rmac.cli.array_file import ArrayFile
-from rmac.cli.parts import Batch
 
 if TYPE_CHECKING:
     import argparse
@@ -30,43 +29,56 @@ class BadRows:
 
     def __init__(self, source: ArrayFile | Inputs, *, strict: bool) -> None:
         self._source, self._strict = source, strict
-        self._seen = 0
+        self._seen = self._in_sight = 0  # rows before these, and of these
         self._counts: dict[str, int] = {}
         self._shown: dict[str, list[int]] = {}
 
-    def add(self, rows: npt.NDArray[Any]) -> None:
+    def add(self, batch: npt.NDArray[Any]) -> None:
         """Look at the next rows (N, C) or (N, R, C); raise if one is bad and the command strict."""
-        self.add_batch(Batch(len(rows), [(slice(None), rows)]))
+        self.look(range(len(batch)), batch)
+        self.passed(len(batch))
 
-    def add_batch(self, batch: Batch, *, finite: bool = False) -> None:
-        """Look at the next rows; also raise if they must be `finite` and one is not."""
-        first, self._seen = self._seen, self._seen + len(batch)
-        known = np.zeros(len(batch), bool)
+    def look(
+        self, rows: range | list[int], block: npt.NDArray[Any], *, finite: bool = False
+    ) -> None:
+        """Look at some of the rows that are next, by their places among these.
+
+        Also raise if they must be `finite` and one is not.
+        """
+        numbers = self._seen + np.asarray(rows, np.intp)
+        self._in_sight = max(self._in_sight, len(rows))
+        flat = block.reshape(len(block), -1)
+        known = np.zeros(len(block), bool)
         for kind, bad in (
-            ("not finite", ~batch.map(_finite)),
-            ("not written", self._unwritten(first)),
-            ("zero", ~batch.map(_any)),
+            ("not finite", ~np.isfinite(flat).all(axis=1)),
+            ("not written", self._unwritten(numbers)),
+            ("zero", ~flat.any(axis=1)),
         ):
-            numbers = np.flatnonzero(bad & ~known)
+            found = numbers[bad & ~known]
             known |= bad
-            if len(numbers):
-                self._counts[kind] = self._counts.get(kind, 0) + len(numbers)
-                shown = self._shown.setdefault(kind, [])
-                shown += (first + numbers[: _SHOWN - len(shown)]).tolist()
+            if len(found):
+                self._counts[kind] = self._counts.get(kind, 0) + len(found)
+                shown = self._shown.get(kind, [])
+                self._shown[kind] = sorted([*shown, *found.tolist()[:_SHOWN]])[:_SHOWN]
         if finite and "not finite" in self._counts:
             raise ValueError(f"{self}; leave out rows that are not finite")
         if self._strict and self._counts:
             raise ValueError(f"{self}; without --strict this is a warning")
+
+    def passed(self, count: int) -> None:
+        """Count rows that were looked at."""
+        self._seen, self._in_sight = self._seen + count, 0
 
     def tell(self) -> None:
         """Warn of all bad rows in one line."""
         if self._counts:
             warn(f"{self}; --strict makes this an error")
 
-    def _unwritten(self, first: int) -> npt.NDArray[np.bool_]:
-        bad = np.zeros(self._seen - first, bool)
-        bad[self._source.unwritten(first, self._seen) - first] = True
-        return bad
+    def _unwritten(self, numbers: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+        if not len(numbers):
+            return np.zeros(0, bool)
+        first, last = int(numbers[0]), int(numbers[-1]) + 1
+        return np.isin(numbers, self._source.unwritten(first, last))
 
     def _row(self, row: int) -> str:
         """Return the number of a row, with its name if it has one."""
@@ -81,17 +93,7 @@ class BadRows:
             kinds.append(f"{count} {kind} ({', '.join(map(self._row, self._shown[kind]))}{more})")
         if "not written" in self._counts:
             kinds.append("Zarr does not write chunks of its fill value either")
-        return f"{self._source.name}: bad rows among the first {self._seen}: {'; '.join(kinds)}"
-
-
-def _finite(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    result: npt.NDArray[np.bool_] = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
-    return result
-
-
-def _any(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    result: npt.NDArray[np.bool_] = rows.reshape(len(rows), -1).any(axis=1)
-    return result
+        return f"{self._source.name}: bad rows among the first {self._seen + self._in_sight}: {'; '.join(kinds)}"
 
 
 def write_rows(

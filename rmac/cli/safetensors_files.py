@@ -16,6 +16,9 @@ from rmac.cli.flat_files import FlatArrays, flat_array, require_bytes, start_of
 
 _KIND = ".safetensors file"
 _HEADER = 10_000_000  # bytes; some 100,000 tensors
+_ENTRY = (b'"dtype"', b'"shape"', b'"data_offsets"')
+_METADATA = b'"__metadata__"'
+_WORDS = {int, str}
 _CODES = {info.safetensors: info.name for info in DTYPES.values()}
 
 
@@ -27,22 +30,7 @@ def open_safetensors(path: str) -> Container:
         places = {name: _place(name, entry) for name, entry in tensors.items()}
     names = sorted(tensors, key=places.__getitem__)
     _require_tiling(path, names, places, file.size - start)
-    kept: dict[str, np.dtype[Any] | None] = {}
-    shapes, dtypes = [], []
-    for name in names:
-        with readable(f"{path}[{name}]", _KIND):
-            code = str(tensors[name]["dtype"])
-            shapes.append(checked_shape(tensors[name]["shape"], itemsize=8))
-        if code not in kept:
-            kept[code] = _dtype_of(code)
-        dtype = kept[code]
-        dtypes.append(dtype)
-        first, last = places[name]
-        if dtype is not None and last - first != prod(shapes[-1]) * dtype.itemsize:
-            raise ValueError(
-                f"{path}[{name}]: expected the bytes of {code} {shapes[-1]}, got {last - first} "
-                "bytes"
-            )
+    shapes, dtypes = _shapes_and_dtypes(path, names, tensors, places)
 
     def open_one(i: int) -> ArrayFile:
         name, dtype = f"{path}[{names[i]}]", dtypes[i]
@@ -61,6 +49,41 @@ def open_safetensors(path: str) -> Container:
     offsets = [start + places[name][0] for name in names]
     flat = FlatArrays(file, offsets, swapped)
     return Container(path, names, shapes, dtypes, open_one, flat.fill)
+
+
+def _shapes_and_dtypes(
+    path: str,
+    names: list[str],
+    tensors: dict[str, dict[str, Any]],
+    places: dict[str, tuple[int, int]],
+) -> tuple[list[tuple[int, ...]], list[np.dtype[Any] | None]]:
+    """Return the shapes and dtypes of tensors, or raise; there may be very many of few kinds."""
+    known: dict[tuple[Any, ...], tuple[tuple[int, ...], np.dtype[Any] | None, int]] = {}
+    shapes, dtypes = [], []
+    for name in names:
+        entry = tensors[name]
+        try:
+            kind = (entry["dtype"], *entry["shape"])
+            # Equal numbers are one key, but only integers are sizes.
+            found = known.get(kind) if set(map(type, kind)) <= _WORDS else None
+        except (KeyError, TypeError):  # which is told below
+            found = None
+        if found is None:
+            with readable(f"{path}[{name}]", _KIND):
+                code, shape = str(entry["dtype"]), checked_shape(entry["shape"], itemsize=8)
+            dtype = _dtype_of(code)
+            size = -1 if dtype is None else prod(shape) * dtype.itemsize
+            found = known[code, *shape] = shape, dtype, size
+        shape, dtype, size = found
+        first, last = places[name]
+        if last - first != size >= 0:
+            raise ValueError(
+                f"{path}[{name}]: expected the bytes of {entry['dtype']} {shape}, got "
+                f"{last - first} bytes"
+            )
+        shapes.append(shape)
+        dtypes.append(dtype)
+    return shapes, dtypes
 
 
 def code_is_native(dtype: np.dtype[Any]) -> bool:
@@ -83,7 +106,13 @@ def _header(file: InputFile) -> tuple[dict[str, dict[str, Any]], int]:
     size = int.from_bytes(start_of(file, 8), "little")
     if size > min(_HEADER, file.size - 8):
         raise ValueError(f"its header has {size} bytes")
-    header = json.loads(start_of(file, 8 + size)[8:], object_pairs_hook=unique)
+    text = start_of(file, 8 + size)[8:]
+    header = json.loads(text)
+    # Where each word is there once for each tensor, no name can be there twice. To look at all
+    # names takes 4 µs a tensor.
+    count = len(header) - ("__metadata__" in header)
+    if b"\\" in text or text.count(_METADATA) > 1 or {text.count(one) for one in _ENTRY} != {count}:
+        header = json.loads(text, object_pairs_hook=unique)
     return {key: entry for key, entry in header.items() if key != "__metadata__"}, 8 + size
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,9 +36,11 @@ def run(options: argparse.Namespace) -> None:
         with atomic_write(options.output, *vectors.paths) as file:
             with closing(batches(vectors, "row")) as parts:
                 for part in parts:
-                    bad.add_batch(part, finite=True)
-                    for _, block in part.blocks:
+                    for rows, block in chain.from_iterable(part.tiles):
+                        places = range(len(block)) if isinstance(rows, slice) else rows
+                        bad.look(places, block, finite=True)
                         whitening.partial_fit(block)
+                    bad.passed(len(part))
             bad.tell()
             whitening._ready()  # raises for too few vectors
             write_archive(file, whitening._contents())
