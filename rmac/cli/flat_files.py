@@ -8,6 +8,7 @@ from io import BytesIO
 from math import prod
 from threading import local
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,8 @@ class NpyHeader(NamedTuple):
     fortran: bool
     dtype: np.dtype[Any]
     size: int  # bytes of the header
+    data: int  # bytes of the data
+    crc: int  # CRC-32 of the header
 
 
 def open_npy(path: str) -> ArrayFile:
@@ -46,8 +49,7 @@ def open_npy(path: str) -> ArrayFile:
     with readable(path, ".npy file"):
         header = npy_header(start_of(file, 12 + _NPY_HEADER))
     require_numbers(path, header.dtype)
-    size = prod(header.shape) * header.dtype.itemsize
-    extra = require_bytes(path, size, file.size - header.size)
+    extra = require_bytes(path, header.data, file.size - header.size)
     if extra:
         raise ValueError(
             f"{path}: expected one array, got {extra} bytes after it; if these are more arrays, "
@@ -87,7 +89,9 @@ def _parsed(header: bytes) -> NpyHeader:
     version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(file)
-    return NpyHeader(checked_shape(shape, dtype.itemsize), fortran, dtype, len(header))
+    shape = checked_shape(shape, dtype.itemsize)
+    data = prod(shape) * dtype.itemsize
+    return NpyHeader(shape, fortran, dtype, len(header), data, crc32(header))
 
 
 def require_bytes(name: str, expected: int, there: int) -> int:
@@ -164,7 +168,7 @@ class FlatArrays:
 
     file: InputFile
     offsets: Sequence[int]
-    swapped: Callable[[int], bool]  # whether an array has the other byte order
+    swapped: Callable[[int], bool] | None = None  # whether an array has the other byte order
     checked: Callable[[int, memoryview], None] | None = None  # gets the bytes of an array
 
     def fill(self, members: Sequence[int], block: npt.NDArray[Any]) -> None:
@@ -173,8 +177,10 @@ class FlatArrays:
         self.file.read_each(data, [self.offsets[i] for i in members])
         self.file.require_unchanged()
         size = len(data) // len(members)
-        for k, i in enumerate(members):
-            if self.checked is not None:
+        if self.checked is not None:
+            for k, i in enumerate(members):
                 self.checked(i, data[k * size : (k + 1) * size])
-            if self.swapped(i):
-                block[k].byteswap(inplace=True)
+        if self.swapped is not None:
+            for k, i in enumerate(members):
+                if self.swapped(i):
+                    block[k].byteswap(inplace=True)

@@ -20,7 +20,8 @@ READ = ".npy, .npz, .safetensors, .h5 and Zarr"
 
 
 def _open_any_zip(path: str) -> ArrayFile | Container:
-    return open_zip(path) if holds_zarr(path) else open_npz(path)
+    is_npz = suffix_of(path) == ".npz" or not holds_zarr(path)
+    return open_npz(path) if is_npz else open_zip(path)
 
 
 READERS: dict[str, Callable[[str], ArrayFile | Container]] = {

@@ -17,6 +17,7 @@ from rmac.cli.zip_files import (
     DEFLATED,
     Inflated,
     Member,
+    checksum,
     combined_checksum,
     data_starts,
     members_of,
@@ -44,11 +45,15 @@ def open_npz(path: str) -> Container:
 
     def checked(i: int, data: memoryview) -> None:
         entry = found[i]
-        if zlib.crc32(data, entry.header_crc) != entry.member.crc:
+        if checksum(data, entry.header.crc) != entry.member.crc:
             raise ValueError(f"{entry.name}: its checksum is wrong: it is damaged")
 
+    native = all(entry.is_native for entry in found)
     flat = FlatArrays(
-        file, [entry.data for entry in found], lambda i: not found[i].header.dtype.isnative, checked
+        file,
+        [entry.data for entry in found],
+        None if native else lambda i: not found[i].is_native,
+        checked,
     )
     simple = all(entry.flat and not entry.header.fortran for entry in found)
     return Container(
@@ -69,33 +74,38 @@ def _native(dtype: np.dtype[Any]) -> np.dtype[Any] | None:
 class _Entry:
     """An array of an .npz file."""
 
-    __slots__ = ("data", "file", "flat", "header", "header_crc", "member", "name", "start")
+    __slots__ = ("data", "file", "flat", "header", "member", "path", "start")
 
     def __init__(self, path: str, file: InputFile, member: Member, start: int, head: bytes) -> None:
         if not member.name.endswith(".npy"):
             raise ValueError(f"{member.name} in it is no .npy file")
-        self.name = f"{path}[{member.name[:-4]}]"
-        self.file, self.member, self.start = file, member, start
+        self.path, self.file, self.member, self.start = path, file, member, start
         self.flat = member.method != DEFLATED
         try:
             self.header = npy_header(head if self.flat else _inflated(head))
         except ValueError:  # a long header, or a wrong one
-            head = _longer(file, member, start)
-            self.header = npy_header(head)
-        else:
-            head = head if self.flat else _inflated(head)
+            self.header = npy_header(_longer(file, member, start))
         self.data = start + self.header.size
-        self.header_crc = zlib.crc32(head[: self.header.size])
-        expected = self.header.size + prod(self.header.shape) * self.header.dtype.itemsize
+        expected = self.header.size + self.header.data
         if member.size != expected and not self.header.dtype.hasobject:
             raise ValueError(
                 f"{member.name} has {member.size} bytes, and {expected} are expected for shape "
                 f"{self.header.shape}"
             )
 
+    @property
+    def name(self) -> str:
+        """What error messages call the array."""
+        return f"{self.path}[{self.member.name.removesuffix('.npy')}]"
+
+    @property
+    def is_native(self) -> bool:
+        """Whether its numbers have the byte order of the machine."""
+        return self.header.dtype.isnative
+
     def open(self) -> ArrayFile:
         """Open the array, or raise if it cannot be read."""
-        shape, fortran, dtype, _ = self.header
+        shape, fortran, dtype = self.header[:3]
         require_numbers(self.name, dtype)
         if self.flat:
             if fortran:
@@ -108,7 +118,7 @@ class _Entry:
 
     def _inflating(self) -> Callable[[int, int], npt.NDArray[Any]]:
         """Return the function that reads rows of a deflated array."""
-        shape, fortran, dtype, before = self.header
+        shape, fortran, dtype, before = self.header[:4]
         stream = Inflated(self.name, self.file, self.member, self.start)
         row = prod(shape[1:]) * dtype.itemsize
         if max(row, row * shape[0] if fortran and shape else 0) > _MOST_INFLATED:
@@ -136,7 +146,7 @@ class _Entry:
         while at < self.start + self.member.size:
             block = bytearray(min(1 << 20, self.start + self.member.size - at))
             self.file.read_into(memoryview(block), at)
-            crc = zlib.crc32(block, crc)
+            crc = checksum(block, crc)
             at += len(block)
         if crc != self.member.crc:
             raise ValueError(f"{self.name}: its checksum is wrong: it is damaged")
@@ -158,13 +168,13 @@ class _Sums:
 
     def __init__(self, entry: _Entry) -> None:
         self._entry = entry
-        self._left = entry.member.size - entry.header.size
+        self._left = entry.header.data
         self._parts: dict[int, tuple[int, int, int]] = {}  # first row: last row, bytes, checksum
         self._lock = Lock()
 
     def add(self, first: int, last: int, data: npt.NDArray[np.uint8]) -> None:
         """Add the checksum of rows; when there are those of all rows, raise if they are wrong."""
-        part = last, len(data), zlib.crc32(data.data)
+        part = last, len(data), checksum(data.data)
         with self._lock:
             if first not in self._parts:
                 self._parts[first] = part
@@ -174,7 +184,7 @@ class _Sums:
 
     def _require_right(self) -> None:
         entry, at = self._entry, 0
-        crc = entry.header_crc
+        crc = entry.header.crc
         while at in self._parts and at < entry.header.shape[0]:
             at, size, part = self._parts[at]
             crc = combined_checksum(crc, part, size)

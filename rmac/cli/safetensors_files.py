@@ -39,15 +39,11 @@ def open_safetensors(path: str) -> Container:
             if code == "BF16":
                 bfloat16()  # raises
             raise TypeError(f"{name}: expected one of {', '.join(_CODES)}, got {code}")
-        stored = dtype if code_is_native(dtype) else dtype.newbyteorder("<")
+        stored = dtype if sys.byteorder == "little" else dtype.newbyteorder("<")
         return flat_array(file, name, shapes[i], stored, start + places[names[i]][0])
 
-    def swapped(i: int) -> bool:
-        dtype = dtypes[i]
-        return dtype is not None and not code_is_native(dtype)
-
     offsets = [start + places[name][0] for name in names]
-    flat = FlatArrays(file, offsets, swapped)
+    flat = FlatArrays(file, offsets, None if sys.byteorder == "little" else lambda _i: True)
     return Container(path, names, shapes, dtypes, open_one, flat.fill)
 
 
@@ -84,11 +80,6 @@ def _shapes_and_dtypes(
         shapes.append(shape)
         dtypes.append(dtype)
     return shapes, dtypes
-
-
-def code_is_native(dtype: np.dtype[Any]) -> bool:
-    """Tell whether the little-endian numbers of a file are those of the machine."""
-    return sys.byteorder == "little" or dtype.itemsize == 1
 
 
 def _dtype_of(code: str) -> np.dtype[Any] | None:

@@ -9,6 +9,8 @@ from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rmac.cpu.tables import add_to_crc32
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,6 +36,7 @@ class Member(NamedTuple):
     """A member of a zip file."""
 
     name: str
+    encoded: bytes  # the name
     method: int
     crc: int
     stored: int  # bytes in the file
@@ -84,7 +87,9 @@ def _entries(directory: bytearray) -> Iterator[Member]:
         if mark != b"PK\1\2":
             raise ValueError("its directory is damaged")
         at += _ENTRY.size
-        name = directory[at : at + name_size].decode("utf-8" if flags & _UTF8 else "cp437")
+        encoded = bytes(directory[at : at + name_size])
+        plain = encoded.isascii()  # the other codec is slow
+        name = encoded.decode("utf-8" if plain or flags & _UTF8 else "cp437")
         at += name_size
         if _IN_64_BITS in (stored, size, offset):
             extra = directory[at : at + extra_size]
@@ -96,7 +101,7 @@ def _entries(directory: bytearray) -> Iterator[Member]:
             raise ValueError(f"{name} is compressed by method {method}: use np.savez_compressed")
         if (stored != size) if method == STORED else size > _MOST_RATIO * stored:
             raise ValueError(f"{name} has {stored} bytes, which cannot hold {size}")
-        yield Member(name, method, crc, stored, size, offset, flags)
+        yield Member(name, encoded, method, crc, stored, size, offset, flags)
 
 
 def _in_64_bits(extra: bytearray, numbers: tuple[int, int, int]) -> tuple[int, ...]:
@@ -118,21 +123,21 @@ def data_starts(
 
     Raise if members overlap, or bytes are in none.
     """
-    _, size, directory = _directory_place(file)
+    directory = _directory_place(file)[2]
     position = 0
     behind: tuple[int, ...] = ()
     buffer = memoryview(bytearray(1 << 17 | more))
     for member in sorted(members, key=lambda member: member.offset):
         if member.offset - position not in behind and member.offset != position:
             raise ValueError(f"{member.name} does not start where the member before it ends")
-        length = min(_LOCAL.size + 2 * len(member.name) + 64 + more, directory - member.offset)
+        length = min(_LOCAL.size + len(member.encoded) + 64 + more, directory - member.offset)
         start = buffer[: max(0, length)]
         file.read_into(start, member.offset)
-        at, encoded = _local_header(member, start)
+        at = _local_size(member, start)
         if at > length:
             start = buffer[: min(at + more, directory - member.offset)]
             file.read_into(start, member.offset)
-        if bytes(start[_LOCAL.size : _LOCAL.size + len(encoded)]) != encoded:
+        if start[_LOCAL.size : _LOCAL.size + len(member.encoded)] != member.encoded:
             raise ValueError(f"{member.name} has another name in its own header")
         begin = member.offset + at
         position = begin + member.stored
@@ -142,16 +147,15 @@ def data_starts(
         raise ValueError(f"{directory - position} bytes are in no member")
 
 
-def _local_header(member: Member, start: memoryview) -> tuple[int, bytes]:
-    """Return the bytes of a member's own header, and its name as it must be there."""
+def _local_size(member: Member, start: memoryview) -> int:
+    """Return the bytes of a member's own header, or raise if it is not that of the directory."""
     if len(start) < _LOCAL.size:
         raise ValueError(f"{member.name} has no header of its own")
-    local = _LOCAL.unpack_from(start)
-    encoded = member.name.encode("utf-8" if member.flags & _UTF8 else "cp437")
-    same = (local[0], local[3], local[9]) == (b"PK\3\4", member.method, len(encoded))
-    if not same or (local[2] ^ member.flags) & _ENCRYPTED:
+    mark, _, flags, method, _, _, _, _, _, name_size, extra_size = _LOCAL.unpack_from(start)
+    same = mark == b"PK\3\4" and method == member.method and name_size == len(member.encoded)
+    if not same or flags & _ENCRYPTED:
         raise ValueError(f"{member.name} has another header than in the directory")
-    return _LOCAL.size + local[9] + local[10], encoded
+    return _LOCAL.size + int(name_size) + int(extra_size)
 
 
 @dataclass
@@ -197,7 +201,7 @@ class Inflated:
         if not part and (self._inflate.eof or not data):
             raise ValueError(f"{self.name}: truncated: {self._at} of {self.member.size} bytes")
         self._at += len(part)
-        self._crc = zlib.crc32(part, self._crc)
+        self._crc = checksum(part, self._crc)
         return part
 
     def _require_end(self) -> None:
@@ -211,6 +215,12 @@ class Inflated:
         left = self._read < self.member.stored or self._inflate.unused_data
         if more or left or not self._inflate.eof or self._crc != self.member.crc:
             raise ValueError(f"{self.name}: its checksum is wrong: it is damaged")
+
+
+def checksum(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
+    """Return the CRC-32 of data that follow those of another."""
+    crc, done = add_to_crc32(data, crc)
+    return zlib.crc32(memoryview(data)[done:], crc) if done < len(data) else crc
 
 
 def combined_checksum(first: int, second: int, size: int) -> int:
