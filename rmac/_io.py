@@ -170,11 +170,13 @@ class InputFile:
     def read_each(self, buffers: memoryview, offsets: Sequence[int]) -> None:
         """Fill equal parts of a buffer with the bytes from each offset on, or raise."""
         descriptor, size = self._open().descriptor, len(buffers) // len(offsets)
-        several = hasattr(os, "preadv")
+        at_once = hasattr(os, "preadv")
         for i, offset in enumerate(offsets):
             part = buffers[i * size : (i + 1) * size]
-            if not several or os.preadv(descriptor, [part], offset) < size:
-                self.read_into(part, offset)  # a read may be short: this goes on, or raises
+            with suppress(OSError):
+                if at_once and os.preadv(descriptor, [part], offset) == size:
+                    continue
+            self.read_into(part, offset)  # a read may be short or fail: this goes on, or raises
 
     def require_unchanged(self) -> None:
         """Raise if the file was written to since it was opened.

@@ -31,9 +31,7 @@ class ArrayFile:
     name: str  # in error messages
     shape: Shape
     dtype: np.dtype[Any]
-    read: Callable[
-        [int, int], npt.NDArray[Any]
-    ]  # rows first:last; the next read replaces them
+    read: Callable[[int, int], npt.NDArray[Any]]  # rows first:last; the next read replaces them
     chunk_rows: int = 1  # rows that lie together in the file
     chunk_bytes: int = 0  # bytes that are read together, whatever is asked for
     unwritten: Callable[[int, int], npt.NDArray[np.intp]] = _all_written  # which of rows first:last

@@ -67,7 +67,6 @@ def batches(
     row: they count as bytes of the batch. With a `function`, its results are yielded, in the same
     order; with more `threads`, they are computed in these, from smaller batches.
     """
-
     size = _batch_size(threads)
 
     def work(span: tuple[int, int]) -> Any:

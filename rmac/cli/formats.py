@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 from rmac._io import InputFile
-from rmac.cli.array_file import ArrayFile, Container
 from rmac.cli.flat_files import open_npy, start_of
 from rmac.cli.hdf5_files import open_hdf5
 from rmac.cli.npz_files import open_npz
@@ -15,6 +14,8 @@ from rmac.cli.zarr_files import holds_zarr, is_zarr, open_zarr, open_zip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rmac.cli.array_file import ArrayFile, Container
 
 READ = ".npy, .npz, .safetensors, .h5 and Zarr"
 

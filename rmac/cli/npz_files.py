@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rmac._io import InputFile
 from rmac.cli.array_file import ArrayFile, Container, readable
-from rmac.cli.flat_files import FlatArrays, NpyHeader, flat_array, npy_header, require_numbers
+from rmac.cli.flat_files import FlatArrays, flat_array, npy_header, require_numbers
 from rmac.cli.zip_files import (
     DEFLATED,
     Inflated,

@@ -93,7 +93,8 @@ class BadRows:
             kinds.append(f"{count} {kind} ({', '.join(map(self._row, self._shown[kind]))}{more})")
         if "not written" in self._counts:
             kinds.append("Zarr does not write chunks of its fill value either")
-        return f"{self._source.name}: bad rows among the first {self._seen + self._in_sight}: {'; '.join(kinds)}"
+        seen = self._seen + self._in_sight
+        return f"{self._source.name}: bad rows among the first {seen}: {'; '.join(kinds)}"
 
 
 def write_rows(

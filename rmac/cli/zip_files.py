@@ -9,7 +9,7 @@ from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rmac.cpu.tables import add_to_crc32
+from rmac._config import add_to_crc32
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -192,7 +192,7 @@ class Inflated:
 
     def _next(self, most: int) -> bytes:
         """Return some of the next bytes."""
-        data = self._inflate.unconsumed_tail
+        data: bytes | bytearray = self._inflate.unconsumed_tail
         if not data:
             data = bytearray(min(_BLOCK, self.member.stored - self._read))
             self.file.read_into(memoryview(data), self.start + self._read)
@@ -206,7 +206,7 @@ class Inflated:
 
     def _require_end(self) -> None:
         """Raise unless the data end here, and are those that were saved."""
-        tail = self._inflate.unconsumed_tail
+        tail: bytes | bytearray = self._inflate.unconsumed_tail
         if not tail and not self._inflate.eof:  # the mark of the end may be in the next bytes
             tail = bytearray(min(_BLOCK, self.member.stored - self._read))
             self.file.read_into(memoryview(tail), self.start + self._read)
