@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import h5py
 
 _KIND = "HDF5 file"
-_MOST_DATASETS = 1_000_000
+_MOST_OBJECTS = 1_000_000
 _MOST_CHUNK = 1 << 30  # bytes; HDF5 reads chunks as a whole
 
 
@@ -27,17 +27,9 @@ def open_hdf5(path: str) -> Container:
     except ImportError:
         raise ImportError(f"{path}: needs h5py: pip install 'h5py>=3'") from None
     held = InputFile(path)  # what is no regular file, h5py would wait for
-    found: dict[str, Any] = {}
-
-    def add(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[name] = item
-            if len(found) > _MOST_DATASETS:
-                raise ValueError(f"it has more than {_MOST_DATASETS} datasets")
-
     with readable(path, _KIND):
         file = h5py.File(path, "r")
-        file.visititems(add)
+        found = _datasets_of(file)
         names = sorted(found)
         datasets = [found[name] for name in names]
         shapes = [checked_shape(one.shape or (), one.dtype.itemsize) for one in datasets]
@@ -47,6 +39,30 @@ def open_hdf5(path: str) -> Container:
         return _open_dataset(f"{path}[{names[i]}]", datasets[i], shapes[i], dtypes[i], held)
 
     return Container(path, names, shapes, dtypes, open_one, chunk_bytes=1)
+
+
+def _datasets_of(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Return all datasets by their paths. Of links only hard ones are followed, and each once."""
+    import h5py
+
+    found: dict[str, h5py.Dataset] = {}
+    groups: list[tuple[str, h5py.Group]] = [("", file)]
+    seen = {h5py.h5o.get_info(file.id).addr}
+    while groups:
+        prefix, group = groups.pop()
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                continue
+            item = group[name]
+            address = h5py.h5o.get_info(item.id).addr
+            if isinstance(item, h5py.Dataset):
+                found[prefix + name] = item
+            elif isinstance(item, h5py.Group) and address not in seen:
+                groups.append((f"{prefix}{name}/", item))
+            seen.add(address)
+            if len(seen) > _MOST_OBJECTS:
+                raise ValueError(f"it has more than {_MOST_OBJECTS} datasets and groups")
+    return found
 
 
 def _native(dataset: h5py.Dataset) -> np.dtype[Any] | None:
