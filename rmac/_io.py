@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from weakref import finalize, ref
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -177,6 +177,19 @@ class InputFile:
                 if at_once and os.preadv(descriptor, [part], offset) == size:
                     continue
             self.read_into(part, offset)  # a read may be short or fail: this goes on, or raises
+
+    def starts(self, offsets: Iterable[int], size: int) -> Iterator[memoryview]:
+        """Yield the bytes from each offset on: so many, or fewer at the end of the file.
+
+        The next ones overwrite them.
+        """
+        descriptor, buffer = self._open().descriptor, memoryview(bytearray(size))
+        at_once = hasattr(os, "preadv")
+        for offset in offsets:
+            part = buffer[: max(0, self.size - offset)] if offset + size > self.size else buffer
+            if not at_once or os.preadv(descriptor, [part], offset) < len(part):
+                self.read_into(part, offset)
+            yield part
 
     def require_unchanged(self) -> None:
         """Raise if the file was written to since it was opened.

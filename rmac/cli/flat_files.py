@@ -29,6 +29,7 @@ _NPY_HEADER = 1 << 16  # bytes; the most in version 1.0 of the format, and far m
 _SHORT_COLUMN = 1 << 14  # bytes
 _COLUMNS = 1 << 20  # bytes of columns to read at a time
 
+_USUAL = b"\x93NUMPY\1\0"
 _kept = local()  # the buffer of each thread
 
 
@@ -71,6 +72,8 @@ def require_numbers(name: str, dtype: np.dtype[Any]) -> None:
 
 def npy_header(start: bytes) -> NpyHeader:
     """Return the header with which .npy data start, or raise."""
+    if start.startswith(_USUAL) and len(start) >= (size := start[8] + 256 * start[9] + 10):
+        return _parsed(start[:size])
     if not start.startswith(npy.MAGIC_PREFIX):
         raise ValueError("it has other contents; rmac reads .npy, .npz, .safetensors, .h5 and Zarr")
     version = (*start[6:8],)

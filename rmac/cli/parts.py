@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from rmac.cli.array_file import ArrayFile, Container, Shape
 
 _kept = local()  # the buffer of each thread
-_FEWEST_BATCHES = 16  # of the arrays of a container, so that all threads have some
+# Bytes of a batch of the arrays of a container. It is read tile by tile, and the larger it is, the
+# larger are the blocks of one shape. But all threads must have some batches.
+_WINDOW = 1 << 28
+_FEWEST_BATCHES = 16
 
 Rows = slice | list[int]
 Tile = list[tuple[Rows, npt.NDArray[Any]]]  # which rows of a batch, and these (n, ...)
@@ -69,9 +72,9 @@ class Part(ABC):
 
     @abstractmethod
     def spans(self, size: int, row_bytes: int, most: int) -> Iterator[tuple[int, int]]:
-        """Yield the rows of batches, of about a size, or up to `most` if they are read in tiles.
+        """Yield the rows of batches of about a size, or more if they are read in tiles.
 
-        For each row `row_bytes` more are counted. Chunks of at most `most` bytes are not cut.
+        The caller makes `row_bytes` of each row. Chunks of at most `most` bytes are not cut.
         """
 
     @abstractmethod
@@ -159,12 +162,19 @@ class ArraysAsRows(Part):
     def label(self, row: int) -> str:  # noqa: D102
         return self._container.label(self._members[row])
 
-    def spans(self, size: int, row_bytes: int, most: int) -> Iterator[tuple[int, int]]:  # noqa: D102
-        ends = np.cumsum(self._sizes + row_bytes)
-        size = max(size, min(most, int(ends[-1]) // _FEWEST_BATCHES))
+    def spans(  # noqa: D102
+        self,
+        size: int,
+        row_bytes: int,
+        most: int,  # noqa: ARG002
+    ) -> Iterator[tuple[int, int]]:
+        ends = np.cumsum(self._sizes)
+        fitting = max(1, size // max(1, row_bytes))
+        size = max(size, min(_WINDOW, int(ends[-1]) // _FEWEST_BATCHES))
         first, done = 0, 0
         while first < len(ends):
             last = max(first + 1, int(np.searchsorted(ends, done + size, "right")))
+            last = min(last, first + fitting)
             yield first, last
             first, done = last, int(ends[last - 1])
 

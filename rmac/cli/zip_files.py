@@ -126,16 +126,15 @@ def data_starts(
     directory = _directory_place(file)[2]
     position = 0
     behind: tuple[int, ...] = ()
-    buffer = memoryview(bytearray(1 << 17 | more))
-    for member in sorted(members, key=lambda member: member.offset):
+    members = sorted(members, key=lambda member: member.offset)
+    most = _LOCAL.size + max((len(member.encoded) for member in members), default=0) + 64 + more
+    starts = file.starts((member.offset for member in members), most)
+    for member, start in zip(members, starts, strict=True):
         if member.offset - position not in behind and member.offset != position:
             raise ValueError(f"{member.name} does not start where the member before it ends")
-        length = min(_LOCAL.size + len(member.encoded) + 64 + more, directory - member.offset)
-        start = buffer[: max(0, length)]
-        file.read_into(start, member.offset)
         at = _local_size(member, start)
-        if at > length:
-            start = buffer[: min(at + more, directory - member.offset)]
+        if at > len(start):  # a long extra field
+            start = memoryview(bytearray(min(at + more, directory - member.offset)))
             file.read_into(start, member.offset)
         if start[_LOCAL.size : _LOCAL.size + len(member.encoded)] != member.encoded:
             raise ValueError(f"{member.name} has another name in its own header")
