@@ -3,6 +3,7 @@
 import os
 import shutil
 import zipfile
+import zlib
 
 import h5py
 import numpy as np
@@ -12,7 +13,7 @@ import zarr
 from helpers import error_of
 
 import rmac
-from rmac.cli import files, main
+from rmac.cli import files, main, zip_files
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -247,6 +248,15 @@ def test_more_files_than_can_be_open(run, tmp_path, rng):
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert_described(maps)
     np.testing.assert_array_equal(np.load("o.npy"), rmac.rmac(list(maps.values())))
+
+
+def test_checksums_are_those_of_zlib(rng):
+    for size in [*range(600), 4096, 100_003]:
+        data, before = rng.bytes(size), int(rng.integers(1 << 32))
+        assert zip_files.checksum(data, before) == zlib.crc32(data, before)
+        first, second = data[: size // 3], data[size // 3 :]
+        sums = zlib.crc32(first), zlib.crc32(second)
+        assert zip_files.combined_checksum(*sums, len(second)) == zlib.crc32(data)
 
 
 @pytest.mark.parametrize("regional", [True, False])
