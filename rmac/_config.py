@@ -7,11 +7,12 @@ from typing import Any
 
 from rmac._backend import BACKENDS
 from rmac._checks import choice
-from rmac.cpu import threads
+from rmac.cpu import tables, threads
 from rmac.cpu.isa import kernels
 
 # For the command line, which knows no backend.
 workers_for, startable = threads.workers_for, threads.startable
+add_to_crc32 = tables.add_to_crc32
 __version__: str = kernels.build_info()["version"]
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from contextlib import contextmanager, suppress
 from secrets import token_hex
 from typing import IO, TYPE_CHECKING
-from weakref import finalize
+from weakref import finalize, ref
 
 from rmac._forks import Lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -26,6 +27,9 @@ _READ = os.O_RDONLY
 for _flag in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"):  # each is missing on some systems
     _READ |= getattr(os, _flag, 0)
 _SEEKING = Lock()
+_OPENING = Lock()
+_MOST_OPENED = 256  # files; many systems allow 1024
+_opened_files: deque[ref[InputFile]] = deque()
 _MOST_AT_ONCE = 1 << 24  # bytes of a read on Windows, which are in memory twice for a moment
 
 
@@ -97,29 +101,65 @@ def _read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
     return len(data)
 
 
+class _Opened:
+    """A descriptor, which is closed when nobody uses the object."""
+
+    def __init__(self, path: str) -> None:
+        require_regular(path)  # before it is opened: that may wait, or do something to a device
+        self.descriptor = os.open(path, _READ)
+        finalize(self, os.close, self.descriptor)
+        require_regular(path, os.fstat(self.descriptor))
+
+
+def _limit_opened(file: InputFile) -> None:
+    """Note that a file was opened, and close one if too many are open."""
+    with _OPENING:
+        _opened_files.append(ref(file))
+        if len(_opened_files) > _MOST_OPENED:
+            first = _opened_files.popleft()()
+            if first is not None:
+                first.close()
+
+
 class InputFile:
     """A regular file that is read, and must not change meanwhile.
 
     It is read into memory and not mapped: another process that shortens a mapped file ends this
-    one by a signal. It is closed when the object is no longer used.
+    one by a signal. It is closed when the object is no longer used. Of very many files those that
+    were opened first are closed, and opened again when they are read.
     """
 
     def __init__(self, path: str) -> None:
-        require_regular(path)  # before it is opened: that may wait, or do something to a device
         self._path = path
-        self._descriptor = os.open(path, _READ)
-        finalize(self, os.close, self._descriptor)
-        status = os.fstat(self._descriptor)
-        require_regular(path, status)
+        self._opened: _Opened | None = _Opened(path)
+        _limit_opened(self)
+        status = os.fstat(self._opened.descriptor)
         self.size = status.st_size
         self._modified_ns = status.st_mtime_ns
+        self._place = status.st_dev, status.st_ino
+
+    def close(self) -> None:
+        """Close the file until it is read again. Reads under way in other threads go on."""
+        self._opened = None
+
+    def _open(self) -> _Opened:
+        """Return the file opened, the same as at first."""
+        opened = self._opened
+        if opened is None:
+            opened = self._opened = _Opened(self._path)
+            _limit_opened(self)
+            status = os.fstat(opened.descriptor)
+            if (status.st_dev, status.st_ino) != self._place:
+                raise self._changed_error()
+        return opened
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill a buffer with the bytes from `offset` on, or raise."""
         done = 0
+        opened = self._open()
         try:
             while done < len(buffer):
-                count = _read_at(self._descriptor, buffer[done:], offset + done)
+                count = _read_at(opened.descriptor, buffer[done:], offset + done)
                 if not count:
                     raise self._changed_error()
                 done += count
@@ -128,12 +168,36 @@ class InputFile:
                 raise
             raise OSError(f"{self._path}: cannot be read: {error.strerror}") from None
 
+    def read_each(self, buffers: memoryview, offsets: Sequence[int]) -> None:
+        """Fill equal parts of a buffer with the bytes from each offset on, or raise."""
+        descriptor, size = self._open().descriptor, len(buffers) // len(offsets)
+        at_once = hasattr(os, "preadv")
+        for i, offset in enumerate(offsets):
+            part = buffers[i * size : (i + 1) * size]
+            with suppress(OSError):
+                if at_once and os.preadv(descriptor, [part], offset) == size:
+                    continue
+            self.read_into(part, offset)  # a read may be short or fail: this goes on, or raises
+
+    def starts(self, offsets: Iterable[int], size: int) -> Iterator[memoryview]:
+        """Yield the bytes from each offset on: so many, or fewer at the end of the file.
+
+        The next ones overwrite them.
+        """
+        descriptor, buffer = self._open().descriptor, memoryview(bytearray(size))
+        at_once = hasattr(os, "preadv")
+        for offset in offsets:
+            part = buffer[: max(0, self.size - offset)] if offset + size > self.size else buffer
+            if not at_once or os.preadv(descriptor, [part], offset) < len(part):
+                self.read_into(part, offset)
+            yield part
+
     def require_unchanged(self) -> None:
         """Raise if the file was written to since it was opened.
 
         If another file takes its name meanwhile, this one stays as it is, and is read to its end.
         """
-        status = os.fstat(self._descriptor)
+        status = os.fstat(self._open().descriptor)
         if (status.st_size, status.st_mtime_ns) != (self.size, self._modified_ns):
             raise self._changed_error()
 

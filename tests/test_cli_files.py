@@ -132,7 +132,8 @@ def test_the_output_does_not_get_into_the_input(features, tmp_path, capsys):
 @pytest.mark.parametrize("output", ["", "-", "d", "d.zarr", "npy"])
 def test_an_output_of_another_kind(command, suffix, capsys, output):
     assert main([*command, "-o", output]) == 2
-    expected = f"--output: expected a name that ends in {suffix}, got {output!r}"
+    taken = ".npy or .npz" if command[0] in ("describe", "apply") else suffix
+    expected = f"--output: expected a name that ends in {taken}, got {output!r}"
     assert error_of(capsys, command[0]) == expected
 
 
@@ -253,6 +254,13 @@ def test_a_command_started_with_nohup_outlives_the_terminal(features, tmp_path):
     subprocess.run(command, cwd=tmp_path, check=True)
 
 
+def save_files(path, **maps):
+    """A folder of .npy files."""
+    path.mkdir()
+    for name, one in maps.items():
+        np.save(path / f"{name}.npy", one)
+
+
 MEASURED = """if True:
     import sys, tracemalloc
     from rmac.cli import main
@@ -303,6 +311,22 @@ def test_memory_does_not_grow_with_the_file(
     assert path.stat().st_size > 1 << 28
     assert peaks[1] < 160 << 20
     assert peaks[1] < peaks[0] + (1 << 25)  # the results of the batch before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed, save_files])
+def test_memory_does_not_grow_with_the_number_of_maps(tmp_path, save):
+    peaks = []
+    for count in (1024, 4096):
+        maps = {f"{i}": np.ones((64, 15 + i % 3, 16), "float32") for i in range(count)}
+        path = tmp_path / f"{count}.npz"
+        save(path, **maps)
+        arguments = ["describe", str(path), "-o", str(tmp_path / "d.npz")]
+        result = run_python(MEASURED.format(arguments))
+        assert result.returncode == 0, result.stderr
+        peaks.append(int(result.stdout))
+    assert peaks[1] < 100 << 20
+    assert peaks[1] < peaks[0] + (1 << 25)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from helpers import error_of, write_zarr
 
 import rmac
 from rmac.cli import files, flat_files, main
+from rmac.cli.inputs import open_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -226,12 +227,12 @@ def test_a_file_that_is_replaced_is_read_to_its_end(features, tmp_path, describe
 
 
 def test_a_failing_disk_is_blamed_on_the_input(features, describe, capsys, monkeypatch):
-    array = files.open_array(str(features))
+    inputs = open_inputs([str(features)], None, [4])
 
     def fail(*_arguments):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("rmac.cli.describe.open_array", lambda *_arguments: array)
+    monkeypatch.setattr("rmac.cli.describe.open_inputs", lambda *_args, **_options: inputs)
     monkeypatch.setattr(os, "preadv", fail)
     assert describe() == 2
     assert error_of(capsys, "describe") == f"{features}: cannot be read: Input/output error"

@@ -1,4 +1,4 @@
-"""Two thousand damaged files: each is an error that is documented, or read as others read it.
+"""Thousands of damaged files: each is an error that is documented, or read as others read it.
 
 They are read in a process of their own: it may take neither much memory nor long, nor end early.
 """
@@ -23,6 +23,7 @@ import zarr
 
 import rmac
 from rmac.cli import files
+from rmac.cli.inputs import open_inputs
 
 EACH = 500
 SECONDS = 60  # of all
@@ -48,6 +49,7 @@ def damaged(draw, data):
         data[at:at] = data[at:to]
     else:  # of the header: replace a number, or swap two words
         words = list(re.finditer(rb"\d+" if kind == "number" else rb"[\w.<>-]+", data[:end]))
+        words = words or [re.match(b".", data, re.DOTALL)]
         one, other = sorted(draw.choices(words, k=2), key=lambda word: word.start())
         new = draw.choice(NUMBERS) if kind == "number" else one[0]
         data[other.start() : other.end()] = new
@@ -62,12 +64,36 @@ def read(path):
     return np.concatenate(parts) if parts else np.empty(array.shape, array.dtype)
 
 
+def read_maps(path):
+    inputs = open_inputs([str(path)], None, [4])
+    result = np.zeros(inputs.shape, inputs.dtype)
+    for batch, first in zip(files.batches(inputs, "row"), [0], strict=True):
+        for rows, block in (piece for tile in batch.tiles for piece in tile):
+            result[rows] = block
+        assert not first
+    return result[np.argsort([*inputs.row_names()])]
+
+
+def by_name(arrays):
+    return np.stack([arrays[name] for name in sorted(arrays)])
+
+
 def learned(whitening):
     return np.concatenate([whitening.mean[None], whitening.projection])
 
 
 def save_zarr(path, x):
     zarr.create_array(path, shape=x.shape, dtype=x.dtype, chunks=(3, *x.shape[1:]))[...] = x
+
+
+def save_zip(path, x):
+    with zarr.storage.ZipStore(path, mode="w") as store:
+        zarr.create_array(store, shape=x.shape, dtype=x.dtype, chunks=(3, *x.shape[1:]))[...] = x
+
+
+def load_zip(path):
+    with zarr.storage.ZipStore(path, mode="r") as store:
+        return zarr.open(store, mode="r")[...]
 
 
 X = np.random.default_rng(0).random((7, 4, 3, 5), dtype=np.float32)
@@ -87,6 +113,24 @@ KINDS = {
         lambda path: learned(rmac.Whitening.load(path)),
         lambda _path: LEARNED,
     ),  # each array has a checksum
+    "maps.npz": (
+        lambda path: np.savez(path, **{f"{i}": one for i, one in enumerate(X)}),
+        read_maps,
+        lambda path: by_name(np.load(path)),
+    ),
+    "deflated.npz": (
+        lambda path: np.savez_compressed(path, X),
+        read,
+        lambda path: next(iter(np.load(path).values())),
+    ),
+    "maps.safetensors": (
+        lambda path: safetensors.numpy.save_file({f"{i}": one for i, one in enumerate(X)}, path),
+        read_maps,
+        lambda path: np.stack(
+            [one for _, one in sorted(safetensors.numpy.load_file(path).items())]
+        ),
+    ),
+    "zip": (lambda path: save_zip(path, X), read, load_zip),
     "zarr": (lambda path: save_zarr(path, X), read, lambda path: zarr.open(path, mode="r")[...]),
 }
 

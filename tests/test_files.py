@@ -242,7 +242,10 @@ def corrupt(path):
 
 BAD_ZARR = {
     "missing": (lambda _path: None, "No such file or directory"),
-    "a file": (lambda path: path.write_text("hello"), "rmac reads .npy, .safetensors and Zarr"),
+    "a file": (
+        lambda path: path.write_text("hello"),
+        "rmac reads .npy, .npz, .safetensors, .h5 and Zarr",
+    ),
     "a FIFO": (os.mkfifo, "expected a regular file, got a FIFO"),
     "not zarr": (lambda path: path.mkdir(), "not a Zarr folder that can be read"),
     "no array": (lambda path: zarr.create_group(path), "expected an array, got none"),

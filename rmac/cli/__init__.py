@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -14,11 +15,16 @@ from rmac import __version__
 from rmac._options import AGGREGATES, LAYOUTS, MAP_LAYOUTS, POOLS, PRESETS, SEARCHES
 from rmac._terminal import explain, say, silence
 from rmac.cli import apply, demo, describe, evaluate, locate, rerank, whiten
+from rmac.cli.formats import READ
 from rmac.whitening.state import VECTOR_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+READ_ONE = READ.replace(" and ", " or ")
+# Objects between two collections of garbage. The names and sizes of 20,000 maps are some 200,000,
+# and none of them is garbage: to look at all again and again takes a third of the time of opening.
+_OBJECTS = 200_000
 _EXPECTED = (OSError, ValueError, TypeError, ImportError, MemoryError, Warning)
 
 
@@ -51,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def program() -> None:
     """Run the command line as a process of its own."""
     _open_standard_streams()
+    gc.set_threshold(_OBJECTS)
     for ending in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # not on Windows
         if signal.getsignal(ending) != signal.SIG_IGN:  # nohup has SIGHUP ignored
             signal.signal(ending, _interrupt)
@@ -124,8 +131,9 @@ def _add_demo(command: argparse.ArgumentParser) -> None:
 def _add_describe(command: argparse.ArgumentParser) -> None:
     _add_files(
         command,
-        ("features", "feature maps (N, C, H, W), or as --layout says"),
-        ("DESCRIPTORS.npy", "descriptors (N, D)"),
+        ("features", "feature maps (N, C, H, W), or as --layout says; or one (C, H, W) an image"),
+        ("DESCRIPTORS.npy", "descriptors (N, D); an .npz file has their names too"),
+        several=True,
     )
     _add_dtype(command, "descriptors", "maps")
     # An option that is not given is not passed on: rmac.rmac has the defaults.
@@ -170,6 +178,7 @@ def _add_whiten(command: argparse.ArgumentParser) -> None:
         command,
         ("vectors", "vectors (M, C), or (N, R, C) as rmac describe --aggregate none writes them"),
         ("W.npz", "the whitening, for rmac describe --whitening or rmac apply"),
+        several=True,
     )
     command.add_argument("--dim", type=int, help="components to keep (default: all)")
     command.add_argument(
@@ -192,7 +201,11 @@ def _add_apply(command: argparse.ArgumentParser) -> None:
     _add_files(
         command,
         ("vectors", "descriptors (M, C), or regional vectors (N, R, C)"),
-        ("WHITENED.npy", "the whitened vectors (M, D) or (N, R, D)"),
+        (
+            "WHITENED.npy",
+            "the whitened vectors (M, D) or (N, R, D); an .npz file has their names too",
+        ),
+        several=True,
     )
     _add_dtype(command, "whitened vectors", "vectors")
     command.add_argument(
@@ -275,7 +288,7 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
         "source",
         metavar="RANKS",
         help="the images that were found for each query (Q, M), -1 for none; or descriptors "
-        "(N, D), to be ranked: a .npy, .zarr or .safetensors file",
+        "(N, D), to be ranked: a " + READ_ONE + " file",
     )
     command.add_argument(
         "ground_truth",
@@ -307,19 +320,33 @@ def _add_dtype(command: argparse.ArgumentParser, results: str, inputs: str) -> N
 
 
 def _add_files(
-    command: argparse.ArgumentParser, source: tuple[str, str], target: tuple[str, str]
+    command: argparse.ArgumentParser,
+    source: tuple[str, str],
+    target: tuple[str, str],
+    *,
+    several: bool = False,
 ) -> None:
     """Add the arguments of a command for its input and its output, each as (name, help)."""
     name, text = source
+    if several:
+        command.add_argument(
+            "source",
+            metavar=name.upper(),
+            nargs="+",
+            help=f"{text}: {READ} files, or folders of them, which are taken in order",
+        )
+    else:
+        command.add_argument("source", metavar=name.upper(), help=f"{text}: a {READ_ONE} file")
     command.add_argument(
-        "source", metavar=name.upper(), help=f"{text}: a .npy, .zarr or .safetensors file"
+        "--key",
+        help="name of the array or group, in a file that holds several; FILE/KEY says it too",
     )
-    command.add_argument("--key", help="name of the array, in a file that holds several")
     command.add_argument(
         "--strict",
         action="store_true",
         help="fail where there is a warning otherwise: rows with numbers that are not finite, rows "
-        "of zeros, rows never written to a Zarr file, a whitening of another kind of vectors",
+        "of zeros, rows never written to a Zarr or HDF5 file, files of a folder that are not read, "
+        "a whitening of another kind of vectors",
     )
     name, text = target
     command.add_argument("-o", "--output", metavar=name, required=True, help=text)

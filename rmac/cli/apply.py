@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from rmac._backend import HOST
 from rmac._options import Aggregate, AggregationOptions
-from rmac.cli.files import batches, naming, open_array, require_suffix
+from rmac.cli.files import batches, naming, require_suffix
+from rmac.cli.inputs import open_inputs
 from rmac.cli.rows import write_rows
-from rmac.cli.whitenings import kind_of, load_whitening, require_channels
+from rmac.cli.whitenings import VECTOR_AXES, kind_of, load_whitening, require_channels
 
 if TYPE_CHECKING:
     import argparse
@@ -26,11 +27,14 @@ _NORMALIZED = AggregationOptions(
 
 
 def run(options: argparse.Namespace) -> None:
-    """Read vectors from a file a batch at a time, and write them whitened to another."""
-    require_suffix("--output", options.output, ".npy")
-    vectors = open_array(options.source, options.key)
+    """Read vectors from files a batch at a time, and write them whitened to another."""
+    require_suffix("--output", options.output, ".npy", ".npz")
+    vectors = open_inputs(options.source, options.key, VECTOR_AXES, strict=options.strict)
     whitening = load_whitening(options.whitening, kind_of(vectors), strict=options.strict)
     require_channels(whitening, options.whitening, vectors, axis=-1)
+    for shape, name in vectors.distinct().items():
+        if shape != vectors.shape[1:]:
+            raise ValueError(f"{name}: expected shape {vectors.shape[1:]} of each row, got {shape}")
 
     def whitened(part: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         return _whitened(whitening, part, normalize=options.normalize)
@@ -40,7 +44,8 @@ def run(options: argparse.Namespace) -> None:
         none = whitened(np.empty((0, *vectors.shape[1:]), vectors.dtype))
     row_bytes = prod(none.shape[1:]) * none.itemsize
     with closing(batches(vectors, "row", row_bytes)) as parts:
-        write_rows(options, vectors, [options.whitening], none, map(whitened, parts))
+        results = (part.map(whitened, none) for part in parts)
+        write_rows(options, vectors, [*vectors.paths, options.whitening], none, results)
 
 
 def _whitened(

@@ -1,4 +1,4 @@
-"""What every kind of file offers to the commands: an array, read some rows at a time."""
+"""What every kind of file offers to the commands: arrays, read some rows at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    Shape = tuple[int, ...]
 
 _MOST_AXES = 32  # of any NumPy
 _MOST_BYTES = 1 << 62
@@ -27,9 +29,9 @@ class ArrayFile:
     """An array in a file. Slices of its first axis can be read."""
 
     name: str  # in error messages
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: np.dtype[Any]
-    read: Callable[[int, int], npt.NDArray[Any]]  # rows first:last; the next call may replace them
+    read: Callable[[int, int], npt.NDArray[Any]]  # rows first:last; the next read replaces them
     chunk_rows: int = 1  # rows that lie together in the file
     chunk_bytes: int = 0  # bytes that are read together, whatever is asked for
     unwritten: Callable[[int, int], npt.NDArray[np.intp]] = _all_written  # which of rows first:last
@@ -38,6 +40,27 @@ class ArrayFile:
     def ndim(self) -> int:
         """The number of axes."""
         return len(self.shape)
+
+
+@dataclass(frozen=True)
+class Container:
+    """The arrays of a file or folder that may hold several. A kind of file is a function to it."""
+
+    path: str
+    names: Sequence[str]  # of the arrays, in the order of rows
+    shapes: Sequence[Shape]
+    # In native byte order; None for arrays that cannot be read: `open` raises and tells why.
+    dtypes: Sequence[np.dtype[Any] | None]
+    open: Callable[[int], ArrayFile]
+    # Read several arrays of one shape into a contiguous block of them. Without it they are opened
+    # one by one.
+    fill: Callable[[Sequence[int], npt.NDArray[Any]], None] | None = None
+    chunk_bytes: int = 0  # not 0 if reading has threads of its own, or cannot be shared by threads
+    labels: Sequence[str] | None = None  # what error messages call the arrays, if not by the path
+
+    def label(self, i: int) -> str:
+        """Return what error messages call an array."""
+        return f"{self.path}[{self.names[i]}]" if self.labels is None else self.labels[i]
 
 
 @contextmanager
@@ -70,7 +93,7 @@ def require_no_key(path: str, key: str | None) -> None:
         raise ValueError(f"--key: expected none, since {path} is one array, got {key!r}")
 
 
-def checked_shape(sizes: Iterable[int], itemsize: int) -> tuple[int, ...]:
+def checked_shape(sizes: Iterable[int], itemsize: int) -> Shape:
     """Return the shape of an array of this many bytes a number, or raise if none can have it."""
     shape = tuple(sizes)
     if not all(type(size) is int and size >= 0 for size in shape):

@@ -15,9 +15,9 @@ from rmac._dtypes import dtype_info
 from rmac._io import InputFile, atomic_write
 from rmac.cli.array_file import readable
 from rmac.cli.files import naming, require_suffix
-from rmac.cli.flat_files import unique
 from rmac.cli.queries import open_queries, read_whole
 from rmac.cli.ranks import holds_ranks, open_ranks, rank
+from rmac.cli.safetensors_files import unique
 
 if TYPE_CHECKING:
     import argparse

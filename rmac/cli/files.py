@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rmac._terminal import is_on_terminal
-from rmac.cli.flat_files import open_npy, open_safetensors
-from rmac.cli.zarr_files import open_zarr
+from rmac.cli.array_file import ArrayFile, Container, chosen_key, require_no_key
+from rmac.cli.formats import open_file, split_path
+from rmac.cli.parts import array_spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
-    import numpy.typing as npt
-
-    from rmac.cli.array_file import ArrayFile
+    from rmac.cli.inputs import Inputs
 
 Result = TypeVar("Result")
 
@@ -27,13 +24,16 @@ _TILE = 1 << 22  # bytes of a batch in one of several threads: it is still in th
 
 
 def open_array(path: str, key: str | None = None) -> ArrayFile:
-    """Open the array in a .npy or .safetensors file or a Zarr folder; `key` is its name there."""
-    if os.path.isdir(path):
-        array = open_zarr(path, key)
-    elif path.lower().endswith(".safetensors"):
-        array = open_safetensors(path, key)
+    """Open the array of a file of any kind; `key`, or what follows the file's path, is its name."""
+    path, inside = split_path(path)
+    key = "/".join(filter(None, (inside, key))) or None
+    opened = open_file(path)
+    if isinstance(opened, Container):
+        places = {name: i for i, name in enumerate(opened.names)}
+        array = opened.open(places[chosen_key(path, key, places)])
     else:
-        array = open_npy(path, key)
+        require_no_key(path, key)
+        array = opened
     if not array.shape:
         raise ValueError(f"{array.name}: expected an array, got a single number")
     return array
@@ -56,45 +56,49 @@ def naming(names: Mapping[str, str]) -> Iterator[None]:
 
 
 def batches(
-    array: ArrayFile,
+    source: ArrayFile | Inputs,
     unit: str,
     row_bytes: int = 0,
-    function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
+    function: Callable[[Any], Any] | None = None,
     threads: int = 1,
-) -> Generator[npt.NDArray[Any], None, None]:
-    """Yield all rows of an array, a batch at a time, with a progress bar on a terminal.
+) -> Generator[Any, None, None]:
+    """Yield all rows of an array, or batches of inputs, with a progress bar on a terminal.
 
     A batch may be overwritten by the next. `row_bytes` are the bytes of the caller's result of a
     row: they count as bytes of the batch. With a `function`, its results are yielded, in the same
     order; with more `threads`, they are computed in these, from smaller batches.
     """
-    starts = batch_starts(array, row_bytes, threads)
+    size = _batch_size(threads)
 
-    def work(first: int) -> npt.NDArray[Any]:
-        part = array.read(first, min(first + starts.step, array.shape[0]))
+    def work(span: tuple[int, int]) -> Any:
+        part = source.read(*span) if isinstance(source, ArrayFile) else source.read(*span, size)
         return part if function is None else function(part)
 
     with (
-        progress(array.shape[0], unit) as advance,
-        closing(_in_order(work, starts, threads)) as results,
+        progress(source.shape[0], unit) as advance,
+        closing(_in_order(work, batch_spans(source, row_bytes, threads), threads)) as results,
     ):
         for result in results:
             yield result
             advance(len(result))
 
 
-def batch_starts(array: ArrayFile, row_bytes: int = 0, threads: int = 1) -> range:
-    """Return the first row of each batch; the step is the rows of a batch."""
-    input_bytes = prod(array.shape[1:]) * array.dtype.itemsize
-    whole_chunks = array.chunk_rows * input_bytes <= max(_BATCH, array.chunk_bytes)
-    step = array.chunk_rows if whole_chunks else 1
-    size = _BATCH if threads == 1 else min(_BATCH, _TILE)
-    rows = max(1, size // max(1, input_bytes + row_bytes) // step) * step
-    return range(0, array.shape[0], rows)
+def _batch_size(threads: int) -> int:
+    return _BATCH if threads == 1 else min(_BATCH, _TILE)
+
+
+def batch_spans(
+    source: ArrayFile | Inputs, row_bytes: int = 0, threads: int = 1
+) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each batch and the row after its last."""
+    size = _batch_size(threads)
+    if isinstance(source, ArrayFile):
+        return array_spans(source, size, row_bytes, _BATCH)
+    return source.spans(size, row_bytes, _BATCH)
 
 
 def _in_order(
-    work: Callable[[int], Result], items: Iterable[int], threads: int
+    work: Callable[[tuple[int, int]], Result], items: Iterable[tuple[int, int]], threads: int
 ) -> Generator[Result, None, None]:
     """Yield the results of `work`, computed in threads; few of them wait to be taken."""
     if threads == 1:
@@ -127,7 +131,8 @@ def progress(total: int, unit: str) -> Iterator[Callable[[int], Any]]:
         yield bar.update
 
 
-def require_suffix(argument: str, path: str, suffix: str) -> None:
-    """Raise unless the name of an output file ends in `suffix`."""
-    if not path.lower().endswith(suffix):
-        raise ValueError(f"{argument}: expected a name that ends in {suffix}, got {path!r}")
+def require_suffix(argument: str, path: str, *suffixes: str) -> None:
+    """Raise unless the name of an output file ends in one of the suffixes."""
+    if not path.lower().endswith(suffixes):
+        expected = " or ".join(suffixes)
+        raise ValueError(f"{argument}: expected a name that ends in {expected}, got {path!r}")

@@ -1,137 +1,117 @@
-"""Arrays that have the same bytes in a file as in memory: .npy and .safetensors."""
+"""Arrays that have the same bytes in a file as in memory: those of .npy, .npz and .safetensors."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from math import prod
 from threading import local
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from rmac._dtypes import DTYPES, bfloat16
 from rmac._io import InputFile
-from rmac.cli.array_file import ArrayFile, checked_shape, chosen_key, readable, require_no_key
+from rmac.cli.array_file import ArrayFile, checked_shape, readable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Checked = Callable[[int, int, npt.NDArray[np.uint8]], None]
 
 _NPY_HEADER = 1 << 16  # bytes; the most in version 1.0 of the format, and far more than any needs
-_SAFETENSORS_HEADER = 10_000_000  # bytes; some 100,000 tensors
-_SAFETENSORS = {info.safetensors: info.name for info in DTYPES.values()}
 
 # In Fortran order each column is contiguous: the same element of all rows. Columns up to this size
 # are read whole, and then cut, since a further read costs as much as 16 kB (1.5 µs at 10 GB/s).
 _SHORT_COLUMN = 1 << 14  # bytes
 _COLUMNS = 1 << 20  # bytes of columns to read at a time
 
+_USUAL = b"\x93NUMPY\1\0"
+_kept = local()  # the buffer of each thread
 
-def open_npy(path: str, key: str | None) -> ArrayFile:
+
+class NpyHeader(NamedTuple):
+    """What stands before the data of an .npy file."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    size: int  # bytes of the header
+    data: int  # bytes of the data
+    crc: int  # CRC-32 of the header
+
+
+def open_npy(path: str) -> ArrayFile:
     """Open the array of a .npy file."""
     file = InputFile(path)
-    head = BytesIO(_start_of(file, 12 + _NPY_HEADER))
     with readable(path, ".npy file"):
-        shape, fortran_order, dtype = _npy_header(head)
-    require_no_key(path, key)
-    if dtype.hasobject:
-        raise TypeError(f"{path}: expected numbers, got Python objects")
-    if dtype.str == "|V2":
-        raise TypeError(f"{path}: expected numbers, got {dtype} (bfloat16, perhaps: save float32)")
-    extra = _require_bytes(path, prod(shape) * dtype.itemsize, file.size - head.tell())
+        header = npy_header(start_of(file, 12 + _NPY_HEADER))
+    require_numbers(path, header.dtype)
+    extra = require_bytes(path, header.data, file.size - header.size)
     if extra:
         raise ValueError(
             f"{path}: expected one array, got {extra} bytes after it; if these are more arrays, "
             "read one after the other with np.load(file) of the open file, and save them as one"
         )
-    return _flat_array(file, path, shape, dtype, head.tell(), fortran=fortran_order)
+    return flat_array(file, path, header.shape, header.dtype, header.size, fortran=header.fortran)
 
 
-def _npy_header(file: BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    if not file.getvalue().startswith(npy.MAGIC_PREFIX):
-        raise ValueError("it has other contents; rmac reads .npy, .safetensors and Zarr")
-    version = npy.read_magic(file)
+def require_numbers(name: str, dtype: np.dtype[Any]) -> None:
+    """Raise unless an array of a dtype can be read without unpickling it."""
+    if dtype.hasobject:
+        raise TypeError(
+            f"{name}: expected numbers, got Python objects, which are never unpickled; save a list "
+            "of maps with their names: np.savez('maps.npz', **maps)"
+        )
+    if dtype.str == "|V2":
+        raise TypeError(f"{name}: expected numbers, got {dtype} (bfloat16, perhaps: save float32)")
+
+
+def npy_header(start: bytes) -> NpyHeader:
+    """Return the header with which .npy data start, or raise."""
+    if start.startswith(_USUAL) and len(start) >= (size := start[8] + 256 * start[9] + 10):
+        return _parsed(start[:size])
+    if not start.startswith(npy.MAGIC_PREFIX):
+        raise ValueError("it has other contents; rmac reads .npy, .npz, .safetensors, .h5 and Zarr")
+    version = (*start[6:8],)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its format has version {version}")
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran_order, dtype = read(file)
-    return checked_shape(shape, dtype.itemsize), fortran_order, dtype
-
-
-def open_safetensors(path: str, key: str | None) -> ArrayFile:
-    """Open an array of a .safetensors file, without the safetensors library: it would map it."""
-    file = InputFile(path)
-    with readable(path, ".safetensors file"):
-        tensors, start = _safetensors_header(file)
-        places = {name: _place(name, entry) for name, entry in tensors.items()}
-    _require_tiling(path, places, file.size - start)
-    key = chosen_key(path, key, tensors)
-    name = f"{path}[{key}]"
-    with readable(name, ".safetensors file"):
-        code = str(tensors[key]["dtype"])
-        shape = checked_shape(tensors[key]["shape"], itemsize=8)
-    if code not in _SAFETENSORS:
-        raise TypeError(f"{name}: expected one of {', '.join(_SAFETENSORS)}, got {code}")
-    dtype = bfloat16() if code == "BF16" else np.dtype(_SAFETENSORS[code]).newbyteorder("<")
-    first, last = places[key]
-    if last - first != prod(shape) * dtype.itemsize:
-        raise ValueError(f"{name}: expected the bytes of {code} {shape}, got {last - first} bytes")
-    return _flat_array(file, name, shape, dtype, start + first)
-
-
-def _safetensors_header(file: InputFile) -> tuple[dict[str, dict[str, Any]], int]:
-    """Return the entries of the header, and where the data start."""
-    size = int.from_bytes(_start_of(file, 8), "little")
-    if size > min(_SAFETENSORS_HEADER, file.size - 8):
+    count = 2 * version[0]
+    size = 8 + count + int.from_bytes(start[8 : 8 + count], "little")
+    if len(start) < size:
         raise ValueError(f"its header has {size} bytes")
-    header = json.loads(_start_of(file, 8 + size)[8:], object_pairs_hook=unique)
-    return {key: entry for key, entry in header.items() if key != "__metadata__"}, 8 + size
+    return _parsed(start[:size])
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a dict of the pairs of a JSON object; raise if a name is twice there."""
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        raise ValueError("a name is twice in its header")
-    return result
+@lru_cache(maxsize=4096)  # parsing takes 40 µs, and maps of one shape have the same header
+def _parsed(header: bytes) -> NpyHeader:
+    file = BytesIO(header)
+    version = npy.read_magic(file)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    shape = checked_shape(shape, dtype.itemsize)
+    data = prod(shape) * dtype.itemsize
+    return NpyHeader(shape, fortran, dtype, len(header), data, crc32(header))
 
 
-def _place(name: str, entry: Any) -> tuple[int, int]:
-    """Return where the data of a tensor begin and end, or raise."""
-    first, last = entry["data_offsets"]
-    if not (type(first) is type(last) is int and 0 <= first <= last):
-        raise ValueError(f"the data_offsets of {name} are {first} and {last}")
-    return first, last
-
-
-def _require_tiling(path: str, places: dict[str, tuple[int, int]], size: int) -> None:
-    """Raise unless each byte of the data is in one tensor."""
-    at = 0
-    for name, (first, last) in sorted(places.items(), key=lambda item: item[1]):
-        if first != at:
-            fault = "are in no tensor" if first > at else "are in two tensors"
-            raise ValueError(
-                f"{path}: {abs(first - at)} bytes before {name} {fault}: it is damaged"
-            )
-        at = last
-    if extra := _require_bytes(path, at, size):
-        raise ValueError(f"{path}: {extra} bytes at its end are in no tensor: it is damaged")
-
-
-def _require_bytes(name: str, expected: int, there: int) -> int:
+def require_bytes(name: str, expected: int, there: int) -> int:
     """Return how many bytes there are more than expected; raise if there are fewer."""
     if there < expected:
         raise ValueError(f"{name}: truncated: {expected} bytes of data expected, {there} there")
     return there - expected
 
 
-def _start_of(file: InputFile, size: int) -> bytes:
+def start_of(file: InputFile, size: int) -> bytes:
     """Return the first bytes of a file: fewer if the file is shorter."""
     start = bytearray(min(size, file.size))
     file.read_into(memoryview(start), 0)
     return bytes(start)
 
 
-def _flat_array(
+def flat_array(
     file: InputFile,
     name: str,
     shape: tuple[int, ...],
@@ -139,23 +119,28 @@ def _flat_array(
     offset: int,
     *,
     fortran: bool = False,
+    checked: Checked | None = None,
 ) -> ArrayFile:
-    """Return an array whose rows are read into one buffer a thread, which is used again."""
+    """Return an array whose rows are read into the thread's one buffer for such arrays.
+
+    `checked` gets the bytes of rows first:last of an array in C order, and may raise.
+    """
     native = dtype.newbyteorder("=")
     row = prod(shape[1:]) * dtype.itemsize
-    kept = local()
 
     def read(first: int, last: int) -> npt.NDArray[Any]:
         size = (last - first) * row
-        buffer = getattr(kept, "buffer", None)
+        buffer = getattr(_kept, "buffer", None)
         if buffer is None or len(buffer) < size:
-            buffer = kept.buffer = np.empty(size, np.uint8)
+            buffer = _kept.buffer = np.empty(size, np.uint8)
         values = buffer[:size].view(dtype)
         if fortran and size:
             _read_columns(file, values.reshape(last - first, -1), offset, shape[0], first)
         else:
             file.read_into(buffer[:size].data, offset + first * row)
         file.require_unchanged()
+        if checked is not None:
+            checked(first, last, buffer[:size])
         if dtype != native:
             values = values.byteswap(inplace=True).view(native)
         if fortran:
@@ -178,3 +163,27 @@ def _read_columns(
         for j, part in enumerate([some.reshape(-1)] if whole else some):
             file.read_into(part.view(np.uint8).data, offset + ((i + j) * height + start) * size)
         rows[:, i : i + len(some)] = some[:, first - start : first - start + count].T
+
+
+@dataclass(frozen=True)
+class FlatArrays:
+    """Where the arrays of a container lie in its file, in C order."""
+
+    file: InputFile
+    offsets: Sequence[int]
+    swapped: Callable[[int], bool] | None = None  # whether an array has the other byte order
+    checked: Callable[[int, memoryview], None] | None = None  # gets the bytes of an array
+
+    def fill(self, members: Sequence[int], block: npt.NDArray[Any]) -> None:
+        """Read arrays of one shape into a contiguous block of them."""
+        data = memoryview(block.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+        self.file.read_each(data, [self.offsets[i] for i in members])
+        self.file.require_unchanged()
+        size = len(data) // len(members)
+        if self.checked is not None:
+            for k, i in enumerate(members):
+                self.checked(i, data[k * size : (k + 1) * size])
+        if self.swapped is not None:
+            for k, i in enumerate(members):
+                if self.swapped(i):
+                    block[k].byteswap(inplace=True)

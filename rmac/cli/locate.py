@@ -11,6 +11,7 @@ import numpy.typing as npt
 import rmac
 from rmac._arrays import require_axes
 from rmac.cli.files import batches, naming, open_array, require_suffix
+from rmac.cli.formats import split_path
 from rmac.cli.queries import open_queries, read_maps, read_vectors, search_options
 from rmac.cli.rows import write_rows
 
@@ -50,7 +51,8 @@ def run(options: argparse.Namespace) -> None:
         # A batch of no maps checks options, dtype and shape before any file is written.
         none = located(np.empty((0, *maps.shape[1:]), maps.dtype))
     row_bytes = none.shape[1] * _COLUMNS * none.itemsize
-    others = [path for path in (options.queries, options.boxes) if path is not None]
+    paths = (options.source, options.queries, options.boxes)
+    others = [split_path(path)[0] for path in paths if path is not None]
     with closing(batches(maps, "map", row_bytes)) as parts:
         write_rows(options, maps, others, none, map(located, parts))
 

@@ -11,7 +11,7 @@ import rmac
 from rmac._arrays import box_in_each, feature_maps
 from rmac._backend import HOST
 from rmac._dtypes import dtype_info
-from rmac.cli.files import batch_starts, naming, open_array
+from rmac.cli.files import batch_spans, naming, open_array
 from rmac.cli.rows import BadRows
 
 if TYPE_CHECKING:
@@ -65,11 +65,10 @@ def read_maps(
     boxes = _read_boxes(options.boxes, file)
     layout = getattr(options, "layout", "NCHW")
     maxima, aspects, descriptors = [], [], []
-    starts = batch_starts(file)
-    for first in starts:
-        place = slice(first, min(first + starts.step, file.shape[0]))
+    for span in batch_spans(file):
+        place = slice(*span)
         with naming({"x": file.name, "boxes": str(options.boxes)}):
-            part = file.read(place.start, place.stop)
+            part = file.read(*span)
             crops = list(_crops(part, None if boxes is None else boxes[place], layout))
             maxima += [_maxima(crop) for crop in crops]
             descriptors += [] if describe is None else [describe(crops)]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from rmac._dtypes import dtype_info
 from rmac.cli.files import batches, naming, open_array
+from rmac.cli.queries import read_whole
 from rmac.cli.rows import BadRows
 from rmac.evaluation import checked_ranks
 
@@ -38,7 +39,7 @@ def holds_ranks(file: ArrayFile) -> bool:
 def read_ranks(file: ArrayFile, images: int | None = None) -> Ranks:
     """Read ranks, each less than the number of images if that is known."""
     with naming({"ranks": file.name}):
-        rows = checked_ranks(file.read(0, file.shape[0]))
+        rows = checked_ranks(read_whole(file))
     for i, row in enumerate(rows):
         if images is not None and len(row) and row.max() >= images:
             expected = f"ranks of the {images} maps, 0 to {images - 1}"

@@ -15,6 +15,7 @@ from rmac._arrays import require_axes
 from rmac._checks import positive_int, warn
 from rmac._io import atomic_write
 from rmac.cli.files import naming, open_array, progress, require_suffix
+from rmac.cli.formats import split_path
 from rmac.cli.locate import searchable
 from rmac.cli.queries import Queries, open_queries, read_maps, search_options
 from rmac.cli.ranks import holds_ranks, open_ranks, rank, read_ranks
@@ -51,9 +52,9 @@ def run(options: argparse.Namespace) -> None:
         0 if options.expand is None else positive_int("--expand", options.expand),
     )
     reranker.require_options(queries, options.aspect)
-    others = [options.queries, options.ranks, options.boxes, whitening]
-    paths = [path for path in others if path is not None]
-    with atomic_write(options.output, options.source, *paths) as output:
+    sources = [options.source, options.queries, options.ranks, options.boxes, whitening]
+    paths = [split_path(path)[0] for path in sources if path is not None]
+    with atomic_write(options.output, *paths) as output:
         read = read_maps(queries, options, reranker.describe)
         if holds_ranks(ranks):
             rows = read_ranks(ranks, maps.shape[0])

@@ -10,6 +10,7 @@ from rmac._checks import warn
 
 if TYPE_CHECKING:
     from rmac.cli.array_file import ArrayFile
+    from rmac.cli.inputs import Inputs
     from rmac.whitening.state import VectorKind
 
 _USE: dict[VectorKind, str] = {
@@ -18,9 +19,12 @@ _USE: dict[VectorKind, str] = {
 }
 
 
-def kind_of(vectors: ArrayFile) -> VectorKind:
+VECTOR_AXES = (2, 3)  # of vectors (M, C), and of regional vectors (N, R, C)
+
+
+def kind_of(vectors: Inputs) -> VectorKind:
     """Return what the vectors of a file are by their axes, or raise."""
-    if vectors.ndim not in (2, 3):
+    if vectors.ndim not in VECTOR_AXES:
         axes = "2 or 3 axes, (M, C) or (N, R, C)"
         raise ValueError(f"{vectors.name}: expected {axes}, got shape {vectors.shape}")
     return "regions" if vectors.ndim == 3 else "descriptors"
@@ -38,7 +42,9 @@ def load_whitening(path: str, kind: VectorKind, *, strict: bool) -> rmac.Whiteni
     return whitening
 
 
-def require_channels(whitening: rmac.Whitening, path: str, source: ArrayFile, axis: int) -> None:
+def require_channels(
+    whitening: rmac.Whitening, path: str, source: ArrayFile | Inputs, axis: int
+) -> None:
     """Raise unless a whitening is of as many channels as an array has along an axis."""
     channels = source.shape[axis]
     if whitening.channels != channels:

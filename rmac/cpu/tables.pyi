@@ -4,6 +4,8 @@ from rmac.cpu.plan import PlanTables
 
 LINE_BYTES: int
 
+def add_to_crc32(data: bytes | bytearray | memoryview, crc: int) -> tuple[int, int]: ...
+
 class Path(IntEnum):
     CHANNELS = 0
     ROWS = 1

@@ -5,10 +5,24 @@
 Each is made by `__cinit__`, so that none is half made, and `__init__` changes none.
 """
 
+from libc.stdint cimport uint32_t
+
 cdef extern from "lines.h":
     enum: LINE
 
+cdef extern from "checksum.h" nogil:
+    size_t rmac_add_to_crc32(uint32_t* crc, const unsigned char* data, size_t size)
+
 LINE_BYTES = LINE
+
+
+def add_to_crc32(const unsigned char[::1] data not None, uint32_t crc):
+    """Return the CRC-32 with some of the first bytes of data added, and how many of them."""
+    cdef size_t size = data.shape[0], done = 0
+    if size:
+        with nogil:
+            done = rmac_add_to_crc32(&crc, &data[0], size)
+    return crc, done
 
 
 cdef class Plan:
