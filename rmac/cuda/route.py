@@ -1,7 +1,7 @@
 """Which kernel pools a batch, how wide its loads are, and how many threads and channels it takes.
 
-The constants that decide this stand here. Where one says "not measured", other values were not tried
-on a GPU.
+The constants that decide this stand here. Where one says "not measured", other values were not
+tried on a GPU.
 """
 
 from __future__ import annotations
