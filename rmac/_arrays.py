@@ -315,6 +315,15 @@ def _numbers(x: Array, name: str, maps: Array, shape: tuple[str, int]) -> Array:
     return x
 
 
+def _require_apart(out: Array) -> None:
+    """Raise if elements of an array lie in the same memory, as those of an expanded tensor do."""
+    steps = zip(out.shape, out.strides, strict=True)
+    if out.size and any(size > 1 and not stride for size, stride in steps):
+        raise ValueError(
+            f"out: expected an array whose elements do not share memory, got strides {out.strides}"
+        )
+
+
 class Output:
     """Where a call computes its result, and what it returns.
 
@@ -346,6 +355,7 @@ class Output:
         if backend.can_compute_into(memory, inputs):
             self.array = memory
         else:
+            _require_apart(memory)
             self.array = backend.empty(shape, dtype, inputs[0])
 
     def finish(self) -> Array:

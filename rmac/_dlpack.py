@@ -52,6 +52,7 @@ def _imported(x: Any, name: str) -> Any:
 def import_array(x: Any, name: str) -> Any:
     """Return an array of another library as one of a backend, or raise."""
     try:
+        _require_memory_of_values(x)
         library = _namespace(x)
         bits = x.view(library.int16) if hasattr(library, "int16") and _is_bfloat16(x) else x
         array = _backend_for(x).from_dlpack(bits)
@@ -61,6 +62,22 @@ def import_array(x: Any, name: str) -> Any:
         message = f"expected an array that DLPack can pass, got {type_name(x)}"
         raise TypeError(f"{name}: {message}: {reason(error)}") from error
     return array if bits is x else array.view(bfloat16())
+
+
+def _require_memory_of_values(x: Any) -> None:
+    """Raise if the memory of a tensor of PyTorch is not that of its values; DLPack does not tell.
+
+    It holds their negatives in views such as ``z.conj().imag``. It is too short if the storage was
+    made smaller since.
+    """
+    if attribute(x, "is_neg") is None or attribute(x, "untyped_storage") is None:
+        return
+    if x.is_neg():
+        raise ValueError("its memory holds the negatives of its values; pass its resolve_neg()")
+    steps = zip(x.shape, x.stride(), strict=True)
+    last = x.storage_offset() + sum((size - 1) * stride for size, stride in steps)
+    if x.numel() and (last + 1) * x.element_size() > x.untyped_storage().nbytes():
+        raise ValueError("it has no memory for all of its values")
 
 
 def _backend_for(x: Any) -> Backend:

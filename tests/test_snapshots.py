@@ -144,6 +144,16 @@ def test_a_projection_in_another_shape_writes_nowhere_else(aggregate):
         rmac.rmac(x, whitening=whitening, aggregate=aggregate)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_out_whose_elements_share_memory_is_refused(axis):
+    shape = [2, 20, 16]
+    strides = list(np.zeros(shape, np.float32).strides)
+    strides[axis] = 0
+    out = np.lib.stride_tricks.as_strided(np.zeros(1000, np.float32), shape, strides)
+    with pytest.raises(ValueError, match="out: expected an array whose elements do not share"):
+        rmac.region_pool(X, out=out)
+
+
 class WithoutInit(rmac.Whitening):
     def __init__(self):
         pass

@@ -38,6 +38,50 @@ def inputs(name, options):
     return (x, ROIS) if name == "roi_pool" else (x,)
 
 
+def shortened(x):
+    x = x.clone()
+    x.untyped_storage().resize_(16)
+    return x
+
+
+def negatives(x):
+    return torch.complex(torch.zeros_like(x), x).conj().imag
+
+
+@pytest.mark.parametrize(
+    ("make", "message"), [(shortened, "no memory for all"), (negatives, r"resolve_neg\(\)")]
+)
+def test_tensors_whose_memory_is_not_that_of_their_values_are_refused(make, message):
+    """DLPack would pass them."""
+    out = torch.zeros(3, 20, 16)
+    for call in (
+        lambda: rmac.rmac(make(MAPS)),
+        lambda: rmac.rmac([make(MAPS[0])]),
+        lambda: rmac.region_pool(MAPS, out=make(out)),
+        lambda: rmac.roi_pool(MAPS, make(ROIS)),
+        lambda: rmac.Whitening().fit(make(out)),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+    with pytest.raises(TypeError, match="no memory for all"):
+        rmac_torch.rmac(shortened(MAPS))
+    for result in (rmac.rmac(negatives(MAPS).resolve_neg()), rmac_torch.rmac(negatives(MAPS))):
+        np.testing.assert_array_equal(result, rmac.rmac(-MAPS))
+
+
+def test_views_of_a_large_storage_are_taken():
+    x = torch.rand(2, 17, 9, 13)
+    np.testing.assert_array_equal(
+        rmac.region_pool(x[1:, 1:, :, 1:]), rmac.region_pool(x.numpy()[1:, 1:, :, 1:])
+    )
+    assert rmac.region_pool(x[:0, :, :1, :1]).shape == (0, 1, 17)
+
+
+def test_an_expanded_out_is_refused():
+    with pytest.raises(ValueError, match="out: expected an array whose elements do not share"):
+        rmac.region_pool(MAPS, out=torch.zeros(1, 20, 16).expand(3, 20, 16))
+
+
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_operators_are_the_functions(name, options):
     x = inputs(name, options)
