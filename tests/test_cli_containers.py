@@ -295,6 +295,18 @@ def test_names_go_from_command_to_command(run, maps):
     np.testing.assert_allclose(np.stack([*result.values()]), expected, rtol=1e-5, atol=1e-7)
 
 
+def test_apply_to_a_vector_an_array(run, rng):
+    vectors = {f"v{i}": rng.standard_normal(8).astype("float32") for i in range(9)}
+    safetensors.numpy.save_file(vectors, "v.safetensors")
+    rmac.Whitening(dim=4).fit(rng.standard_normal((40, 8))).save("w.npz")
+    assert run("apply", "w.npz", "v.safetensors") == 0
+    result = named()
+    assert list(result) == list(vectors)
+    expected = rmac.Whitening.load("w.npz").apply(np.stack([*vectors.values()]))
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.stack([*result.values()]), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["maps.npz", "maps.safetensors", "maps.zarr", "maps.h5"])
 def test_bad_rows_are_told_by_their_names(run, tmp_path, maps, kind, capsys):
     maps["photo 17"][3] = np.nan

@@ -74,10 +74,12 @@ class Inputs:
         first = self.parts[0].shapes[0]
         for part in self.parts:
             for row, shape in enumerate(part.shapes):
-                if len(shape) != len(first) or shape[axis] != first[axis]:
+                if len(shape) != len(first):
+                    expected = f"{len(first)} axes of a row, as {self.parts[0].label(0)} has"
+                    raise ValueError(f"{part.label(row)}: expected {expected}, got shape {shape}")
+                if shape[axis] != first[axis]:
                     expected = f"{first[axis]} {what}, as {self.parts[0].label(0)} has"
-                    got = f"shape {shape}" if len(shape) != len(first) else shape[axis]
-                    raise ValueError(f"{part.label(row)}: expected {expected}, got {got}")
+                    raise ValueError(f"{part.label(row)}: expected {expected}, got {shape[axis]}")
 
     def distinct(self) -> dict[Shape, str]:
         """Return the shapes of rows, with the name of a row of each."""
