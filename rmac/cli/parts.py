@@ -217,6 +217,7 @@ class ArraysAsRows(Part):
         """Return memory of the thread, which its next tile overwrites."""
         kept: npt.NDArray[np.uint8] | None = getattr(_kept, "buffer", None)
         if kept is None or len(kept) < size:
+            kept = _kept.buffer = None  # freed before more is taken
             kept = _kept.buffer = np.empty(size, np.uint8)
         return kept[:size]
 
