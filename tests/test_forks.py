@@ -22,6 +22,7 @@ from rmac.cuda import arrays as cuda_arrays
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning"),  # of JAX, if a test has imported it
 ]
 PATIENCE = 20  # seconds until a child is taken for one that hangs
 
@@ -128,5 +129,6 @@ def test_all_locks_are_of_this_kind():
     assert len(files) > len(list(pkgutil.iter_modules([str(folder)])))
     found = {path.name: other.findall(path.read_text(encoding="utf-8")) for path in files}
     assert {name: words for name, words in found.items() if words} == {
-        "flat_files.py": ["threading"]  # `local`, which is no lock
+        "flat_files.py": ["threading"],  # `local`, which is no lock
+        "parts.py": ["threading"],  # the same
     }

@@ -1,7 +1,5 @@
 """Sizes that overflow: maps without memory, of stride 0 and up to 2**62 cells wide."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from helpers import peak_memory
@@ -10,6 +8,7 @@ import rmac
 from rmac._options import POOLS, PRESETS
 from rmac.cpu import plan, rois
 from rmac.cuda import launches
+from rmac.cuda.structs import DESCRIBE_LAUNCH
 
 
 def wide(*shape, dtype="f4"):
@@ -144,14 +143,14 @@ def test_the_gpu_refuses_sides_beyond_int(axis):
     shape = [1, 1, 1, 1]
     shape[("images", "channels", "rows", "columns").index(axis)] = 2**31
     with pytest.raises(ValueError, match=rf"^x: expected fewer than 2\*\*31 {axis} on the GPU"):
-        launches._require_32_bits(SimpleNamespace(shape=tuple(shape)))
+        launches._require_32_bits(tuple(shape))
 
 
 def test_the_gpu_describes_more_images_than_one_launch_has_blocks(monkeypatch):
     monkeypatch.setattr(launches, "MOST_BLOCKS", 3)
     options = rmac._options.aggregation_options(True, "sum", True, 0.0)
     found = [
-        (int(launch["first_image"]), images)
-        for launch, images in launches._describe_launches((8, 5, 4), [5], options)
+        (int(launch.view(DESCRIBE_LAUNCH)["first_image"]), images)
+        for launch, images in launches._describe_launches((8, 5, 4), 5, (), options)
     ]
     assert found == [(0, 3), (3, 3), (6, 2)]

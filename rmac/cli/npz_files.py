@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import zlib
 from math import prod
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rmac._forks import Lock
 from rmac._io import InputFile
 from rmac.cli.array_file import ArrayFile, Container, readable
 from rmac.cli.flat_files import FlatArrays, flat_array, npy_header, require_numbers

@@ -6,10 +6,10 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from functools import lru_cache
-from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rmac._config import add_to_crc32
+from rmac._forks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
