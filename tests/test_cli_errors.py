@@ -195,8 +195,14 @@ def test_main_with_a_closed_stderr(warned, monkeypatch):
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_a_help_that_cannot_be_printed_is_an_error(flag):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-    command = ["bash", "-c", 'exec "$@" >/dev/full', "bash", *PROGRAMS["python -m"], flag]
-    result = run(*command, env=environment)
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*PROGRAMS["python -m"], flag],
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     assert result.returncode == 2
     assert result.stderr == "rmac: error: [Errno 28] No space left on device\n"
 
