@@ -87,7 +87,7 @@ class _Job(NamedTuple):
 
 
 class _Launch(NamedTuple):
-    """A launch of a kernel that pools, complete but for the addresses of the maps."""
+    """A launch of a kernel that pools. Only the addresses of the maps are still missing."""
 
     name: str
     blocks: int

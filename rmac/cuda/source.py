@@ -95,7 +95,7 @@ def _dtype_struct(info: DtypeInfo) -> str:
 def _layout_checks() -> Iterator[str]:
     """Yield assertions that the structs have the layout that Python gives them.
 
-    The size, alignment and order of the fields settle it. NVRTC knows no offsetof before CUDA 13.1.
+    The size, alignment and order of the fields settle it. NVRTC knows no offsetof before CUDA 13.4.
     """
     yield '#line 1 "layout checks"\n'
     for name, struct in STRUCTS.items():
