@@ -29,7 +29,7 @@ POISONED = f"""{SHARED}\
             batches[i].workspace + len(memory) - LINE, PyBytes_AsString(memory) + len(memory)
         )
 """
-KERNELS = "rmac/cpu/kernels.pyx"
+KERNELS, BUFFERS = "rmac/cpu/kernels.pyx", "rmac/cpu/buffers.pxd"
 EXACT_WORKSPACE = [
     (KERNELS, "\ncdef void share_workspace(", POISON),
     (KERNELS, SHARED, POISONED),
@@ -38,7 +38,7 @@ EXACT_WORKSPACE = [
 ]
 
 TASK = "<key_t*>(batch.workspace + thread * batch.workspace_size)"
-ALLOCATED = "\ncdef bytes uninitialised("
+SHARING = "\ncdef void share_workspace("
 KEPT = """
 _kept = b""
 
@@ -53,14 +53,14 @@ cdef bytes kept(Py_ssize_t size):
 FAULTS = {
     # A line too few of workspace.
     "overflow": [
-        (KERNELS, "size_product(workers, size), LINE)", "size_product(workers, size), 0)")
+        (BUFFERS, "size_product(workers, size), LINE)", "size_product(workers, size), 0)")
     ],
     # The workers of a call share one workspace.
     "race of workers": [(KERNELS, TASK, "<key_t*>batch.workspace")],
     # The calls of all Python threads share one workspace.
     "race of threads": [
         (KERNELS, "workspace = uninitialised(", "workspace = kept("),
-        (KERNELS, ALLOCATED, KEPT + ALLOCATED),
+        (KERNELS, SHARING, KEPT + SHARING),
     ],
     # A region lacks the last of the lines that it is made of.
     "wrong value": [
@@ -73,7 +73,7 @@ FAULTS = {
     # A shift as wide as its type, which C does not define.
     "undefined": [
         (
-            KERNELS,
+            BUFFERS,
             "    out.kind, out.p, out.zero_point = spec.kind,",
             "    out.kind, out.p, out.zero_point = spec.kind | (1 << (spec.kind + 32)) & 0,",
         )
