@@ -153,7 +153,7 @@ def _write_array(
 
 
 def _blocks(names: Iterator[str], width: int) -> Iterator[npt.NDArray[Any]]:
-    """Yield names as arrays, of bytes, of which few are in memory at once."""
+    """Yield the bytes of names, some names at a time, so that memory holds few of them."""
     while some := list(islice(names, max(1, _NAMES_BYTES // (4 * width)))):
         yield np.array(some, f"U{width}").view(np.uint8)
 
