@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
-    from rmac._options import AggregationOptions, PoolingOptions
+    from rmac._options import AggregationOptions, PoolingOptions, SearchOptions
 
 Array = Any  # of the library of some backend
 
@@ -83,6 +83,18 @@ class Backend(Protocol):
         workers: int | None,
     ) -> None: ...
     def describe(self, vectors: Array, out: Array, aggregation: AggregationOptions, /) -> None: ...
+    # The boxes (Q, N, 4) of the maps of all batches that are most similar to queries (Q, C), and
+    # their scores (Q, N). An aspect is None or a number.
+    def localize(
+        self,
+        batches: Sequence[Array],
+        queries: Any,
+        aspects: Sequence[float | None],
+        search: SearchOptions,
+        /,
+        *,
+        workers: int | None,
+    ) -> tuple[Array, Array]: ...
     # The `workers` to pool so many bytes of maps with, before a matrix product of the result.
     def workers_before_product(self, workers: int | None, size: int, /) -> int | None: ...
 

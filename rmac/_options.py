@@ -87,6 +87,16 @@ class GridOptions(NamedTuple):
     preset: PresetName
 
 
+class SearchOptions(NamedTuple):
+    """Which boxes of a map are compared with a query."""
+
+    name: SearchName
+    tolerance: float  # the factor by which the aspect of a box may differ
+    step: int  # cells between candidates of a grid
+    refine: int  # the largest step of the refinement of its best box, at least 0
+    sweeps: int  # the most rounds at each step
+
+
 MAX_POOLING = PoolingOptions(Pool.MAX, 0.0, 0)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rmac._options import MAX_POOLING, AggregationOptions, PoolingOptions
+from rmac._options import MAX_POOLING, AggregationOptions, PoolingOptions, SearchOptions
 from rmac.cpu.arrays import (
     ARRAY,
     DEVICE,
@@ -41,6 +41,7 @@ from rmac.cpu.route import (
     threads_for,
     workers_before_product,
 )
+from rmac.cpu.search import search_boxes
 from rmac.cpu.threads import workers_for
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ __all__ = [
     "device_index",
     "empty",
     "from_dlpack",
+    "localize",
     "namespace",
     "owns",
     "plain",
@@ -174,6 +176,18 @@ def describe(vectors: Array, out: Array, aggregation: AggregationOptions) -> Non
     For the aggregates NONE and CONCAT, `vectors` and `out` are the same memory.
     """
     kernels.describe(vectors, aggregation, out.reshape(len(out), -1))
+
+
+def localize(
+    batches: Sequence[Array],
+    queries: npt.NDArray[np.float64],
+    aspects: Sequence[float | None],
+    search: SearchOptions,
+    *,
+    workers: int | None,
+) -> tuple[Array, Array]:
+    """Return the boxes (Q, N, 4) that are most similar to queries, and their scores (Q, N)."""
+    return search_boxes(batches, queries, aspects, search, workers)
 
 
 def _largest_first(batches: Sequence[Array]) -> npt.NDArray[np.intp]:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["available_isas", "kernels", "second_level_cache"]
+__all__ = ["available_isas", "boxes", "kernels", "second_level_cache"]
 
 ISAS = ("baseline", "x86-64-v3", "x86-64-v4")  # the best one last
 
@@ -28,21 +28,21 @@ def second_level_cache() -> int:
         return 1 << 19
 
 
-def _choose() -> Any:
-    """Return the kernels that RMAC_ISA names, or the best of those that run on this machine."""
+def _choose() -> str:
+    """Return the ISA that RMAC_ISA names, or the best of those that run on this machine."""
     available = available_isas()
     isa = os.environ.get("RMAC_ISA") or available[-1]
     if isa not in available:
         raise ImportError(f"RMAC_ISA: expected one of {', '.join(available)}, got {isa!r}")
-    return _load(isa)
+    return isa
 
 
-def _module_name(isa: str) -> str:
-    return f"rmac.cpu.kernels_{isa.replace('-', '_')}"
+def _module_name(isa: str, source: str = "kernels") -> str:
+    return f"rmac.cpu.{source}_{isa.replace('-', '_')}"
 
 
-def _load(isa: str) -> Any:
-    name = _module_name(isa)
+def _load(isa: str, source: str = "kernels") -> Any:
+    name = _module_name(isa, source)
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
@@ -56,6 +56,8 @@ def _load(isa: str) -> Any:
 
 
 if TYPE_CHECKING:
+    from rmac.cpu import boxes_baseline as boxes
     from rmac.cpu import kernels_baseline as kernels
 else:
-    kernels = _choose()
+    _chosen = _choose()
+    kernels, boxes = _load(_chosen), _load(_chosen, "boxes")

@@ -20,19 +20,20 @@ inlined always; the others are each compiled on their own. A .pxd file does not 
 above: each must name cdivision itself, or its divisions check for zero.
 """
 
-from cpython.buffer cimport (
-    PyBUF_C_CONTIGUOUS, PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
-)
-from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString
 from cython cimport floating
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint64_t, uintptr_t
 
+from rmac.cpu.buffers cimport (
+    Memory, map_of, memory_of, size_product, size_sum, uninitialised, whole_lines,
+    workspace_of_workers,
+)
 from rmac.cpu.describe cimport Aggregation, normalize, normalize_each, sum_regions
 from rmac.cpu.keys cimport LINE, key_t
 from rmac.cpu.paths cimport (
-    Batch, Block, Target, pool_bands, pool_planes, pool_rows, size_product, size_sum, slot_keys,
-    store_region, workspace_keys,
+    Batch, Block, Target, pool_bands, pool_planes, pool_rows, slot_keys, store_region,
+    workspace_keys,
 )
 from rmac.cpu.tables cimport Aggregate, KernelSpec, Kind, Path, Route
 from rmac.cpu.values cimport Map
@@ -65,13 +66,6 @@ cdef struct Call:
     Py_ssize_t length  # of a descriptor
 
 
-cdef struct Memory:
-    # Where an array is written, in C order.
-    char* data
-    Py_ssize_t itemsize
-    Py_ssize_t size  # of all elements
-
-
 # Preparation, with the GIL.
 
 cpdef Py_ssize_t workspace_bytes(Route route, KernelSpec spec) except -1:
@@ -82,34 +76,6 @@ cpdef Py_ssize_t workspace_bytes(Route route, KernelSpec spec) except -1:
     return size_product(
         spec.itemsize, workspace_keys(&route.table, spec.line, spec.sums)
     )
-
-
-# A buffer says where an array lies at a tenth of a typed memoryview's cost. It is released at once:
-# the caller keeps the array.
-
-cdef Map map_of(x, KernelSpec spec) except *:
-    cdef Py_buffer buffer
-    cdef Map out
-    PyObject_GetBuffer(x, &buffer, PyBUF_STRIDED_RO)
-    out.data = <const char*>buffer.buf
-    out.images, out.channels = buffer.shape[0], buffer.shape[1]
-    out.height, out.width = buffer.shape[2], buffer.shape[3]
-    out.image_stride, out.channel_stride = buffer.strides[0], buffer.strides[1]
-    out.row_stride, out.pixel_stride = buffer.strides[2], buffer.strides[3]
-    out.itemsize = spec.value_bytes
-    out.kind, out.p, out.zero_point = spec.kind, spec.p, spec.zero_point
-    PyBuffer_Release(&buffer)
-    return out
-
-
-cdef Memory memory_of(out) except *:
-    cdef Py_buffer buffer
-    cdef Memory memory
-    PyObject_GetBuffer(out, &buffer, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
-    memory.data, memory.itemsize = <char*>buffer.buf, buffer.itemsize
-    memory.size = buffer.len // buffer.itemsize
-    PyBuffer_Release(&buffer)
-    return memory
 
 
 cdef Batch batch_of(x, Route route, KernelSpec spec) except *:
@@ -130,27 +96,6 @@ cdef Aggregation aggregation_of(options) except *:
     out.normalize_regions, out.normalize = options.normalize_regions, options.normalize
     out.eps = options.eps
     return out
-
-
-cdef inline Py_ssize_t whole_lines(Py_ssize_t size) noexcept nogil:
-    """Return a size in whole lines; the largest number of whole lines if it is more."""
-    return size_sum(size, LINE - 1) // LINE * LINE
-
-
-cdef bytes uninitialised(Py_ssize_t size):
-    """Return memory that nobody else has seen, and that may therefore be written."""
-    try:
-        return PyBytes_FromStringAndSize(NULL, size)
-    except (MemoryError, OverflowError):
-        raise MemoryError(
-            f"x: maps of this shape need {size} bytes of workspace: pool smaller maps or fewer "
-            "regions, or take fewer workers"
-        ) from None
-
-
-cdef Py_ssize_t workspace_of_workers(int workers, Py_ssize_t size) noexcept:
-    """Return the bytes for all workers, and a line so that they can start at one."""
-    return size_sum(size_product(workers, size), LINE)
 
 
 cdef void share_workspace(
@@ -507,6 +452,14 @@ def default_threads(int most, bint heed_cpus):
     if heed_cpus and threads > 1:
         threads = min(threads, omp_get_num_procs())
     return max(threads, 1)
+
+
+def team(int workers):
+    """Return how many threads a parallel region of this thread can have: `workers`, or fewer.
+
+    Whatever module has the region: all modules share the threads of OpenMP.
+    """
+    return rmac_team(workers)
 
 
 def startable(int threads):

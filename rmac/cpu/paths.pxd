@@ -14,6 +14,7 @@ Threads: each task runs on one thread.
 from cython cimport floating
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uintptr_t
 
+from rmac.cpu.buffers cimport size_product, size_sum
 from rmac.cpu.keys cimport (
     Vectors, call_pool_short_vectors, combine, hide_target, identity, key_t, lanes_of, pool_vectors
 )
@@ -26,10 +27,6 @@ cdef extern from "transpose.h" nogil:
     void transpose(
         const void* rows, void* out, Py_ssize_t columns, Py_ssize_t stride, double like
     )
-
-cdef extern from "sizes.h" nogil:
-    Py_ssize_t size_product(Py_ssize_t a, Py_ssize_t b)
-    Py_ssize_t size_sum(Py_ssize_t a, Py_ssize_t b)
 
 cdef struct Batch:
     # A batch of maps and how a call reads it; all its tasks share this.

@@ -42,7 +42,7 @@ from rmac.cuda.route import kernel_spec, leaves_in_place
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rmac._options import AggregationOptions, PoolingOptions
+    from rmac._options import AggregationOptions, PoolingOptions, SearchOptions
 
 Array = Any  # cupy.ndarray
 
@@ -57,6 +57,7 @@ __all__ = [
     "device_index",
     "empty",
     "from_dlpack",
+    "localize",
     "namespace",
     "owns",
     "plain",
@@ -160,6 +161,18 @@ def describe(vectors: Array, out: Array, aggregation: AggregationOptions) -> Non
     """
     with device_context(vectors):
         launch_description(vectors, [vectors.shape[1]], out, aggregation)
+
+
+def localize(
+    batches: Sequence[Array],  # noqa: ARG001
+    queries: Any,  # noqa: ARG001
+    aspects: Sequence[float | None],  # noqa: ARG001
+    search: SearchOptions,  # noqa: ARG001
+    *,
+    workers: int | None,  # noqa: ARG001
+) -> tuple[Array, Array]:
+    """Raise: boxes are searched on the host alone."""
+    raise TypeError("x: expected a numpy.ndarray, got a cupy.ndarray")
 
 
 def workers_before_product(workers: int | None, size: int) -> int | None:  # noqa: ARG001

@@ -1,0 +1,628 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, freethreading_compatible=True
+"""The box of a map whose maxima are most similar to a query's, among all boxes or a grid of them.
+
+Accumulation
+    The squares and products of a box are summed in float32 over the channels of a tile, in an order
+    that is the same for every box; tiles are summed in float64. Maps of float64, and those with
+    values whose squares may overflow or underflow in float32, are summed in float64 throughout.
+NaN
+    A box with a NaN or infinite maximum has no score.
+Memory
+    A thread packs a tile of channels for all cells of a map, so that a line holds one cell of 16
+    channels. It doubles the rows and columns that each cell stands for as boxes grow: a box is the
+    maximum of four cells. The sums of a box are kept for each tile until all tiles are done.
+Threads
+    A task takes one tile and one job, which is an image or some of its strips: the boxes of one
+    height that start in one row. No sum depends on jobs or threads.
+"""
+
+from cpython.bytes cimport PyBytes_AsString
+from cython cimport floating
+from cython.parallel cimport prange, threadid
+from libc.math cimport INFINITY, NAN, sqrt
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
+
+from rmac.cpu.buffers cimport (
+    map_of, size_product, size_sum, uninitialised, whole_lines, workspace_of_workers,
+)
+from rmac.cpu.keys cimport LINE, lanes_of
+from rmac.cpu.tables cimport KernelSpec
+from rmac.cpu.tiles cimport Box, maxima_of_box, pack_tile
+from rmac.cpu.values cimport Map
+
+cdef extern from "floats.h" nogil:
+    uint64_t set_default_floats()
+    void restore_floats(uint64_t before)
+
+cdef extern from "scores.h" nogil:
+    enum: MOST_LINES
+    ctypedef struct Parts:
+        const char* first
+        const char* second
+        Py_ssize_t step
+    # Numbers have the type of the last argument.
+    void score(
+        Parts parts, Py_ssize_t n, const void* queries, Py_ssize_t n_queries, void* out, int lines,
+        double like,
+    )
+    void combine_lines(void* out, const void* a, const void* b, Py_ssize_t lines, double like)
+
+cdef enum:
+    MOST_SUMS = 1 << 24      # bytes of sums that are kept at a time
+    TASKS_PER_WORKER = 8     # that are dealt out at a time
+
+cdef struct Height:
+    # All strips of one height, see `rmac.cpu.search.Candidates`.
+    Py_ssize_t height, span, rows, first_strip, first_sum, sums, first_run, stop_run
+
+cdef struct Run:
+    # The boxes of a strip that have one width, and the queries that they are compared with.
+    Py_ssize_t width, columns, first_query, queries
+
+cdef struct Candidates:
+    const Height* heights
+    Py_ssize_t n_heights
+    const Run* runs
+    Py_ssize_t strips
+    Py_ssize_t sums  # of all boxes: one of squares, and one of products for each query
+    Py_ssize_t step  # cells between boxes
+
+cdef struct Batch:
+    Map x
+    Candidates candidates
+
+cdef struct Job:
+    const Batch* batch
+    const char* image
+    Py_ssize_t index         # of the image, among those of all batches
+    Py_ssize_t first, stop   # strips
+    Py_ssize_t first_sum, sums
+    char* memory             # the sums of each tile
+
+cdef struct Found:
+    # The best box so far, and what decides between equal scores.
+    double score
+    Py_ssize_t cells
+    Box box
+
+cdef struct Call:
+    const char* queries  # (tile, query, lane), of length 1
+    Py_ssize_t n_queries
+    int lines            # of a cell
+    Py_ssize_t tiles
+    bint rounded         # whether scores are rounded to float32
+    bint small_first     # whether fewer cells are better at equal scores
+    int workers
+    char* workspace
+    Py_ssize_t workspace_size
+
+
+cdef void grow_table(
+    const Map* x, const Height* height, floating* cells, Py_ssize_t lanes, Py_ssize_t* spans
+) noexcept nogil:
+    """Double the rows and columns that each cell stands for, as far as boxes of a height need."""
+    cdef Py_ssize_t lines = lanes // lanes_of(cells[0]), row = x.width * lanes
+    while 2 * spans[0] <= height.height:
+        combine_lines(
+            cells, cells, cells + spans[0] * row, (x.height - spans[0]) * x.width * lines, cells[0]
+        )
+        spans[0] *= 2
+    while 2 * spans[1] <= height.span:
+        combine_lines(
+            cells, cells, cells + spans[1] * lanes, (x.height * x.width - spans[1]) * lines,
+            cells[0],
+        )
+        spans[1] *= 2
+
+
+cdef void sum_strip(
+    const Call* call, const Batch* batch, const Height* height, const floating* rows,
+    Py_ssize_t span, const floating* queries, floating* row, floating* sums,
+) noexcept nogil:
+    """Write the sums of all boxes of a height that start in one row of cells."""
+    cdef Py_ssize_t lanes = call.lines * lanes_of(sums[0])
+    cdef const Run* run
+    cdef Py_ssize_t i
+    cdef Parts parts
+    parts.first, parts.step = <const char*>row, batch.candidates.step * lanes * sizeof(floating)
+    for i in range(height.first_run, height.stop_run):
+        run = batch.candidates.runs + i
+        while 2 * span <= run.width:
+            combine_lines(
+                row, row, row + span * lanes, (batch.x.width - 2 * span + 1) * call.lines, sums[0]
+            )
+            span *= 2
+        parts.second = <const char*>(row + (run.width - span) * lanes)
+        score(
+            parts, run.columns, queries + run.first_query * lanes, run.queries, sums, call.lines,
+            sums[0],
+        )
+        sums += run.columns * (1 + run.queries)
+
+
+cdef bint sum_tile(
+    const Call* call, const Job* job, Py_ssize_t tile, floating* workspace
+) noexcept nogil:
+    """Write the sums of the boxes of a job over one tile; return whether they may overflow."""
+    cdef const Batch* batch = job.batch
+    cdef const Map* x = &batch.x
+    cdef Py_ssize_t lanes = call.lines * lanes_of(workspace[0])
+    cdef floating* sums = <floating*>job.memory + tile * job.sums
+    cdef const floating* queries = <const floating*>call.queries + tile * call.n_queries * lanes
+    cdef floating* row = workspace + x.height * x.width * lanes
+    cdef Py_ssize_t[2] spans
+    cdef Py_ssize_t i, strip, y
+    cdef const Height* height
+    if pack_tile(x, job.image, tile * lanes, workspace, lanes, row):
+        return True
+    spans[0] = spans[1] = 1
+    for i in range(batch.candidates.n_heights):
+        height = batch.candidates.heights + i
+        if height.first_strip >= job.stop:
+            break
+        if height.first_strip + height.rows <= job.first:
+            continue
+        grow_table(x, height, workspace, lanes, spans)
+        for strip in range(
+            max(job.first, height.first_strip), min(job.stop, height.first_strip + height.rows)
+        ):
+            y = (strip - height.first_strip) * batch.candidates.step
+            combine_lines(
+                row, workspace + y * x.width * lanes,
+                workspace + (y + height.height - spans[0]) * x.width * lanes,
+                (x.width - spans[1] + 1) * call.lines, sums[0],
+            )
+            sum_strip(call, batch, height, workspace, spans[1], queries, row, sums)
+            sums += height.sums
+    return False
+
+
+cdef inline double score_of(
+    const Call* call, double squares, double products
+) noexcept nogil:
+    """Return the score of a box from its sums; -inf if it has none."""
+    cdef double result
+    if not squares < INFINITY:
+        return -INFINITY
+    result = products / sqrt(squares) if squares > 0 else 0.0
+    return <float>result if call.rounded else result
+
+
+cdef inline bint is_better(const Found* one, const Found* other, bint small_first) noexcept nogil:
+    if one.score != other.score:
+        return one.score > other.score
+    if small_first and one.cells != other.cells:
+        return one.cells < other.cells
+    if one.box.y1 != other.box.y1:
+        return one.box.y1 < other.box.y1
+    if one.box.y2 != other.box.y2:
+        return one.box.y2 < other.box.y2
+    if one.box.x1 != other.box.x1:
+        return one.box.x1 < other.box.x1
+    return one.box.x2 < other.box.x2
+
+
+cdef void compare_run(
+    const Call* call, const Job* job, const Height* height, const Run* run, Py_ssize_t y,
+    const floating* sums, Found* found,
+) noexcept nogil:
+    """Compare the boxes of a run with the best so far of each query."""
+    cdef Py_ssize_t i, query, tile
+    cdef Py_ssize_t step = job.batch.candidates.step
+    cdef double squares, products
+    cdef Found one
+    one.cells, one.box.y1, one.box.y2 = height.height * run.width, y, y + height.height - 1
+    for i in range(run.columns):
+        one.box.x1, one.box.x2 = i * step, i * step + run.width - 1
+        squares = 0
+        for tile in range(call.tiles):
+            squares += sums[tile * job.sums + i]
+        for query in range(run.queries):
+            products = 0
+            for tile in range(call.tiles):
+                products += sums[tile * job.sums + (1 + query) * run.columns + i]
+            one.score = score_of(call, squares, products)
+            if one.score > -INFINITY and is_better(
+                &one, found + run.first_query + query, call.small_first
+            ):
+                found[run.first_query + query] = one
+
+
+cdef void compare_strips(
+    const Call* call, const Job* job, Py_ssize_t part, Py_ssize_t parts, floating like,
+    Found* found,
+) noexcept nogil:
+    """Write the best box of each query in a part of the strips of a job."""
+    cdef const Candidates* candidates = &job.batch.candidates
+    cdef Py_ssize_t size = job.stop - job.first
+    cdef Py_ssize_t first = job.first + size * part // parts
+    cdef Py_ssize_t stop = job.first + size * (part + 1) // parts
+    cdef Py_ssize_t i, j, strip, y
+    cdef const floating* sums
+    cdef const Height* height
+    cdef const Run* run
+    for i in range(call.n_queries):
+        found[i].score = -INFINITY
+    for i in range(candidates.n_heights):
+        height = candidates.heights + i
+        for strip in range(
+            max(first, height.first_strip), min(stop, height.first_strip + height.rows)
+        ):
+            y = strip - height.first_strip
+            sums = <const floating*>job.memory + (
+                height.first_sum + y * height.sums - job.first_sum
+            )
+            for j in range(height.first_run, height.stop_run):
+                run = candidates.runs + j
+                compare_run(call, job, height, run, y * candidates.step, sums, found)
+                sums += run.columns * (1 + run.queries)
+
+
+# Refinement of a grid's best box.
+
+cdef double score_of_box(
+    const Call* call, const Job* job, Py_ssize_t query, const Box* box, floating* workspace
+) noexcept nogil:
+    """Return the score of one box, the same as that of `sum_tile` and `score_of`."""
+    cdef Py_ssize_t lanes = call.lines * lanes_of(workspace[0])
+    cdef const floating* vectors = <const floating*>call.queries + query * lanes
+    cdef floating[2] sums
+    cdef double squares = 0, products = 0
+    cdef Py_ssize_t tile
+    cdef Parts parts
+    maxima_of_box(
+        &job.batch.x, job.image, box, workspace, call.tiles * lanes, workspace + call.tiles * lanes
+    )
+    parts.step = 0
+    for tile in range(call.tiles):
+        parts.first = parts.second = <const char*>(workspace + tile * lanes)
+        score(parts, 1, vectors + tile * call.n_queries * lanes, 1, sums, call.lines, sums[0])
+        squares += sums[0]
+        products += sums[1]
+    return score_of(call, squares, products)
+
+
+cdef bint move_edge(const Map* x, Box* box, int edge, Py_ssize_t step) noexcept nogil:
+    """Move an edge; return whether the box is on the map and spans two cells there."""
+    if edge == 0:
+        box.y1 -= step
+    elif edge == 1:
+        box.y1 += step
+    elif edge == 2:
+        box.y2 -= step
+    elif edge == 3:
+        box.y2 += step
+    elif edge == 4:
+        box.x1 -= step
+    elif edge == 5:
+        box.x1 += step
+    elif edge == 6:
+        box.x2 -= step
+    else:
+        box.x2 += step
+    if edge < 4:
+        return box.y1 >= 0 and box.y2 < x.height and box.y2 > box.y1
+    return box.x1 >= 0 and box.x2 < x.width and box.x2 > box.x1
+
+
+cdef void refine(
+    const Call* call, const Job* job, Py_ssize_t query, Py_ssize_t steps, Py_ssize_t sweeps,
+    floating* workspace, Found* found,
+) noexcept nogil:
+    """Move the edges of a box as long as that makes it better."""
+    cdef const Map* x = &job.batch.x
+    cdef Py_ssize_t step, sweep
+    cdef double before, value
+    cdef int edge
+    cdef Box box
+    for step in range(min(steps, max(x.height, x.width) - 1), 0, -1):
+        for sweep in range(sweeps):
+            before = found.score
+            for edge in range(8):
+                box = found.box
+                if move_edge(x, &box, edge, step):
+                    value = score_of_box(call, job, query, &box, workspace)
+                    if value > found.score:
+                        found.box, found.score = box, value
+            if found.score == before:
+                break
+
+
+cdef void refine_image(
+    const Call* call, const Job* job, Py_ssize_t query, Py_ssize_t steps, Py_ssize_t sweeps,
+    floating* workspace, Found* found,
+) noexcept nogil:
+    """Refine the best box of a query, or the whole map if there is none."""
+    if found.score == -INFINITY:
+        found.box = whole_map(&job.batch.x)
+        found.score = score_of_box(call, job, query, &found.box, workspace)
+    if found.score > -INFINITY:
+        refine(call, job, query, steps, sweeps, workspace, found)
+
+
+cdef inline Box whole_map(const Map* x) noexcept nogil:
+    cdef Box box
+    box.x1 = box.y1 = 0
+    box.x2, box.y2 = x.width - 1, x.height - 1
+    return box
+
+
+# Tasks.
+
+cdef inline char* workspace_of(const Call* call, int thread) noexcept nogil:
+    return call.workspace + thread * call.workspace_size
+
+
+cdef inline void sum_task(
+    const Call* call, const Job* jobs, Py_ssize_t task, int thread, floating like, char* overflows
+) noexcept nogil:
+    cdef uint64_t floats = set_default_floats()
+    overflows[task] = sum_tile(
+        call, jobs + task // call.tiles, task % call.tiles,
+        <floating*>workspace_of(call, thread),
+    )
+    restore_floats(floats)
+
+
+cdef inline void compare_task(
+    const Call* call, const Job* jobs, Py_ssize_t task, Py_ssize_t parts, floating like,
+    Found* found,
+) noexcept nogil:
+    cdef uint64_t floats = set_default_floats()
+    compare_strips(
+        call, jobs + task // parts, task % parts, parts, like, found + task * call.n_queries
+    )
+    restore_floats(floats)
+
+
+cdef inline void refine_task(
+    const Call* call, const Job* jobs, Py_ssize_t task, int thread, Py_ssize_t steps,
+    Py_ssize_t sweeps, floating like, Found* found,
+) noexcept nogil:
+    cdef uint64_t floats = set_default_floats()
+    refine_image(
+        call, jobs + task // call.n_queries, task % call.n_queries, steps, sweeps,
+        <floating*>workspace_of(call, thread), found + task,
+    )
+    restore_floats(floats)
+
+
+cdef void search_jobs(
+    const Call* call, const Job* jobs, Py_ssize_t n, Py_ssize_t parts, floating like,
+    char* overflows, Found* found,
+) noexcept nogil:
+    """Write whether each tile of each job may overflow, and what each part of a job found."""
+    cdef Py_ssize_t task
+    if call.workers == 1:
+        for task in range(n * call.tiles):
+            sum_task(call, jobs, task, 0, like, overflows)
+        for task in range(n * parts):
+            compare_task(call, jobs, task, parts, like, found)
+    else:
+        for task in prange(n * call.tiles, schedule="dynamic", num_threads=call.workers):
+            sum_task(call, jobs, task, threadid(), like, overflows)
+        for task in prange(n * parts, schedule="dynamic", num_threads=call.workers):
+            compare_task(call, jobs, task, parts, like, found)
+
+
+cdef void refine_jobs(
+    const Call* call, const Job* jobs, Py_ssize_t n, Py_ssize_t steps, Py_ssize_t sweeps,
+    floating like, Found* found,
+) noexcept nogil:
+    """Refine what was found in images, of one job each."""
+    cdef Py_ssize_t task
+    if call.workers == 1:
+        for task in range(n * call.n_queries):
+            refine_task(call, jobs, task, 0, steps, sweeps, like, found)
+    else:
+        for task in prange(n * call.n_queries, schedule="dynamic", num_threads=call.workers):
+            refine_task(call, jobs, task, threadid(), steps, sweeps, like, found)
+
+
+# Preparation, with the GIL.
+
+cdef Batch batch_of(x, table, KernelSpec spec) except *:
+    cdef const Py_ssize_t[:, ::1] heights = table.heights, runs = table.runs
+    cdef Batch out
+    out.x = map_of(x, spec)
+    out.candidates.n_heights = heights.shape[0]
+    out.candidates.heights = <const Height*>&heights[0, 0] if heights.shape[0] else NULL
+    out.candidates.runs = <const Run*>&runs[0, 0] if heights.shape[0] else NULL
+    out.candidates.strips, out.candidates.sums = table.strips, table.sums
+    out.candidates.step = table.step
+    return out
+
+
+cdef Py_ssize_t sums_before(const Candidates* candidates, Py_ssize_t strip) noexcept:
+    """Return the sums of all strips before one."""
+    cdef const Height* height
+    cdef Py_ssize_t i
+    for i in range(candidates.n_heights):
+        height = candidates.heights + i
+        if strip < height.first_strip + height.rows:
+            return height.first_sum + (strip - height.first_strip) * height.sums
+    return candidates.sums
+
+
+cdef Job job_of(
+    const Batch* batch, Py_ssize_t image, Py_ssize_t index, Py_ssize_t part, Py_ssize_t parts
+) noexcept:
+    cdef Job job
+    cdef Py_ssize_t strips = batch.candidates.strips
+    job.batch, job.index = batch, index
+    job.image = batch.x.data + image * batch.x.image_stride
+    job.first, job.stop = strips * part // parts, strips * (part + 1) // parts
+    job.first_sum = sums_before(&batch.candidates, job.first)
+    job.sums = sums_before(&batch.candidates, job.stop) - job.first_sum
+    job.memory = NULL
+    return job
+
+
+cdef list jobs_of_images(
+    const Batch* batches, Py_ssize_t n, const Call* call, Py_ssize_t images, Py_ssize_t itemsize
+):
+    """Return for each batch in how many jobs an image is searched.
+
+    They are enough for all workers, and so many that the sums of a job need little memory.
+    """
+    cdef Py_ssize_t i, size, most
+    cdef list out = []
+    most = -(-2 * call.workers // max(1, call.tiles * images)) if call.workers > 1 else 1
+    for i in range(n):
+        size = size_product(batches[i].candidates.sums, call.tiles * itemsize)
+        out.append(max(1, min(batches[i].candidates.strips, max(most, -(-size // MOST_SUMS)))))
+    return out
+
+
+cdef Py_ssize_t thread_bytes(const Batch* batches, Py_ssize_t n, const Call* call) noexcept:
+    """Return the bytes that a thread needs for a tile and a row, or for the maxima of a box."""
+    cdef Py_ssize_t i, cells, size = 0
+    cdef const Map* x
+    for i in range(n):
+        x = &batches[i].x
+        cells = size_sum(size_product(x.height, x.width), x.width)
+        size = max(size, size_product(cells, call.lines * LINE))
+        size = max(size, size_sum(call.tiles * call.lines * LINE, 2 * sizeof(double) * x.width))
+    return whole_lines(size)
+
+
+cdef void keep_better(
+    const Job* jobs, const Found* found, Py_ssize_t n, Py_ssize_t parts, const Call* call,
+    Found* best,
+) noexcept:
+    """Keep the best box of each query and image, of those that the parts of jobs found."""
+    cdef Py_ssize_t task, query
+    cdef const Found* one
+    cdef Found* other
+    for task in range(n * parts):
+        for query in range(call.n_queries):
+            one = found + task * call.n_queries + query
+            other = best + jobs[task // parts].index * call.n_queries + query
+            if one.score > -INFINITY and is_better(one, other, call.small_first):
+                other[0] = one[0]
+
+
+# What Python calls.
+
+def search(
+    list maps, list tables, KernelSpec spec not None, queries, options, int64_t[:, :, ::1] boxes,
+    double[:, ::1] scores, char[::1] overflows, int workers,
+):
+    """Write the best box of every map and query, and its score.
+
+    Parameters
+    ----------
+    maps : IN, batches (N, C, H, W) in any strides
+    tables : IN, `rmac.cpu.search.Candidates` of each batch
+    spec : IN, what the values are
+    queries : IN, (tile, query, lane) of length 1 or 0: float32, or float64 for more exact sums
+    options : IN, `rmac.cpu.search.Options`
+    boxes, scores : OUT, (N, Q, 4) and (N, Q), of the images of all batches
+    overflows : OUT, (N,), whether squares may overflow or underflow: nothing else is right then
+    workers : IN, threads at most, as many as can start
+    """
+    if queries.itemsize == sizeof(float):
+        search_images[float](
+            maps, tables, spec, queries, options, boxes, scores, overflows, workers
+        )
+    else:
+        search_images[double](
+            maps, tables, spec, queries, options, boxes, scores, overflows, workers
+        )
+
+
+cdef search_images(
+    list maps, list tables, KernelSpec spec, const floating[:, :, ::1] queries, options,
+    int64_t[:, :, ::1] boxes, double[:, ::1] scores, char[::1] overflows, int workers,
+):
+    cdef Call call
+    cdef Py_ssize_t i, image, part, n_jobs, n = len(maps), images = scores.shape[0]
+    cdef Py_ssize_t steps = options.refine, sweeps = options.sweeps
+    call.tiles, call.n_queries = queries.shape[0], queries.shape[1]
+    call.queries = <const char*>&queries[0, 0, 0] if call.tiles else NULL
+    call.lines = queries.shape[2] // lanes_of(<floating>0)
+    call.rounded, call.small_first = options.rounded, options.small_first
+    call.workers = workers
+    cdef bytes batch_memory = uninitialised(n * sizeof(Batch))
+    cdef Batch* batches = <Batch*>PyBytes_AsString(batch_memory)
+    for i in range(n):
+        batches[i] = batch_of(maps[i], tables[i], spec)
+    cdef list parts = jobs_of_images(batches, n, &call, images, sizeof(floating))
+    cdef bytes found_memory = uninitialised(images * call.n_queries * sizeof(Found))
+    cdef Found* found = <Found*>PyBytes_AsString(found_memory)
+    for i in range(images * call.n_queries):
+        found[i].score = -INFINITY
+    n_jobs = sum([maps[i].shape[0] * parts[i] for i in range(n)])
+    cdef bytes job_memory = uninitialised((n_jobs + images) * sizeof(Job))
+    cdef Job* jobs = <Job*>PyBytes_AsString(job_memory)
+    cdef Job* whole = jobs + n_jobs
+    cdef Py_ssize_t job = 0, index = 0
+    for i in range(n):
+        for image in range(batches[i].x.images):
+            whole[index] = job_of(batches + i, image, index, 0, 1)
+            for part in range(parts[i]):
+                jobs[job] = job_of(batches + i, image, index, part, parts[i])
+                job += 1
+            index += 1
+    call.workspace_size = thread_bytes(batches, n, &call)
+    cdef bytes workspace = uninitialised(workspace_of_workers(workers, call.workspace_size))
+    call.workspace = <char*>whole_lines(<uintptr_t>PyBytes_AsString(workspace))
+    search_groups(&call, jobs, n_jobs, <floating>0, found, overflows)
+    if options.grid:
+        with nogil:
+            refine_jobs(&call, whole, images, steps, sweeps, <floating>0, found)
+    for i in range(images * call.n_queries):
+        write_found(whole + i // call.n_queries, found + i, boxes, scores, i % call.n_queries)
+
+
+cdef search_groups(
+    const Call* call, Job* jobs, Py_ssize_t n, floating like, Found* best, char[::1] overflows
+):
+    """Search a group of jobs at a time, so that their sums need little memory."""
+    cdef Py_ssize_t first = 0, stop, size, parts, task
+    cdef bytes sums, overflow_memory, found_memory
+    cdef char* memory
+    cdef char* of_tasks
+    cdef Found* found
+    while first < n:
+        stop, size = first, 0
+        while stop < n and (stop == first or (
+            size + jobs[stop].sums * call.tiles * sizeof(floating) <= MOST_SUMS
+            and (stop - first) * call.tiles < TASKS_PER_WORKER * call.workers
+        )):
+            size = size_sum(
+                size, size_product(jobs[stop].sums, call.tiles * <Py_ssize_t>sizeof(floating))
+            )
+            stop += 1
+        parts = 1 if stop - first >= 2 * call.workers else call.workers
+        sums = uninitialised(size_sum(size, LINE))
+        overflow_memory = uninitialised((stop - first) * call.tiles)
+        found_memory = uninitialised((stop - first) * parts * call.n_queries * sizeof(Found))
+        memory = <char*>whole_lines(<uintptr_t>PyBytes_AsString(sums))
+        of_tasks = PyBytes_AsString(overflow_memory)
+        found = <Found*>PyBytes_AsString(found_memory)
+        for task in range(first, stop):
+            jobs[task].memory = memory
+            memory += jobs[task].sums * call.tiles * sizeof(floating)
+        with nogil:
+            search_jobs(call, jobs + first, stop - first, parts, like, of_tasks, found)
+        for task in range((stop - first) * call.tiles):
+            if of_tasks[task]:
+                overflows[jobs[first + task // call.tiles].index] = True
+        keep_better(jobs + first, found, stop - first, parts, call, best)
+        first = stop
+
+
+cdef void write_found(
+    const Job* job, const Found* found, int64_t[:, :, ::1] boxes, double[:, ::1] scores,
+    Py_ssize_t query,
+) noexcept:
+    """Write what was found; the whole map with score NaN if that is no box."""
+    cdef Box box = found.box
+    cdef double value = found.score
+    if value == -INFINITY:
+        box, value = whole_map(&job.batch.x), NAN
+    scores[job.index, query] = value
+    boxes[job.index, query, 0], boxes[job.index, query, 1] = box.x1, box.y1
+    boxes[job.index, query, 2], boxes[job.index, query, 3] = box.x2, box.y2

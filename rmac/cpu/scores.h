@@ -1,0 +1,327 @@
+/* Maxima of boxes, and their sums of squares and of products with queries.
+
+   A cell is a few lines of numbers, one for each channel of a tile. No number is a NaN: packing made
+   them infinite. The numbers of a line are summed in a tree of fixed shape, whatever the registers,
+   so that a sum depends on its numbers alone. */
+
+#include <stddef.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+/* a * b + c, rounded once where the machine can, and the larger of two numbers. */
+#if REGISTER == 64
+#define FMA_float(a, b, c) (Numbers_float)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#define FMA_double(a, b, c)                                                                        \
+    (Numbers_double)_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
+#define MAX_float(a, b) (Numbers_float)_mm512_max_ps((__m512)(a), (__m512)(b))
+#define MAX_double(a, b) (Numbers_double)_mm512_max_pd((__m512d)(a), (__m512d)(b))
+#elif REGISTER == 32
+#define FMA_float(a, b, c) (Numbers_float)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
+#define FMA_double(a, b, c)                                                                        \
+    (Numbers_double)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
+#define MAX_float(a, b) (Numbers_float)_mm256_max_ps((__m256)(a), (__m256)(b))
+#define MAX_double(a, b) (Numbers_double)_mm256_max_pd((__m256d)(a), (__m256d)(b))
+#elif defined(__x86_64__)
+#define FMA_float(a, b, c) ((a) * (b) + (c))
+#define FMA_double(a, b, c) ((a) * (b) + (c))
+#define MAX_float(a, b) (Numbers_float)_mm_max_ps((__m128)(a), (__m128)(b))
+#define MAX_double(a, b) (Numbers_double)_mm_max_pd((__m128d)(a), (__m128d)(b))
+#elif defined(__aarch64__)
+#define FMA_float(a, b, c)                                                                         \
+    (Numbers_float)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
+#define FMA_double(a, b, c)                                                                        \
+    (Numbers_double)vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))
+#define MAX_float(a, b) (Numbers_float)vmaxq_f32((float32x4_t)(a), (float32x4_t)(b))
+#define MAX_double(a, b) (Numbers_double)vmaxq_f64((float64x2_t)(a), (float64x2_t)(b))
+#else
+#define FMA_float(a, b, c) ((a) * (b) + (c))
+#define FMA_double(a, b, c) ((a) * (b) + (c))
+#define MAX_float(a, b)                                                                            \
+    (Numbers_float)(((Keys_32)(a) & ((a) > (b))) | ((Keys_32)(b) & ~((a) > (b))))
+#define MAX_double(a, b)                                                                           \
+    (Numbers_double)(((Keys_64)(a) & ((a) > (b))) | ((Keys_64)(b) & ~((a) > (b))))
+#endif
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+/* Which numbers of two registers of n, one after the other, are the lower half of each group of
+   twice `d`; with `o` = d, which are the upper half. */
+#define RUN_1(i) (i)
+#define RUN_2(i) (i), (i) + 1
+#define RUN_4(i) RUN_2(i), RUN_2((i) + 2)
+#define RUN_8(i) RUN_4(i), RUN_4((i) + 4)
+#define HALVES_2_1(o) RUN_1(o), RUN_1(o + 2)
+#define HALVES_4_2(o) RUN_2(o), RUN_2(o + 4)
+#define HALVES_4_1(o) HALVES_2_1(o), HALVES_2_1(o + 4)
+#define HALVES_8_4(o) RUN_4(o), RUN_4(o + 8)
+#define HALVES_8_2(o) HALVES_4_2(o), HALVES_4_2(o + 8)
+#define HALVES_8_1(o) HALVES_4_1(o), HALVES_4_1(o + 8)
+#define HALVES_16_8(o) RUN_8(o), RUN_8(o + 16)
+#define HALVES_16_4(o) HALVES_8_4(o), HALVES_8_4(o + 16)
+#define HALVES_16_2(o) HALVES_8_2(o), HALVES_8_2(o + 16)
+#define HALVES_16_1(o) HALVES_8_1(o), HALVES_8_1(o + 16)
+
+/* The sums of two numbers `d` apart, first those of a, then those of b. */
+#define FOLD(real, bits, n, d)                                                                     \
+    ALWAYS_INLINE Numbers_##real fold_##real##_##d(Numbers_##real a, Numbers_##real b)             \
+    {                                                                                              \
+        return SHUFFLED(a, b, Keys_##bits, HALVES_##n##_##d(0))                                    \
+            + SHUFFLED(a, b, Keys_##bits, HALVES_##n##_##d(d));                                    \
+    }
+#define NO_FOLD(real, d)                                                                           \
+    ALWAYS_INLINE Numbers_##real fold_##real##_##d(Numbers_##real a, Numbers_##real b)             \
+    {                                                                                              \
+        (void)b;                                                                                   \
+        return a;                                                                                  \
+    }
+
+#if REGISTER == 64
+#define FOLDED(line, real) ((Numbers_##real)line.part[0])
+FOLD(float, 32, 16, 8)
+FOLD(float, 32, 16, 4)
+FOLD(float, 32, 16, 2)
+FOLD(float, 32, 16, 1)
+FOLD(double, 64, 8, 4)
+FOLD(double, 64, 8, 2)
+FOLD(double, 64, 8, 1)
+#elif REGISTER == 32
+#define FOLDED(line, real) ((Numbers_##real)line.part[0] + (Numbers_##real)line.part[1])
+FOLD(float, 32, 8, 4)
+FOLD(float, 32, 8, 2)
+FOLD(float, 32, 8, 1)
+FOLD(double, 64, 4, 2)
+FOLD(double, 64, 4, 1)
+#else
+#define FOLDED(line, real)                                                                         \
+    (((Numbers_##real)line.part[0] + (Numbers_##real)line.part[2])                                 \
+        + ((Numbers_##real)line.part[1] + (Numbers_##real)line.part[3]))
+FOLD(float, 32, 4, 2)
+FOLD(float, 32, 4, 1)
+FOLD(double, 64, 2, 1)
+#endif
+
+/* Sums of several boxes at a time, until they fill a register: FOLDS of numbers `d` apart. */
+#if REGISTER == 64
+#define FOLDS_float(a, b, d)                                                                       \
+    (d == 8 ? fold_float_8(a, b) : d == 4 ? fold_float_4(a, b)                                     \
+                               : d == 2   ? fold_float_2(a, b)                                     \
+                                          : fold_float_1(a, b))
+#define FOLDS_double(a, b, d)                                                                      \
+    (d == 4 ? fold_double_4(a, b) : d == 2 ? fold_double_2(a, b) : fold_double_1(a, b))
+#elif REGISTER == 32
+#define FOLDS_float(a, b, d)                                                                       \
+    (d == 4 ? fold_float_4(a, b) : d == 2 ? fold_float_2(a, b) : fold_float_1(a, b))
+#define FOLDS_double(a, b, d) (d == 2 ? fold_double_2(a, b) : fold_double_1(a, b))
+#else
+#define FOLDS_float(a, b, d) (d == 2 ? fold_float_2(a, b) : fold_float_1(a, b))
+#define FOLDS_double(a, b, d) fold_double_1(a, b)
+#endif
+
+/* Boxes are `step` bytes apart in each of the two parts that they are combined from. */
+typedef struct {
+    const char *first, *second;
+    ptrdiff_t step;
+} Parts;
+
+#define MOST_LINES 4 /* of a cell, if it is not one */
+
+#define GROUP(real, k, half)                                                                       \
+    ALWAYS_INLINE Sums_##real group_##real##_##k(                                                  \
+        Parts parts, const real *query, char *kept, int lines)                                     \
+    {                                                                                              \
+        Sums_##real a = group_##real##_##half(parts, query, kept, lines);                          \
+        parts.first += half * parts.step;                                                          \
+        parts.second += half * parts.step;                                                         \
+        Sums_##real b =                                                                            \
+            group_##real##_##half(parts, query, kept ? kept + half * lines * LINE : NULL, lines);  \
+        a.squares = FOLDS_##real(a.squares, b.squares, COUNT_##real / k);                          \
+        a.products = FOLDS_##real(a.products, b.products, COUNT_##real / k);                       \
+        return a;                                                                                  \
+    }                                                                                              \
+    ALWAYS_INLINE Numbers_##real products_##real##_##k(                                            \
+        const char *kept, const real *query, int lines)                                            \
+    {                                                                                              \
+        return FOLDS_##real(products_##real##_##half(kept, query, lines),                          \
+            products_##real##_##half(kept + half * lines * LINE, query, lines),                    \
+            COUNT_##real / k);                                                                     \
+    }
+
+/* Writes the sums of k boxes: of squares, and `n` numbers further of products, for each query. */
+#define BLOCK(real, k)                                                                             \
+    ALWAYS_INLINE void block_##real##_##k(Parts parts, const real *queries, ptrdiff_t n_queries,   \
+        ptrdiff_t n, real *out, int lines, int keep)                                               \
+    {                                                                                              \
+        char kept[k * MOST_LINES * LINE] __attribute__((aligned(LINE)));                           \
+        Sums_##real sums = group_##real##_##k(parts, queries, keep ? kept : NULL, lines);          \
+        store_sums_##real(out, sums.squares, k);                                                   \
+        store_sums_##real(out + n, sums.products, k);                                              \
+        for (ptrdiff_t i = 1; keep && i < n_queries; i++) {                                        \
+            queries += lines * LINE / sizeof(real);                                                \
+            store_sums_##real(                                                                     \
+                out + (i + 1) * n, products_##real##_##k(kept, queries, lines), k);                \
+        }                                                                                          \
+    }
+
+#define IF_REST(real, k)                                                                           \
+    if (COUNT_##real > k && (n & k)) {                                                             \
+        block_##real##_##k(parts, queries, n_queries, n, out + at, lines, keep);                   \
+        parts.first += k * parts.step;                                                             \
+        parts.second += k * parts.step;                                                            \
+        at += k;                                                                                   \
+    }
+
+#define SCORES(real, all)                                                                          \
+    enum { COUNT_##real = REGISTER / sizeof(real) };                                               \
+    typedef struct {                                                                               \
+        Numbers_##real squares, products;                                                          \
+    } Sums_##real;                                                                                 \
+    ALWAYS_INLINE Line larger_line_##real(const char *a, const char *b)                            \
+    {                                                                                              \
+        Line x = load_line(a), y = load_line(b);                                                   \
+        UNROLLED for (int i = 0; i < PARTS; i++)                                                   \
+            x.part[i] =                                                                            \
+                (Register)MAX_##real((Numbers_##real)x.part[i], (Numbers_##real)y.part[i]);        \
+        return x;                                                                                  \
+    }                                                                                              \
+    ALWAYS_INLINE Line add_products_##real(Line a, Line b, Line sums)                              \
+    {                                                                                              \
+        UNROLLED for (int i = 0; i < PARTS; i++)                                                   \
+            sums.part[i] = (Register)FMA_##real((Numbers_##real)a.part[i],                         \
+                (Numbers_##real)b.part[i], (Numbers_##real)sums.part[i]);                          \
+        return sums;                                                                               \
+    }                                                                                              \
+    ALWAYS_INLINE Sums_##real group_##real##_1(                                                    \
+        Parts parts, const real *query, char *kept, int lines)                                     \
+    {                                                                                              \
+        Line squares = {{{0}}}, products = {{{0}}};                                                \
+        UNROLLED for (int i = 0; i < lines; i++) {                                                 \
+            Line maxima = larger_line_##real(parts.first + i * LINE, parts.second + i * LINE);     \
+            if (kept)                                                                              \
+                store_line(kept + i * LINE, maxima);                                               \
+            squares = add_products_##real(maxima, maxima, squares);                                \
+            products = add_products_##real(                                                        \
+                maxima, load_line((const char *)query + i * LINE), products);                      \
+        }                                                                                          \
+        return (Sums_##real){FOLDED(squares, real), FOLDED(products, real)};                       \
+    }                                                                                              \
+    ALWAYS_INLINE Numbers_##real products_##real##_1(                                              \
+        const char *kept, const real *query, int lines)                                            \
+    {                                                                                              \
+        Line products = {{{0}}};                                                                   \
+        UNROLLED for (int i = 0; i < lines; i++)                                                   \
+            products = add_products_##real(load_line(kept + i * LINE),                             \
+                load_line((const char *)query + i * LINE), products);                              \
+        return FOLDED(products, real);                                                             \
+    }                                                                                              \
+    /* Of fewer boxes than fill a register, numbers are left to be added. */                       \
+    ALWAYS_INLINE void store_sums_##real(real *out, Numbers_##real sums, int k)                    \
+    {                                                                                              \
+        if (COUNT_##real >= 16 && k < 2)                                                           \
+            sums = FOLDS_##real(sums, sums, 8);                                                    \
+        if (COUNT_##real >= 8 && k * 8 <= COUNT_##real)                                            \
+            sums = FOLDS_##real(sums, sums, 4);                                                    \
+        if (COUNT_##real >= 4 && k * 4 <= COUNT_##real)                                            \
+            sums = FOLDS_##real(sums, sums, 2);                                                    \
+        if (k * 2 <= COUNT_##real)                                                                 \
+            sums = FOLDS_##real(sums, sums, 1);                                                    \
+        memcpy(out, &sums, k * sizeof(real));                                                      \
+    }                                                                                              \
+    GROUP(real, 2, 1)                                                                              \
+    GROUP(real, 4, 2)                                                                              \
+    GROUP(real, 8, 4)                                                                              \
+    GROUP(real, 16, 8)                                                                             \
+    BLOCK(real, 1)                                                                                 \
+    BLOCK(real, 2)                                                                                 \
+    BLOCK(real, 4)                                                                                 \
+    BLOCK(real, 8)                                                                                 \
+    BLOCK(real, 16)                                                                                \
+    ALWAYS_INLINE void run_##real(Parts parts, ptrdiff_t n, const real *queries,                   \
+        ptrdiff_t n_queries, real *out, int lines, int keep)                                       \
+    {                                                                                              \
+        ptrdiff_t at = 0;                                                                          \
+        for (; at + COUNT_##real <= n; at += COUNT_##real) {                                       \
+            block_##real##_##all(parts, queries, n_queries, n, out + at, lines, keep);             \
+            parts.first += COUNT_##real * parts.step;                                              \
+            parts.second += COUNT_##real * parts.step;                                             \
+        }                                                                                          \
+        IF_REST(real, 8)                                                                           \
+        IF_REST(real, 4)                                                                           \
+        IF_REST(real, 2)                                                                           \
+        IF_REST(real, 1)                                                                           \
+    }                                                                                              \
+    static void score_##real(Parts parts, ptrdiff_t n, const real *queries, ptrdiff_t n_queries,   \
+        real *out, int lines)                                                                      \
+    {                                                                                              \
+        if (lines == 1)                                                                            \
+            run_##real(parts, n, queries, n_queries, out, 1, 1);                                   \
+        else if (n_queries == 1)                                                                   \
+            run_##real(parts, n, queries, 1, out, MOST_LINES, 0);                                  \
+        else                                                                                       \
+            run_##real(parts, n, queries, n_queries, out, MOST_LINES, 1);                          \
+    }                                                                                              \
+    static void combine_##real(void *out, const void *a, const void *b, ptrdiff_t lines)           \
+    {                                                                                              \
+        for (ptrdiff_t i = 0; i < lines * LINE; i += LINE)                                         \
+            store_line((char *)out + i,                                                            \
+                larger_line_##real((const char *)a + i, (const char *)b + i));                     \
+    }
+
+#if REGISTER == 64
+SCORES(float, 16)
+SCORES(double, 8)
+#elif REGISTER == 32
+SCORES(float, 8)
+SCORES(double, 4)
+#else
+SCORES(float, 4)
+SCORES(double, 2)
+#endif
+
+/* Makes packed numbers ready: a NaN becomes inf. Returns whether a square may overflow or underflow:
+   whether one that is finite and not 0 is outside of 2**-LEAST to 2**LEAST. */
+#define READY(real, bits, mantissa, bias, least)                                                   \
+    static int make_ready_##real(real *numbers, ptrdiff_t n)                                       \
+    {                                                                                              \
+        const uint##bits##_t inf = (uint##bits##_t)(2 * bias + 1) << mantissa;                     \
+        const uint##bits##_t low = (uint##bits##_t)(bias - least) << mantissa;                     \
+        const uint##bits##_t high = (uint##bits##_t)(bias + least) << mantissa;                    \
+        uint##bits##_t outside = 0;                                                                \
+        for (ptrdiff_t i = 0; i < n; i++) {                                                        \
+            uint##bits##_t value, size;                                                            \
+            memcpy(&value, numbers + i, sizeof(value));                                            \
+            size = value & (((uint##bits##_t)1 << (bits - 1)) - 1);                                \
+            value = size > inf ? inf : value;                                                      \
+            outside |= (size != 0) & (size < inf) & ((size < low) | (size > high));                \
+            memcpy(numbers + i, &value, sizeof(value));                                            \
+        }                                                                                          \
+        return outside != 0;                                                                       \
+    }
+
+READY(float, 32, 23, 127, 50)
+READY(double, 64, 52, 1023, 450)
+
+/* The maxima of numbers that are read, where a NaN is inf. */
+#define TAKE_LARGER(real)                                                                          \
+    static void take_larger_##real(real *maxima, const real *numbers, ptrdiff_t n)                 \
+    {                                                                                              \
+        for (ptrdiff_t i = 0; i < n; i++) {                                                        \
+            const real number = numbers[i] == numbers[i] ? numbers[i] : (real)INFINITY;            \
+            maxima[i] = number > maxima[i] ? number : maxima[i];                                   \
+        }                                                                                          \
+    }
+
+TAKE_LARGER(float)
+TAKE_LARGER(double)
+
+/* Numbers have the type of the last argument. */
+#define TYPED(name, like) _Generic((like), float: name##_float, double: name##_double)
+#define score(parts, n, queries, n_queries, out, lines, like)                                      \
+    TYPED(score, like)(parts, n, queries, n_queries, out, lines)
+#define combine_lines(out, a, b, lines, like) TYPED(combine, like)(out, a, b, lines)
+#define make_ready(numbers, n, like) TYPED(make_ready, like)(numbers, n)
+#define take_larger(maxima, numbers, n, like) TYPED(take_larger, like)(maxima, numbers, n)

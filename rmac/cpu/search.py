@@ -1,0 +1,174 @@
+"""How boxes are searched: which boxes are candidates, and what the kernels get of the queries."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rmac._caches import cached
+from rmac._dtypes import DTYPES, Kind
+from rmac._options import MAX_POOLING
+from rmac.cpu.isa import boxes as kernels
+from rmac.cpu.isa import kernels as teams
+from rmac.cpu.route import kernel_spec, threads_for
+from rmac.cpu.tables import LINE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rmac._options import SearchOptions
+
+Array = npt.NDArray[Any]
+Index = npt.NDArray[np.intp]
+
+_LINES = 4  # of a cell, if there are channels for them; see scores.h
+_WORK = 8  # bytes of maps that take as long to pool as one byte to search
+
+
+class Candidates(NamedTuple):
+    """Boxes of maps of one size, by height, first row and width."""
+
+    # (K, 8): a height; the least width of this height or a larger one; the first rows of boxes,
+    # which are the strips; the strips and the sums before them; sums of a strip; its runs
+    heights: Index
+    runs: Index  # (R, 4): a width, boxes of it in a strip, the first query and how many there are
+    strips: int
+    sums: int  # of all boxes: one of squares, and one of products for each query
+    step: int  # cells between boxes
+
+
+class Options(NamedTuple):
+    """What `rmac.cpu.boxes.search` needs to know."""
+
+    rounded: bool  # whether scores are rounded to float32
+    small_first: bool  # whether fewer cells are better at equal scores
+    grid: bool  # whether the best box is refined
+    refine: int
+    sweeps: int
+
+
+def search_boxes(
+    batches: Sequence[Array],
+    queries: npt.NDArray[np.float64],
+    aspects: Sequence[float | None],
+    options: SearchOptions,
+    workers: int | None,
+) -> tuple[npt.NDArray[np.int64], Array]:
+    """Return the best boxes (Q, N, 4) of all maps, and their scores (Q, N)."""
+    info = DTYPES[batches[0].dtype.name]
+    images = sum(len(x) for x in batches)
+    boxes = np.empty((images, len(queries), 4), np.int64)
+    scores = np.empty((images, len(queries)))
+    order = np.argsort([aspect or 0.0 for aspect in aspects], kind="stable")
+    unique, counts = np.unique([aspects[i] or 0.0 for i in order], return_counts=True)
+    if boxes.size:
+        size = sum(x.nbytes for x in batches)
+        threads = teams.team(threads_for(workers, _WORK * size))
+        settings = Options(
+            info.descriptor == np.float32,
+            options.name == "best",
+            options.name == "grid",
+            options.refine,
+            options.sweeps,
+        )
+        step = options.step if options.name == "grid" else 0
+        asked = (unique.tobytes(), counts.tobytes(), options.tolerance, step)
+        _search(batches, queries[order], asked, settings, threads, boxes, scores)
+    result = np.empty_like(boxes).transpose(1, 0, 2), np.empty(scores.shape[::-1], info.descriptor)
+    result[0][order], result[1][order] = boxes.transpose(1, 0, 2), scores.T
+    return np.ascontiguousarray(result[0]), result[1]
+
+
+def _search(
+    batches: Sequence[Array],
+    queries: npt.NDArray[np.float64],
+    asked: tuple[bytes, bytes, float, int],
+    options: Options,
+    threads: int,
+    boxes: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float64],
+) -> None:
+    """Write the best boxes (N, Q, 4) and scores; sum in float32 first, if that may be enough."""
+    spec = kernel_spec(batches[0].dtype, MAX_POOLING)
+    tables = [candidates(*x.shape[2:], *asked) for x in batches]
+    overflows = np.ones(len(boxes), np.int8)
+    if spec.kind != Kind.FLOAT64:
+        overflows[:] = 0
+        kernels.search(
+            list(batches), tables, spec, tiles(queries, np.float32), options, boxes, scores,
+            overflows, threads,
+        )  # fmt: skip
+    again = np.flatnonzero(overflows)
+    if len(again):
+        maps = [
+            (x[i : i + 1], table) for x, table in zip(batches, tables, strict=True)
+            for i in range(len(x))
+        ]  # fmt: skip
+        some, of_some = np.empty_like(boxes[again]), np.empty_like(scores[again])
+        kernels.search(
+            [maps[i][0] for i in again], [maps[i][1] for i in again], spec,
+            tiles(queries, np.float64), options, some, of_some, np.empty(len(again), np.int8),
+            threads,
+        )  # fmt: skip
+        boxes[again], scores[again] = some, of_some
+
+
+def tiles(queries: npt.NDArray[np.float64], dtype: Any) -> Array:
+    """Return queries of length 1 as (tile, query, lane); channels that the last lacks are 0."""
+    count, channels = queries.shape
+    line = LINE_BYTES // np.dtype(dtype).itemsize
+    lanes = line * (_LINES if channels > (_LINES - 1) * line else 1)
+    norms = np.sqrt((queries * queries).sum(axis=1, keepdims=True))
+    with np.errstate(invalid="ignore", over="ignore"):
+        units = queries / np.where(norms == 0, 1, norms)
+    out = np.zeros((count, -(-channels // lanes) * lanes), dtype)
+    out[:, :channels] = units
+    return np.ascontiguousarray(out.reshape(count, -1, lanes).transpose(1, 0, 2))
+
+
+@cached(lambda table: table.heights.nbytes + table.runs.nbytes)
+def candidates(
+    height: int, width: int, aspects: bytes, counts: bytes, tolerance: float, step: int
+) -> Candidates:
+    """Return the boxes to compare with queries of some aspects: those of a grid, or with step 0 all.
+
+    Aspects are sorted, and 0 is any. If no box has the aspect, and there is no grid, it is the
+    whole map.
+    """
+    wanted = np.frombuffer(aspects)
+    stops = np.cumsum(np.frombuffer(counts, np.intp))
+    heights, widths = np.arange(1, height + 1)[:, None, None], np.arange(1, width + 1)[:, None]
+    with np.errstate(divide="ignore"):
+        off = abs(np.log(wanted * widths / heights))
+    allowed = (off <= math.log(tolerance)) | (wanted == 0)
+    if step:
+        allowed &= ((heights - 2) % step == 0) & ((widths - 2) % step == 0)
+        allowed[:1], allowed[:, :1] = False, False
+    else:
+        allowed[-1, -1] |= ~allowed.any(axis=(0, 1))
+    edges = np.zeros((height, width, len(wanted) + 2), np.int8)
+    edges[:, :, 1:-1] = allowed
+    edges = np.diff(edges)
+    h, w, first = np.nonzero(edges == 1)
+    last = np.nonzero(edges == -1)[2] - 1
+    every = max(step, 1)
+    before = np.concatenate([[0], stops])[first]
+    columns = (width - 1 - w) // every + 1
+    runs = np.stack([w + 1, columns, before, stops[last] - before], axis=1).astype(np.intp)
+    found, start = np.unique(h, return_index=True)
+    stop = np.append(start, len(h))[1:]
+    least = np.minimum.accumulate(runs[start, 0][::-1])[::-1]
+    rows = (height - 1 - found) // every + 1
+    sums = np.add.reduceat(columns * (1 + runs[:, 3]), start) if len(h) else np.zeros(0, np.intp)
+    strips_before, sums_before = np.cumsum(rows) - rows, np.cumsum(rows * sums) - rows * sums
+    table = [found + 1, least, rows, strips_before, sums_before, sums, start, stop]
+    return Candidates(
+        np.stack(table, axis=1).astype(np.intp),
+        runs,
+        int(rows.sum()),
+        int((rows * sums).sum()),
+        every,
+    )

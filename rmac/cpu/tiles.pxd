@@ -1,0 +1,155 @@
+# cython: language_level=3, cdivision=True
+"""Tiles of channels as numbers: all cells of a map, and the maxima of one box.
+
+Accumulation: none here; maxima are exact.
+NaN: it becomes inf, so that a maximum needs no second comparison. No box with either has a score.
+Memory: a cell is `lanes` numbers, whole lines; the channels that the last tile lacks are 0.
+Threads: none; each caller owns what it writes.
+"""
+
+from cython cimport floating
+from libc.math cimport INFINITY
+
+from rmac.cpu.keys cimport lanes_of
+from rmac.cpu.tables cimport Kind
+from rmac.cpu.values cimport Map, widen
+
+cdef extern from "transpose.h" nogil:
+    void transpose(
+        const void* rows, void* out, Py_ssize_t columns, Py_ssize_t stride, double like
+    )
+
+cdef extern from "scores.h" nogil:
+    # Numbers have the type of the last argument.
+    bint make_ready(void* numbers, Py_ssize_t n, double like)
+    void take_larger(void* maxima, const void* numbers, Py_ssize_t n, double like)
+
+cdef enum:
+    CHUNK = 256  # channels of a pixel that are read at a time
+
+
+cdef struct Box:
+    Py_ssize_t x1, y1, x2, y2
+
+
+cdef inline void read_row(
+    const Map* x, const char* row, Py_ssize_t n, floating* out
+) noexcept nogil:
+    """Read the first n values of a row of one channel."""
+    cdef Py_ssize_t i
+    if x.pixel_stride == x.itemsize:
+        widen(row, x.kind, 0, out, n)
+    else:
+        for i in range(n):
+            widen(row + i * x.pixel_stride, x.kind, 0, out + i, 1)
+
+
+cdef inline void pack_pixels(
+    const Map* x, const char* row, Py_ssize_t channels, floating* cells, Py_ssize_t lanes
+) noexcept nogil:
+    """Copy contiguous channels of each pixel of a row."""
+    cdef Py_ssize_t i, lane
+    for i in range(x.width):
+        widen(row + i * x.pixel_stride, x.kind, 0, cells + i * lanes, channels)
+        for lane in range(channels, lanes):
+            cells[i * lanes + lane] = 0
+
+
+cdef inline void pack_rows(
+    const Map* x, const char* row, Py_ssize_t channels, floating* cells, Py_ssize_t lanes,
+    floating* rows,
+) noexcept nogil:
+    """Transpose a row of each channel; `rows` is room for a line's worth of them."""
+    cdef Py_ssize_t lane, i, line = lanes_of(cells[0])
+    cdef floating* out
+    for lane in range(lanes):
+        out = rows + lane % line * x.width
+        if lane < channels:
+            read_row(x, row + lane * x.channel_stride, x.width, out)
+        else:
+            for i in range(x.width):
+                out[i] = 0
+        if lane % line == line - 1:
+            transpose(rows, cells + lane - lane % line, x.width, lanes, cells[0])
+
+
+cdef inline bint has_planes(const Map* x, floating like) noexcept nogil:
+    """Return whether the planes of a map are contiguous numbers that can be transposed as one."""
+    cdef int kind = Kind.FLOAT32 if floating is float else Kind.FLOAT64
+    return (
+        x.kind == kind and x.pixel_stride == x.itemsize
+        and x.row_stride == x.width * x.itemsize and x.channel_stride == x.height * x.row_stride
+    )
+
+
+cdef inline bint pack_tile(
+    const Map* x, const char* image, Py_ssize_t first, floating* cells, Py_ssize_t lanes,
+    floating* rows,
+) noexcept nogil:
+    """Copy channels from `first` on of all cells; return whether their squares may overflow."""
+    cdef const char* data = image + first * x.channel_stride
+    cdef Py_ssize_t y, lane, n = x.height * x.width, channels = min(lanes, x.channels - first)
+    cdef Py_ssize_t line = lanes_of(cells[0])
+    if x.channel_stride == x.itemsize and x.channels > 1:
+        for y in range(x.height):
+            pack_pixels(x, data + y * x.row_stride, channels, cells + y * x.width * lanes, lanes)
+    elif channels == lanes and has_planes(x, cells[0]):
+        for lane in range(lanes // line):
+            transpose(data + lane * line * x.channel_stride, cells + lane * line, n, lanes, cells[0])
+    else:
+        for y in range(x.height):
+            pack_rows(
+                x, data + y * x.row_stride, channels, cells + y * x.width * lanes, lanes, rows
+            )
+    if x.kind < Kind.FLOAT16:
+        return False
+    return make_ready(cells, n * lanes, cells[0])
+
+
+cdef inline void maxima_of_pixels(
+    const Map* x, const char* image, const Box* box, floating* maxima
+) noexcept nogil:
+    """Write the maxima of a box where the channels of a pixel are contiguous."""
+    cdef floating numbers[CHUNK]
+    cdef Py_ssize_t chunk, first, n, i, j
+    for chunk in range((x.channels + CHUNK - 1) // CHUNK):
+        first = chunk * CHUNK
+        n = min(CHUNK, x.channels - first)
+        for i in range(box.y1, box.y2 + 1):
+            for j in range(box.x1, box.x2 + 1):
+                widen(
+                    image + first * x.itemsize + i * x.row_stride + j * x.pixel_stride,
+                    x.kind, 0, numbers, n,
+                )
+                take_larger(maxima + first, numbers, n, numbers[0])
+
+
+cdef inline void maxima_of_planes(
+    const Map* x, const char* image, const Box* box, floating* maxima, floating* rows
+) noexcept nogil:
+    """Write the maxima of a box, one channel after the other; `rows` is room for two rows."""
+    cdef Py_ssize_t channel, y, i, n = box.x2 - box.x1 + 1
+    cdef const char* row
+    for channel in range(x.channels):
+        row = image + channel * x.channel_stride + box.x1 * x.pixel_stride
+        for i in range(n):
+            rows[i] = -INFINITY
+        for y in range(box.y1, box.y2 + 1):
+            read_row(x, row + y * x.row_stride, n, rows + n)
+            take_larger(rows, rows + n, n, rows[0])
+        for i in range(n):
+            maxima[channel] = max(maxima[channel], rows[i])
+
+
+cdef inline void maxima_of_box(
+    const Map* x, const char* image, const Box* box, floating* maxima, Py_ssize_t size,
+    floating* rows,
+) noexcept nogil:
+    """Write the maxima of a box, and 0 for channels that the map lacks, up to `size`."""
+    cdef Py_ssize_t channel
+    for channel in range(size):
+        maxima[channel] = -INFINITY if channel < x.channels else 0
+    if x.channel_stride == x.itemsize and x.channels > 1:
+        maxima_of_pixels(x, image, box, maxima)
+    else:
+        maxima_of_planes(x, image, box, maxima, rows)
