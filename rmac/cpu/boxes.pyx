@@ -20,7 +20,7 @@ Threads
 from cpython.bytes cimport PyBytes_AsString
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.math cimport INFINITY, NAN, sqrt
+from libc.math cimport INFINITY, NAN
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
 from rmac.cpu.buffers cimport (
@@ -46,9 +46,15 @@ cdef extern from "scores.h" nogil:
         Parts parts, Py_ssize_t n, const void* queries, Py_ssize_t n_queries, void* out, int lines,
         double like,
     )
+    void total_sums(
+        double* totals, const void* sums, Py_ssize_t stride, Py_ssize_t tiles, Py_ssize_t n,
+        double like,
+    )
+    double find_scores(const double* squares, double* products, Py_ssize_t n, bint rounded)
     void combine_lines(void* out, const void* a, const void* b, Py_ssize_t lines, double like)
 
 cdef enum:
+    CHUNK = 128              # boxes that are compared at a time
     MOST_SUMS = 1 << 24      # bytes of sums that are kept at a time
     TASKS_PER_WORKER = 8     # that are dealt out at a time
 
@@ -102,37 +108,44 @@ cdef void grow_table(
     const Map* x, const Height* height, floating* cells, Py_ssize_t lanes, Py_ssize_t* spans
 ) noexcept nogil:
     """Double the rows and columns that each cell stands for, as far as boxes of a height need."""
-    cdef Py_ssize_t lines = lanes // lanes_of(cells[0]), row = x.width * lanes
+    cdef Py_ssize_t lines = lanes // lanes_of(cells[0])
     while 2 * spans[0] <= height.height:
         combine_lines(
-            cells, cells, cells + spans[0] * row, (x.height - spans[0]) * x.width * lines, cells[0]
+            cells, cells, cells + spans[0] * x.width * lanes,
+            (x.height - 2 * spans[0] + 1) * x.width * lines, cells[0],
         )
         spans[0] *= 2
     while 2 * spans[1] <= height.span:
         combine_lines(
-            cells, cells, cells + spans[1] * lanes, (x.height * x.width - spans[1]) * lines,
-            cells[0],
+            cells, cells, cells + spans[1] * lanes,
+            ((x.height - spans[0] + 1) * x.width - spans[1]) * lines, cells[0],
         )
         spans[1] *= 2
 
 
 cdef void sum_strip(
-    const Call* call, const Batch* batch, const Height* height, const floating* rows,
-    Py_ssize_t span, const floating* queries, floating* row, floating* sums,
+    const Call* call, const Batch* batch, const Height* height, const floating* row,
+    Py_ssize_t span, const floating* queries, floating* workspace, floating* sums,
 ) noexcept nogil:
-    """Write the sums of all boxes of a height that start in one row of cells."""
+    """Write the sums of all boxes of a height that start in one row of cells.
+
+    In `row` a cell stands for the whole height, and for a span of columns.
+    """
     cdef Py_ssize_t lanes = call.lines * lanes_of(sums[0])
     cdef const Run* run
     cdef Py_ssize_t i
     cdef Parts parts
-    parts.first, parts.step = <const char*>row, batch.candidates.step * lanes * sizeof(floating)
+    parts.step = batch.candidates.step * lanes * sizeof(floating)
     for i in range(height.first_run, height.stop_run):
         run = batch.candidates.runs + i
         while 2 * span <= run.width:
             combine_lines(
-                row, row, row + span * lanes, (batch.x.width - 2 * span + 1) * call.lines, sums[0]
+                workspace, row, row + span * lanes,
+                (batch.x.width - 2 * span + 1) * call.lines, sums[0],
             )
+            row = workspace
             span *= 2
+        parts.first = <const char*>row
         parts.second = <const char*>(row + (run.width - span) * lanes)
         score(
             parts, run.columns, queries + run.first_query * lanes, run.queries, sums, call.lines,
@@ -142,51 +155,42 @@ cdef void sum_strip(
 
 
 cdef bint sum_tile(
-    const Call* call, const Job* job, Py_ssize_t tile, floating* workspace
+    const Call* call, const Job* job, Py_ssize_t tile, floating* cells
 ) noexcept nogil:
     """Write the sums of the boxes of a job over one tile; return whether they may overflow."""
     cdef const Batch* batch = job.batch
     cdef const Map* x = &batch.x
-    cdef Py_ssize_t lanes = call.lines * lanes_of(workspace[0])
+    cdef Py_ssize_t lanes = call.lines * lanes_of(cells[0])
     cdef floating* sums = <floating*>job.memory + tile * job.sums
     cdef const floating* queries = <const floating*>call.queries + tile * call.n_queries * lanes
-    cdef floating* row = workspace + x.height * x.width * lanes
+    cdef floating* workspace = cells + x.height * x.width * lanes  # of a row
+    cdef const floating* row
     cdef Py_ssize_t[2] spans
-    cdef Py_ssize_t i, strip, y
+    cdef Py_ssize_t i, strip
     cdef const Height* height
-    if pack_tile(x, job.image, tile * lanes, workspace, lanes, row):
+    if pack_tile(x, job.image, tile * lanes, cells, lanes, workspace):
         return True
     spans[0] = spans[1] = 1
     for i in range(batch.candidates.n_heights):
         height = batch.candidates.heights + i
-        if height.first_strip >= job.stop:
-            break
         if height.first_strip + height.rows <= job.first:
             continue
-        grow_table(x, height, workspace, lanes, spans)
+        if height.first_strip >= job.stop:
+            break
+        grow_table(x, height, cells, lanes, spans)
         for strip in range(
             max(job.first, height.first_strip), min(job.stop, height.first_strip + height.rows)
         ):
-            y = (strip - height.first_strip) * batch.candidates.step
-            combine_lines(
-                row, workspace + y * x.width * lanes,
-                workspace + (y + height.height - spans[0]) * x.width * lanes,
-                (x.width - spans[1] + 1) * call.lines, sums[0],
-            )
-            sum_strip(call, batch, height, workspace, spans[1], queries, row, sums)
+            row = cells + (strip - height.first_strip) * batch.candidates.step * x.width * lanes
+            if height.height > spans[0]:
+                combine_lines(
+                    workspace, row, row + (height.height - spans[0]) * x.width * lanes,
+                    (x.width - spans[1] + 1) * call.lines, cells[0],
+                )
+                row = workspace
+            sum_strip(call, batch, height, row, spans[1], queries, workspace, sums)
             sums += height.sums
     return False
-
-
-cdef inline double score_of(
-    const Call* call, double squares, double products
-) noexcept nogil:
-    """Return the score of a box from its sums; -inf if it has none."""
-    cdef double result
-    if not squares < INFINITY:
-        return -INFINITY
-    result = products / sqrt(squares) if squares > 0 else 0.0
-    return <float>result if call.rounded else result
 
 
 cdef inline bint is_better(const Found* one, const Found* other, bint small_first) noexcept nogil:
@@ -203,30 +207,43 @@ cdef inline bint is_better(const Found* one, const Found* other, bint small_firs
     return one.box.x2 < other.box.x2
 
 
+cdef void compare_boxes(
+    const Call* call, const double* scores, Py_ssize_t n, Found* one, Py_ssize_t width,
+    Py_ssize_t step, Found* best,
+) noexcept nogil:
+    """Compare boxes along a row, the first of which is `one`, with the best so far."""
+    cdef Py_ssize_t i, x1 = one.box.x1
+    for i in range(n):
+        if scores[i] >= best.score and scores[i] > -INFINITY:
+            one.score, one.box.x1 = scores[i], x1 + i * step
+            one.box.x2 = one.box.x1 + width - 1
+            if is_better(one, best, call.small_first):
+                best[0] = one[0]
+    one.box.x1 = x1
+
+
 cdef void compare_run(
     const Call* call, const Job* job, const Height* height, const Run* run, Py_ssize_t y,
     const floating* sums, Found* found,
 ) noexcept nogil:
     """Compare the boxes of a run with the best so far of each query."""
-    cdef Py_ssize_t i, query, tile
-    cdef Py_ssize_t step = job.batch.candidates.step
-    cdef double squares, products
+    cdef double[CHUNK] squares
+    cdef double[CHUNK] scores
+    cdef Py_ssize_t chunk, first, n, query, step = job.batch.candidates.step
     cdef Found one
     one.cells, one.box.y1, one.box.y2 = height.height * run.width, y, y + height.height - 1
-    for i in range(run.columns):
-        one.box.x1, one.box.x2 = i * step, i * step + run.width - 1
-        squares = 0
-        for tile in range(call.tiles):
-            squares += sums[tile * job.sums + i]
+    for chunk in range((run.columns + CHUNK - 1) // CHUNK):
+        first = chunk * CHUNK
+        n = min(CHUNK, run.columns - first)
+        one.box.x1 = first * step
+        total_sums(squares, sums + first, job.sums, call.tiles, n, sums[0])
         for query in range(run.queries):
-            products = 0
-            for tile in range(call.tiles):
-                products += sums[tile * job.sums + (1 + query) * run.columns + i]
-            one.score = score_of(call, squares, products)
-            if one.score > -INFINITY and is_better(
-                &one, found + run.first_query + query, call.small_first
-            ):
-                found[run.first_query + query] = one
+            first += run.columns
+            total_sums(scores, sums + first, job.sums, call.tiles, n, sums[0])
+            if find_scores(squares, scores, n, call.rounded) >= found[run.first_query + query].score:
+                compare_boxes(
+                    call, scores, n, &one, run.width, step, found + run.first_query + query
+                )
 
 
 cdef void compare_strips(
@@ -264,7 +281,7 @@ cdef void compare_strips(
 cdef double score_of_box(
     const Call* call, const Job* job, Py_ssize_t query, const Box* box, floating* workspace
 ) noexcept nogil:
-    """Return the score of one box, the same as that of `sum_tile` and `score_of`."""
+    """Return the score of one box, the same as `sum_tile` and `compare_run` give it."""
     cdef Py_ssize_t lanes = call.lines * lanes_of(workspace[0])
     cdef const floating* vectors = <const floating*>call.queries + query * lanes
     cdef floating[2] sums
@@ -280,7 +297,8 @@ cdef double score_of_box(
         score(parts, 1, vectors + tile * call.n_queries * lanes, 1, sums, call.lines, sums[0])
         squares += sums[0]
         products += sums[1]
-    return score_of(call, squares, products)
+    find_scores(&squares, &products, 1, call.rounded)
+    return products
 
 
 cdef bint move_edge(const Map* x, Box* box, int edge, Py_ssize_t step) noexcept nogil:

@@ -4,7 +4,9 @@
    them infinite. The numbers of a line are summed in a tree of fixed shape, whatever the registers,
    so that a sum depends on its numbers alone. */
 
+#include <math.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
 #if defined(__x86_64__)
@@ -318,6 +320,34 @@ READY(double, 64, 52, 1023, 450)
 TAKE_LARGER(float)
 TAKE_LARGER(double)
 
+/* Adds the sums of n boxes over all tiles, `stride` numbers apart, one tile after the other. */
+#define TOTAL(real)                                                                                \
+    static void total_##real(                                                                      \
+        double *totals, const real *sums, ptrdiff_t stride, ptrdiff_t tiles, ptrdiff_t n)          \
+    {                                                                                              \
+        memset(totals, 0, n * sizeof(double));                                                     \
+        for (ptrdiff_t tile = 0; tile < tiles; tile++)                                             \
+            for (ptrdiff_t i = 0; i < n; i++)                                                      \
+                totals[i] += sums[tile * stride + i];                                              \
+    }
+
+TOTAL(float)
+TOTAL(double)
+
+/* Turns products into scores, -inf where a box has none; returns the largest. */
+static double find_scores(const double *squares, double *products, ptrdiff_t n, int rounded)
+{
+    double best = -INFINITY;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        double score = squares[i] > 0 ? products[i] / sqrt(squares[i]) : 0.0;
+        score = rounded ? (float)score : score;
+        products[i] = squares[i] < INFINITY ? score : -INFINITY;
+    }
+    for (ptrdiff_t i = 0; i < n; i++)
+        best = products[i] > best ? products[i] : best;
+    return best;
+}
+
 /* Numbers have the type of the last argument. */
 #define TYPED(name, like) _Generic((like), float: name##_float, double: name##_double)
 #define score(parts, n, queries, n_queries, out, lines, like)                                      \
@@ -325,3 +355,5 @@ TAKE_LARGER(double)
 #define combine_lines(out, a, b, lines, like) TYPED(combine, like)(out, a, b, lines)
 #define make_ready(numbers, n, like) TYPED(make_ready, like)(numbers, n)
 #define take_larger(maxima, numbers, n, like) TYPED(take_larger, like)(maxima, numbers, n)
+#define total_sums(totals, sums, stride, tiles, n, like)                                           \
+    TYPED(total, like)(totals, sums, stride, tiles, n)
