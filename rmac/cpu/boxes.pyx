@@ -20,15 +20,19 @@ Threads
 from cpython.bytes cimport PyBytes_AsString
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.math cimport INFINITY, NAN
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 
 from rmac.cpu.buffers cimport (
-    map_of, size_product, size_sum, uninitialised, whole_lines, workspace_of_workers,
+    size_product, size_sum, uninitialised, whole_lines, workspace_of_workers,
+)
+from rmac.cpu.candidates cimport (
+    Batch, Box, Candidates, Found, Height, Job, Run, ScoreBox, batch_of, compare_boxes, is_better,
+    refine, whole_map, write_found,
 )
 from rmac.cpu.keys cimport LINE, lanes_of
 from rmac.cpu.tables cimport KernelSpec
-from rmac.cpu.tiles cimport Box, maxima_of_box, pack_tile
+from rmac.cpu.tiles cimport maxima_of_box, pack_tile
 from rmac.cpu.values cimport Map
 
 cdef extern from "floats.h" nogil:
@@ -57,40 +61,6 @@ cdef enum:
     CHUNK = 128              # boxes that are compared at a time
     MOST_SUMS = 1 << 24      # bytes of sums that are kept at a time
     TASKS_PER_WORKER = 8     # that are dealt out at a time
-
-cdef struct Height:
-    # All strips of one height, see `rmac.cpu.search.Candidates`.
-    Py_ssize_t height, span, rows, first_strip, first_sum, sums, first_run, stop_run
-
-cdef struct Run:
-    # The boxes of a strip that have one width, and the queries that they are compared with.
-    Py_ssize_t width, columns, first_query, queries
-
-cdef struct Candidates:
-    const Height* heights
-    Py_ssize_t n_heights
-    const Run* runs
-    Py_ssize_t strips
-    Py_ssize_t sums  # of all boxes: one of squares, and one of products for each query
-    Py_ssize_t step  # cells between boxes
-
-cdef struct Batch:
-    Map x
-    Candidates candidates
-
-cdef struct Job:
-    const Batch* batch
-    const char* image
-    Py_ssize_t index         # of the image, among those of all batches
-    Py_ssize_t first, stop   # strips
-    Py_ssize_t first_sum, sums
-    char* memory             # the sums of each tile
-
-cdef struct Found:
-    # The best box so far, and what decides between equal scores.
-    double score
-    Py_ssize_t cells
-    Box box
 
 cdef struct Call:
     const char* queries  # (tile, query, lane), of length 1
@@ -193,35 +163,6 @@ cdef bint sum_tile(
     return False
 
 
-cdef inline bint is_better(const Found* one, const Found* other, bint small_first) noexcept nogil:
-    if one.score != other.score:
-        return one.score > other.score
-    if small_first and one.cells != other.cells:
-        return one.cells < other.cells
-    if one.box.y1 != other.box.y1:
-        return one.box.y1 < other.box.y1
-    if one.box.y2 != other.box.y2:
-        return one.box.y2 < other.box.y2
-    if one.box.x1 != other.box.x1:
-        return one.box.x1 < other.box.x1
-    return one.box.x2 < other.box.x2
-
-
-cdef void compare_boxes(
-    const Call* call, const double* scores, Py_ssize_t n, Found* one, Py_ssize_t width,
-    Py_ssize_t step, Found* best,
-) noexcept nogil:
-    """Compare boxes along a row, the first of which is `one`, with the best so far."""
-    cdef Py_ssize_t i, x1 = one.box.x1
-    for i in range(n):
-        if scores[i] >= best.score and scores[i] > -INFINITY:
-            one.score, one.box.x1 = scores[i], x1 + i * step
-            one.box.x2 = one.box.x1 + width - 1
-            if is_better(one, best, call.small_first):
-                best[0] = one[0]
-    one.box.x1 = x1
-
-
 cdef void compare_run(
     const Call* call, const Job* job, const Height* height, const Run* run, Py_ssize_t y,
     const floating* sums, Found* found,
@@ -242,7 +183,8 @@ cdef void compare_run(
             total_sums(scores, sums + first, job.sums, call.tiles, n, sums[0])
             if find_scores(squares, scores, n, call.rounded) >= found[run.first_query + query].score:
                 compare_boxes(
-                    call, scores, n, &one, run.width, step, found + run.first_query + query
+                    scores, n, &one, run.width, step, call.small_first,
+                    found + run.first_query + query,
                 )
 
 
@@ -278,22 +220,27 @@ cdef void compare_strips(
 
 # Refinement of a grid's best box.
 
-cdef double score_of_box(
-    const Call* call, const Job* job, Py_ssize_t query, const Box* box, floating* workspace
-) noexcept nogil:
+cdef struct Context:
+    # What the score of a box is of.
+    const Call* call
+    const Job* job
+    Py_ssize_t query
+    char* workspace
+
+
+cdef double score_maxima(const Context* of, const Box* box, floating* maxima) noexcept nogil:
     """Return the score of one box, the same as `sum_tile` and `compare_run` give it."""
-    cdef Py_ssize_t lanes = call.lines * lanes_of(workspace[0])
-    cdef const floating* vectors = <const floating*>call.queries + query * lanes
+    cdef const Call* call = of.call
+    cdef Py_ssize_t lanes = call.lines * lanes_of(maxima[0]), size = call.tiles * lanes
+    cdef const floating* vectors = <const floating*>call.queries + of.query * lanes
     cdef floating[2] sums
     cdef double squares = 0, products = 0
     cdef Py_ssize_t tile
     cdef Parts parts
-    maxima_of_box(
-        &job.batch.x, job.image, box, workspace, call.tiles * lanes, workspace + call.tiles * lanes
-    )
+    maxima_of_box(&of.job.batch.x, of.job.image, box, maxima, size, maxima + size)
     parts.step = 0
     for tile in range(call.tiles):
-        parts.first = parts.second = <const char*>(workspace + tile * lanes)
+        parts.first = parts.second = <const char*>(maxima + tile * lanes)
         score(parts, 1, vectors + tile * call.n_queries * lanes, 1, sums, call.lines, sums[0])
         squares += sums[0]
         products += sums[1]
@@ -301,69 +248,29 @@ cdef double score_of_box(
     return products
 
 
-cdef bint move_edge(const Map* x, Box* box, int edge, Py_ssize_t step) noexcept nogil:
-    """Move an edge; return whether the box is on the map and spans two cells there."""
-    if edge == 0:
-        box.y1 -= step
-    elif edge == 1:
-        box.y1 += step
-    elif edge == 2:
-        box.y2 -= step
-    elif edge == 3:
-        box.y2 += step
-    elif edge == 4:
-        box.x1 -= step
-    elif edge == 5:
-        box.x1 += step
-    elif edge == 6:
-        box.x2 -= step
-    else:
-        box.x2 += step
-    if edge < 4:
-        return box.y1 >= 0 and box.y2 < x.height and box.y2 > box.y1
-    return box.x1 >= 0 and box.x2 < x.width and box.x2 > box.x1
+cdef double score_box_float(const void* context, const Box* box) noexcept nogil:
+    cdef const Context* of = <const Context*>context
+    return score_maxima(of, box, <float*>of.workspace)
 
 
-cdef void refine(
-    const Call* call, const Job* job, Py_ssize_t query, Py_ssize_t steps, Py_ssize_t sweeps,
-    floating* workspace, Found* found,
-) noexcept nogil:
-    """Move the edges of a box as long as that makes it better."""
-    cdef const Map* x = &job.batch.x
-    cdef Py_ssize_t step, sweep
-    cdef double before, value
-    cdef int edge
-    cdef Box box
-    for step in range(min(steps, max(x.height, x.width) - 1), 0, -1):
-        for sweep in range(sweeps):
-            before = found.score
-            for edge in range(8):
-                box = found.box
-                if move_edge(x, &box, edge, step):
-                    value = score_of_box(call, job, query, &box, workspace)
-                    if value > found.score:
-                        found.box, found.score = box, value
-            if found.score == before:
-                break
+cdef double score_box_double(const void* context, const Box* box) noexcept nogil:
+    cdef const Context* of = <const Context*>context
+    return score_maxima(of, box, <double*>of.workspace)
 
 
 cdef void refine_image(
-    const Call* call, const Job* job, Py_ssize_t query, Py_ssize_t steps, Py_ssize_t sweeps,
-    floating* workspace, Found* found,
+    const Context* of, Py_ssize_t steps, Py_ssize_t sweeps, floating like, Found* found
 ) noexcept nogil:
     """Refine the best box of a query, or the whole map if there is none."""
+    cdef const Map* x = &of.job.batch.x
+    cdef ScoreBox score_box = score_box_double
+    if floating is float:
+        score_box = score_box_float
     if found.score == -INFINITY:
-        found.box = whole_map(&job.batch.x)
-        found.score = score_of_box(call, job, query, &found.box, workspace)
+        found.box = whole_map(x)
+        found.score = score_box(of, &found.box)
     if found.score > -INFINITY:
-        refine(call, job, query, steps, sweeps, workspace, found)
-
-
-cdef inline Box whole_map(const Map* x) noexcept nogil:
-    cdef Box box
-    box.x1 = box.y1 = 0
-    box.x2, box.y2 = x.width - 1, x.height - 1
-    return box
+        refine(x, score_box, of, steps, sweeps, found)
 
 
 # Tasks.
@@ -399,10 +306,10 @@ cdef inline void refine_task(
     Py_ssize_t sweeps, floating like, Found* found,
 ) noexcept nogil:
     cdef uint64_t floats = set_default_floats()
-    refine_image(
-        call, jobs + task // call.n_queries, task % call.n_queries, steps, sweeps,
-        <floating*>workspace_of(call, thread), found + task,
-    )
+    cdef Context of
+    of.call, of.job, of.query = call, jobs + task // call.n_queries, task % call.n_queries
+    of.workspace = workspace_of(call, thread)
+    refine_image(&of, steps, sweeps, like, found + task)
     restore_floats(floats)
 
 
@@ -439,18 +346,6 @@ cdef void refine_jobs(
 
 
 # Preparation, with the GIL.
-
-cdef Batch batch_of(x, table, KernelSpec spec) except *:
-    cdef const Py_ssize_t[:, ::1] heights = table.heights, runs = table.runs
-    cdef Batch out
-    out.x = map_of(x, spec)
-    out.candidates.n_heights = heights.shape[0]
-    out.candidates.heights = <const Height*>&heights[0, 0] if heights.shape[0] else NULL
-    out.candidates.runs = <const Run*>&runs[0, 0] if heights.shape[0] else NULL
-    out.candidates.strips, out.candidates.sums = table.strips, table.sums
-    out.candidates.step = table.step
-    return out
-
 
 cdef Py_ssize_t sums_before(const Candidates* candidates, Py_ssize_t strip) noexcept:
     """Return the sums of all strips before one."""
@@ -630,17 +525,3 @@ cdef search_groups(
                 overflows[jobs[first + task // call.tiles].index] = True
         keep_better(jobs + first, found, stop - first, parts, call, best)
         first = stop
-
-
-cdef void write_found(
-    const Job* job, const Found* found, int64_t[:, :, ::1] boxes, double[:, ::1] scores,
-    Py_ssize_t query,
-) noexcept:
-    """Write what was found; the whole map with score NaN if that is no box."""
-    cdef Box box = found.box
-    cdef double value = found.score
-    if value == -INFINITY:
-        box, value = whole_map(&job.batch.x), NAN
-    scores[job.index, query] = value
-    boxes[job.index, query, 0], boxes[job.index, query, 1] = box.x1, box.y1
-    boxes[job.index, query, 2], boxes[job.index, query, 3] = box.x2, box.y2

@@ -130,7 +130,7 @@ typedef struct {
     ptrdiff_t step;
 } Parts;
 
-#define MOST_LINES 4 /* of a cell, if it is not one */
+#define MOST_LINES 8 /* of a cell, if it is not one */
 
 #define GROUP(real, k, half)                                                                       \
     ALWAYS_INLINE Sums_##real group_##real##_##k(                                                  \

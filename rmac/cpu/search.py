@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rmac._caches import cached
 from rmac._dtypes import DTYPES, Kind
 from rmac._options import MAX_POOLING
+from rmac.cpu import levels
 from rmac.cpu.isa import boxes as kernels
 from rmac.cpu.isa import kernels as teams
 from rmac.cpu.route import kernel_spec, threads_for
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Index = npt.NDArray[np.intp]
 
-_LINES = 4  # of a cell, if there are channels for them; see scores.h
+_LINES = 8  # of a cell, if there are channels for them; see scores.h
+_LEVELS = 8
 _WORK = 8  # bytes of maps that take as long to pool as one byte to search
 
 
@@ -74,9 +76,11 @@ def search_boxes(
             options.refine,
             options.sweeps,
         )
-        step = options.step if options.name == "grid" else 0
-        asked = (unique.tobytes(), counts.tobytes(), options.tolerance, step)
-        _search(batches, queries[order], asked, settings, threads, boxes, scores)
+        step = 0 if options.name == "best" else options.step
+        asked = (unique.tobytes(), counts.tobytes(), options.tolerance, step, options.name == "aml")
+        tables = [candidates(*x.shape[2:], *asked) for x in batches]
+        search = _search_levels if options.name == "aml" else _search
+        search(batches, tables, queries[order], settings, threads, boxes, scores)
     result = np.empty_like(boxes).transpose(1, 0, 2), np.empty(scores.shape[::-1], info.descriptor)
     result[0][order], result[1][order] = boxes.transpose(1, 0, 2), scores.T
     return np.ascontiguousarray(result[0]), result[1]
@@ -84,8 +88,8 @@ def search_boxes(
 
 def _search(
     batches: Sequence[Array],
+    tables: list[Candidates],
     queries: npt.NDArray[np.float64],
-    asked: tuple[bytes, bytes, float, int],
     options: Options,
     threads: int,
     boxes: npt.NDArray[np.int64],
@@ -93,7 +97,6 @@ def _search(
 ) -> None:
     """Write the best boxes (N, Q, 4) and scores; sum in float32 first, if that may be enough."""
     spec = kernel_spec(batches[0].dtype, MAX_POOLING)
-    tables = [candidates(*x.shape[2:], *asked) for x in batches]
     overflows = np.ones(len(boxes), np.int8)
     if spec.kind != Kind.FLOAT64:
         overflows[:] = 0
@@ -116,14 +119,53 @@ def _search(
         boxes[again], scores[again] = some, of_some
 
 
+def _search_levels(
+    batches: Sequence[Array],
+    tables: list[Candidates],
+    queries: npt.NDArray[np.float64],
+    options: Options,
+    threads: int,
+    boxes: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float64],
+) -> None:
+    """Write the best boxes (N, Q, 4) and scores of levels, as aml.c does."""
+    spec = kernel_spec(batches[0].dtype, MAX_POOLING)
+    norms = np.array([math.sqrt(sum(v * v for v in query)) for query in queries.tolist()])
+    levels.search(
+        list(batches), tables, spec, POWERS, ROOTS, np.ascontiguousarray(queries), norms, options,
+        boxes, scores, threads,
+    )  # fmt: skip
+
+
+def _roots() -> Array:
+    """Return the roots of aml.c for the sums from each quarter of a power of 2 to the next.
+
+    A root is twice the number of thresholds 1^10, 3^10, 5^10 ... below the sum. No quarter has two.
+    """
+    thresholds = [(2 * k + 1) ** 10 for k in range(39)]
+    table = np.zeros(64 * 4, [("root", np.float64), ("threshold", np.int64)])
+    for i in range(len(table)):
+        start = (4 + i % 4) << (i // 4)  # of 4 times the sums
+        below = sum(4 * threshold < start for threshold in thresholds)
+        table[i] = 2 * below, thresholds[below] if below < len(thresholds) else 2**63 - 1
+    return table.view(np.int8)
+
+
+# Values above 8 are no levels; aml.c does not say what they are.
+POWERS = np.arange(256, dtype=np.int64) ** np.where(np.arange(256) <= _LEVELS, 10, 0)
+ROOTS = _roots()
+
+
 def tiles(queries: npt.NDArray[np.float64], dtype: Any) -> Array:
     """Return queries of length 1 as (tile, query, lane); channels that the last lacks are 0."""
     count, channels = queries.shape
     line = LINE_BYTES // np.dtype(dtype).itemsize
     lanes = line * (_LINES if channels > (_LINES - 1) * line else 1)
-    norms = np.sqrt((queries * queries).sum(axis=1, keepdims=True))
-    with np.errstate(invalid="ignore", over="ignore"):
-        units = queries / np.where(norms == 0, 1, norms)
+    with np.errstate(invalid="ignore"):
+        largest = abs(queries).max(axis=1, keepdims=True, initial=0)
+        scaled = queries / np.where(largest == 0, 1, largest)  # else squares may overflow
+        norms = np.sqrt((scaled * scaled).sum(axis=1, keepdims=True))
+        units = scaled / np.where(norms == 0, 1, norms)
     out = np.zeros((count, -(-channels // lanes) * lanes), dtype)
     out[:, :channels] = units
     return np.ascontiguousarray(out.reshape(count, -1, lanes).transpose(1, 0, 2))
@@ -131,18 +173,28 @@ def tiles(queries: npt.NDArray[np.float64], dtype: Any) -> Array:
 
 @cached(lambda table: table.heights.nbytes + table.runs.nbytes)
 def candidates(
-    height: int, width: int, aspects: bytes, counts: bytes, tolerance: float, step: int
+    height: int,
+    width: int,
+    aspects: bytes,
+    counts: bytes,
+    tolerance: float,
+    step: int,
+    as_paper: bool,
 ) -> Candidates:
     """Return the boxes to compare with queries of some aspects: those of a grid, or with step 0 all.
 
     Aspects are sorted, and 0 is any. If no box has the aspect, and there is no grid, it is the
-    whole map.
+    whole map. Logarithms of aml.c round differently from those of the definition.
     """
     wanted = np.frombuffer(aspects)
     stops = np.cumsum(np.frombuffer(counts, np.intp))
     heights, widths = np.arange(1, height + 1)[:, None, None], np.arange(1, width + 1)[:, None]
     with np.errstate(divide="ignore"):
-        off = abs(np.log(wanted * widths / heights))
+        if as_paper:
+            ratios = wanted / (heights / widths)
+            off = np.reshape([abs(math.log(r)) if r else 0.0 for r in ratios.flat], ratios.shape)
+        else:
+            off = abs(np.log(wanted * widths / heights))
     allowed = (off <= math.log(tolerance)) | (wanted == 0)
     if step:
         allowed &= ((heights - 2) % step == 0) & ((widths - 2) % step == 0)

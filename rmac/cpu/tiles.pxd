@@ -10,6 +10,7 @@ Threads: none; each caller owns what it writes.
 from cython cimport floating
 from libc.math cimport INFINITY
 
+from rmac.cpu.candidates cimport Box
 from rmac.cpu.keys cimport lanes_of
 from rmac.cpu.tables cimport Kind
 from rmac.cpu.values cimport Map, widen
@@ -26,10 +27,6 @@ cdef extern from "scores.h" nogil:
 
 cdef enum:
     CHUNK = 256  # channels of a pixel that are read at a time
-
-
-cdef struct Box:
-    Py_ssize_t x1, y1, x2, y2
 
 
 cdef inline void read_row(
