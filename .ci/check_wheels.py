@@ -29,7 +29,8 @@ def libraries_needed(elf):
 
 def expected_modules(machine, suffix):
     """Return the compiled modules that a wheel must have."""
-    names = ["tables", *(f"kernels_{isa}" for isa in ISAS[machine])]
+    names = ["levels", "tables"]
+    names += [f"{source}_{isa}" for source in ("boxes", "kernels") for isa in ISAS[machine]]
     return {f"rmac/cpu/{name}{suffix}" for name in names}
 
 

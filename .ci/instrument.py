@@ -30,7 +30,7 @@ POISONED = f"""{SHARED}\
         )
 """
 # The text of a change may be in several modules of kernels; each that has it is changed.
-KERNELS = "rmac/cpu/*.pyx"
+KERNELS = "rmac/cpu/*.p[yx][xd]"
 EXACT_WORKSPACE = [
     (KERNELS, "\ncdef void share_workspace(", POISON),
     (KERNELS, SHARED, POISONED),

@@ -125,7 +125,10 @@ def test_kernels_have_the_same_numbers(ours, theirs):
     }
 
 
-@pytest.mark.parametrize("part", ["describe", "keys", "paths", "stores", "values"])
+@pytest.mark.parametrize(
+    "part",
+    ["buffers", "candidates", "describe", "keys", "paths", "stores", "tiles", "values"],
+)
 def test_parts_of_the_kernels_divide_as_c_does(part):
     """Directives of a .pyx do not hold there; without its own, a division by zero raises."""
     source = pathlib.Path(__file__).parent.parent / "rmac" / "cpu" / f"{part}.pxd"
@@ -216,6 +219,9 @@ def test_nothing_past_the_end_of_a_map_is_read():
                                 rmac.region_pool(y)
                                 rmac.region_pool(y, pool="gem")
                                 rmac.region_pool(y, [[0, 0, y.shape[3] - 1, y.shape[2] - 1]])
+                                query = np.ones(y.shape[1])
+                                for search in ("best", "grid", "aml")[: 2 + (dtype is np.uint8)]:
+                                    rmac.localize(y, query, search=search, aspect=1, refine=1)
         print("done")
     """
     assert run_python(code).stdout == "done\n"

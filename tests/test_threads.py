@@ -58,6 +58,10 @@ CALLS = {
     "rmac of an image": "rmac.rmac, image",
     "rmac of a list": "rmac.rmac, [np.zeros((512, *size), 'f4') for size in sizes]",
     "rmac of a short list": "rmac.rmac, [np.zeros((512, *size), 'f4') for size in sizes[:2]]",
+    "localize in images": "rmac.localize, images, np.ones(64), aspect=1",
+    "localize in an image": "rmac.localize, image, np.ones(512), aspect=1",
+    "localize by a grid": "rmac.localize, image, np.ones(512), search='grid'",
+    "localize in levels": "rmac.localize, image.astype('u1'), np.ones(512), search='aml'",
     "rmac with whitening": "rmac.rmac, images, whitening=whitening",
 }
 
