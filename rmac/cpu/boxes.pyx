@@ -21,7 +21,7 @@ from cpython.bytes cimport PyBytes_AsString
 from cython cimport floating
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdint cimport int8_t, int16_t, int64_t, uint64_t, uintptr_t
 
 from rmac.cpu.buffers cimport (
     size_product, size_sum, uninitialised, whole_lines, workspace_of_workers,
@@ -31,7 +31,7 @@ from rmac.cpu.candidates cimport (
     refine, whole_map, write_found,
 )
 from rmac.cpu.keys cimport LINE, lanes_of
-from rmac.cpu.tables cimport KernelSpec
+from rmac.cpu.tables cimport KernelSpec, Kind
 from rmac.cpu.tiles cimport maxima_of_box, pack_tile
 from rmac.cpu.values cimport Map
 
@@ -45,17 +45,21 @@ cdef extern from "scores.h" nogil:
         const char* first
         const char* second
         Py_ssize_t step
-    # Numbers have the type of the last argument.
-    void score(
-        Parts parts, Py_ssize_t n, const void* queries, Py_ssize_t n_queries, void* out, int lines,
-        double like,
-    )
+    ctypedef struct Cells:
+        # What the cells of a table hold, and the functions for it.
+        void (*combine)(char* out, const char* a, const char* b, Py_ssize_t size) noexcept nogil
+        void (*score)(
+            Parts parts, Py_ssize_t n, const char* queries, Py_ssize_t n_queries, void* out,
+            int lines,
+        ) noexcept nogil
+    const Cells cells_of_floats, cells_of_doubles
+    const Cells* cells_of_kind
+    double find_scores(const double* squares, double* products, Py_ssize_t n, bint rounded)
+    # Sums have the type of the last argument.
     void total_sums(
         double* totals, const void* sums, Py_ssize_t stride, Py_ssize_t tiles, Py_ssize_t n,
         double like,
     )
-    double find_scores(const double* squares, double* products, Py_ssize_t n, bint rounded)
-    void combine_lines(void* out, const void* a, const void* b, Py_ssize_t lines, double like)
 
 cdef enum:
     CHUNK = 128              # boxes that are compared at a time
@@ -65,8 +69,12 @@ cdef enum:
 cdef struct Call:
     const char* queries  # (tile, query, lane), of length 1
     Py_ssize_t n_queries
-    int lines            # of a cell
+    int lines            # of numbers in a cell
+    Py_ssize_t lanes
     Py_ssize_t tiles
+    const Cells* cells
+    int kind             # of what cells hold
+    Py_ssize_t cell      # bytes of a cell
     bint rounded         # whether scores are rounded to float32
     bint small_first     # whether fewer cells are better at equal scores
     int workers
@@ -74,71 +82,80 @@ cdef struct Call:
     Py_ssize_t workspace_size
 
 
+cdef bint pack_cells(
+    const Call* call, const Job* job, Py_ssize_t tile, char* cells, char* row
+) noexcept nogil:
+    cdef Py_ssize_t lanes = call.lanes, first = tile * call.lanes
+    if call.kind == Kind.UINT8 or call.kind == Kind.INT8:
+        return pack_tile(&job.batch.x, job.image, first, <int8_t*>cells, lanes, <int8_t*>row)
+    if call.kind == Kind.FLOAT16 or call.kind == Kind.BFLOAT16:
+        return pack_tile(&job.batch.x, job.image, first, <int16_t*>cells, lanes, <int16_t*>row)
+    if call.kind == Kind.FLOAT32:
+        return pack_tile(&job.batch.x, job.image, first, <float*>cells, lanes, <float*>row)
+    return pack_tile(&job.batch.x, job.image, first, <double*>cells, lanes, <double*>row)
+
+
 cdef void grow_table(
-    const Map* x, const Height* height, floating* cells, Py_ssize_t lanes, Py_ssize_t* spans
+    const Call* call, const Map* x, const Height* height, char* cells, Py_ssize_t* spans
 ) noexcept nogil:
     """Double the rows and columns that each cell stands for, as far as boxes of a height need."""
-    cdef Py_ssize_t lines = lanes // lanes_of(cells[0])
     while 2 * spans[0] <= height.height:
-        combine_lines(
-            cells, cells, cells + spans[0] * x.width * lanes,
-            (x.height - 2 * spans[0] + 1) * x.width * lines, cells[0],
+        call.cells.combine(
+            cells, cells, cells + spans[0] * x.width * call.cell,
+            (x.height - 2 * spans[0] + 1) * x.width * call.cell,
         )
         spans[0] *= 2
     while 2 * spans[1] <= height.span:
-        combine_lines(
-            cells, cells, cells + spans[1] * lanes,
-            ((x.height - spans[0] + 1) * x.width - spans[1]) * lines, cells[0],
+        call.cells.combine(
+            cells, cells, cells + spans[1] * call.cell,
+            ((x.height - spans[0] + 1) * x.width - spans[1]) * call.cell,
         )
         spans[1] *= 2
 
 
 cdef void sum_strip(
-    const Call* call, const Batch* batch, const Height* height, const floating* row,
-    Py_ssize_t span, const floating* queries, floating* workspace, floating* sums,
+    const Call* call, const Batch* batch, const Height* height, const char* row,
+    Py_ssize_t span, const floating* queries, char* workspace, floating* sums,
 ) noexcept nogil:
     """Write the sums of all boxes of a height that start in one row of cells.
 
     In `row` a cell stands for the whole height, and for a span of columns.
     """
-    cdef Py_ssize_t lanes = call.lines * lanes_of(sums[0])
     cdef const Run* run
     cdef Py_ssize_t i
     cdef Parts parts
-    parts.step = batch.candidates.step * lanes * sizeof(floating)
+    parts.step = batch.candidates.step * call.cell
     for i in range(height.first_run, height.stop_run):
         run = batch.candidates.runs + i
         while 2 * span <= run.width:
-            combine_lines(
-                workspace, row, row + span * lanes,
-                (batch.x.width - 2 * span + 1) * call.lines, sums[0],
+            call.cells.combine(
+                workspace, row, row + span * call.cell, (batch.x.width - 2 * span + 1) * call.cell
             )
             row = workspace
             span *= 2
-        parts.first = <const char*>row
-        parts.second = <const char*>(row + (run.width - span) * lanes)
-        score(
-            parts, run.columns, queries + run.first_query * lanes, run.queries, sums, call.lines,
-            sums[0],
+        parts.first, parts.second = row, row + (run.width - span) * call.cell
+        call.cells.score(
+            parts, run.columns, <const char*>(queries + run.first_query * call.lanes),
+            run.queries, sums, call.lines,
         )
         sums += run.columns * (1 + run.queries)
 
 
 cdef bint sum_tile(
-    const Call* call, const Job* job, Py_ssize_t tile, floating* cells
+    const Call* call, const Job* job, Py_ssize_t tile, char* cells, floating like
 ) noexcept nogil:
     """Write the sums of the boxes of a job over one tile; return whether they may overflow."""
     cdef const Batch* batch = job.batch
-    cdef const Map* x = &batch.x
-    cdef Py_ssize_t lanes = call.lines * lanes_of(cells[0])
+    cdef Py_ssize_t step = batch.x.width * call.cell
     cdef floating* sums = <floating*>job.memory + tile * job.sums
-    cdef const floating* queries = <const floating*>call.queries + tile * call.n_queries * lanes
-    cdef floating* workspace = cells + x.height * x.width * lanes  # of a row
-    cdef const floating* row
+    cdef const floating* queries = <const floating*>call.queries
+    cdef char* workspace = cells + batch.x.height * step  # of a row
+    cdef const char* row
     cdef Py_ssize_t[2] spans
     cdef Py_ssize_t i, strip
     cdef const Height* height
-    if pack_tile(x, job.image, tile * lanes, cells, lanes, workspace):
+    queries += tile * call.n_queries * call.lanes
+    if pack_cells(call, job, tile, cells, workspace):
         return True
     spans[0] = spans[1] = 1
     for i in range(batch.candidates.n_heights):
@@ -147,15 +164,15 @@ cdef bint sum_tile(
             continue
         if height.first_strip >= job.stop:
             break
-        grow_table(x, height, cells, lanes, spans)
+        grow_table(call, &batch.x, height, cells, spans)
         for strip in range(
             max(job.first, height.first_strip), min(job.stop, height.first_strip + height.rows)
         ):
-            row = cells + (strip - height.first_strip) * batch.candidates.step * x.width * lanes
+            row = cells + (strip - height.first_strip) * batch.candidates.step * step
             if height.height > spans[0]:
-                combine_lines(
-                    workspace, row, row + (height.height - spans[0]) * x.width * lanes,
-                    (x.width - spans[1] + 1) * call.lines, cells[0],
+                call.cells.combine(
+                    workspace, row, row + (height.height - spans[0]) * step,
+                    step - (spans[1] - 1) * call.cell,
                 )
                 row = workspace
             sum_strip(call, batch, height, row, spans[1], queries, workspace, sums)
@@ -231,8 +248,9 @@ cdef struct Context:
 cdef double score_maxima(const Context* of, const Box* box, floating* maxima) noexcept nogil:
     """Return the score of one box, the same as `sum_tile` and `compare_run` give it."""
     cdef const Call* call = of.call
-    cdef Py_ssize_t lanes = call.lines * lanes_of(maxima[0]), size = call.tiles * lanes
-    cdef const floating* vectors = <const floating*>call.queries + of.query * lanes
+    cdef Py_ssize_t size = call.tiles * call.lanes
+    cdef const Cells* cells = &cells_of_floats if floating is float else &cells_of_doubles
+    cdef const floating* query = <const floating*>call.queries + of.query * call.lanes
     cdef floating[2] sums
     cdef double squares = 0, products = 0
     cdef Py_ssize_t tile
@@ -240,8 +258,9 @@ cdef double score_maxima(const Context* of, const Box* box, floating* maxima) no
     maxima_of_box(&of.job.batch.x, of.job.image, box, maxima, size, maxima + size)
     parts.step = 0
     for tile in range(call.tiles):
-        parts.first = parts.second = <const char*>(maxima + tile * lanes)
-        score(parts, 1, vectors + tile * call.n_queries * lanes, 1, sums, call.lines, sums[0])
+        parts.first = parts.second = <const char*>(maxima + tile * call.lanes)
+        cells.score(parts, 1, <const char*>query, 1, sums, call.lines)
+        query += call.n_queries * call.lanes
         squares += sums[0]
         products += sums[1]
     find_scores(&squares, &products, 1, call.rounded)
@@ -284,8 +303,7 @@ cdef inline void sum_task(
 ) noexcept nogil:
     cdef uint64_t floats = set_default_floats()
     overflows[task] = sum_tile(
-        call, jobs + task // call.tiles, task % call.tiles,
-        <floating*>workspace_of(call, thread),
+        call, jobs + task // call.tiles, task % call.tiles, workspace_of(call, thread), like
     )
     restore_floats(floats)
 
@@ -395,7 +413,7 @@ cdef Py_ssize_t thread_bytes(const Batch* batches, Py_ssize_t n, const Call* cal
     for i in range(n):
         x = &batches[i].x
         cells = size_sum(size_product(x.height, x.width), x.width)
-        size = max(size, size_product(cells, call.lines * LINE))
+        size = max(size, size_product(cells, call.cell))
         size = max(size, size_sum(call.tiles * call.lines * LINE, 2 * sizeof(double) * x.width))
     return whole_lines(size)
 
@@ -454,7 +472,10 @@ cdef search_images(
     cdef Py_ssize_t steps = options.refine, sweeps = options.sweeps
     call.tiles, call.n_queries = queries.shape[0], queries.shape[1]
     call.queries = <const char*>&queries[0, 0, 0] if call.tiles else NULL
-    call.lines = queries.shape[2] // lanes_of(<floating>0)
+    call.lanes, call.lines = queries.shape[2], queries.shape[2] // lanes_of(<floating>0)
+    call.kind = spec.kind if floating is float else Kind.FLOAT64
+    call.cells = cells_of_kind + call.kind
+    call.cell = call.lanes * (spec.itemsize if floating is float else sizeof(double))
     call.rounded, call.small_first = options.rounded, options.small_first
     call.workers = workers
     cdef bytes batch_memory = uninitialised(n * sizeof(Batch))

@@ -130,61 +130,16 @@ typedef struct {
     ptrdiff_t step;
 } Parts;
 
-#define MOST_LINES 8 /* of a cell, if it is not one */
+#define MOST_LINES 8 /* of numbers, in a cell */
 
-#define GROUP(real, k, half)                                                                       \
-    ALWAYS_INLINE Sums_##real group_##real##_##k(                                                  \
-        Parts parts, const real *query, char *kept, int lines)                                     \
-    {                                                                                              \
-        Sums_##real a = group_##real##_##half(parts, query, kept, lines);                          \
-        parts.first += half * parts.step;                                                          \
-        parts.second += half * parts.step;                                                         \
-        Sums_##real b =                                                                            \
-            group_##real##_##half(parts, query, kept ? kept + half * lines * LINE : NULL, lines);  \
-        a.squares = FOLDS_##real(a.squares, b.squares, COUNT_##real / k);                          \
-        a.products = FOLDS_##real(a.products, b.products, COUNT_##real / k);                       \
-        return a;                                                                                  \
-    }                                                                                              \
-    ALWAYS_INLINE Numbers_##real products_##real##_##k(                                            \
-        const char *kept, const real *query, int lines)                                            \
-    {                                                                                              \
-        return FOLDS_##real(products_##real##_##half(kept, query, lines),                          \
-            products_##real##_##half(kept + half * lines * LINE, query, lines),                    \
-            COUNT_##real / k);                                                                     \
-    }
-
-/* Writes the sums of k boxes: of squares, and `n` numbers further of products, for each query. */
-#define BLOCK(real, k)                                                                             \
-    ALWAYS_INLINE void block_##real##_##k(Parts parts, const real *queries, ptrdiff_t n_queries,   \
-        ptrdiff_t n, real *out, int lines, int keep)                                               \
-    {                                                                                              \
-        char kept[k * MOST_LINES * LINE] __attribute__((aligned(LINE)));                           \
-        Sums_##real sums = group_##real##_##k(parts, queries, keep ? kept : NULL, lines);          \
-        store_sums_##real(out, sums.squares, k);                                                   \
-        store_sums_##real(out + n, sums.products, k);                                              \
-        for (ptrdiff_t i = 1; keep && i < n_queries; i++) {                                        \
-            queries += lines * LINE / sizeof(real);                                                \
-            store_sums_##real(                                                                     \
-                out + (i + 1) * n, products_##real##_##k(kept, queries, lines), k);                \
-        }                                                                                          \
-    }
-
-#define IF_REST(real, k)                                                                           \
-    if (COUNT_##real > k && (n & k)) {                                                             \
-        block_##real##_##k(parts, queries, n_queries, n, out + at, lines, keep);                   \
-        parts.first += k * parts.step;                                                             \
-        parts.second += k * parts.step;                                                            \
-        at += k;                                                                                   \
-    }
-
-#define SCORES(real, all)                                                                          \
+/* Of two lines of numbers, and of 16 or fewer lines that are left to be added. */
+#define SUMS(real)                                                                                 \
     enum { COUNT_##real = REGISTER / sizeof(real) };                                               \
     typedef struct {                                                                               \
         Numbers_##real squares, products;                                                          \
     } Sums_##real;                                                                                 \
-    ALWAYS_INLINE Line larger_line_##real(const char *a, const char *b)                            \
+    ALWAYS_INLINE Line larger_numbers_##real(Line x, Line y)                                       \
     {                                                                                              \
-        Line x = load_line(a), y = load_line(b);                                                   \
         UNROLLED for (int i = 0; i < PARTS; i++)                                                   \
             x.part[i] =                                                                            \
                 (Register)MAX_##real((Numbers_##real)x.part[i], (Numbers_##real)y.part[i]);        \
@@ -197,27 +152,13 @@ typedef struct {
                 (Numbers_##real)b.part[i], (Numbers_##real)sums.part[i]);                          \
         return sums;                                                                               \
     }                                                                                              \
-    ALWAYS_INLINE Sums_##real group_##real##_1(                                                    \
-        Parts parts, const real *query, char *kept, int lines)                                     \
-    {                                                                                              \
-        Line squares = {{{0}}}, products = {{{0}}};                                                \
-        UNROLLED for (int i = 0; i < lines; i++) {                                                 \
-            Line maxima = larger_line_##real(parts.first + i * LINE, parts.second + i * LINE);     \
-            if (kept)                                                                              \
-                store_line(kept + i * LINE, maxima);                                               \
-            squares = add_products_##real(maxima, maxima, squares);                                \
-            products = add_products_##real(                                                        \
-                maxima, load_line((const char *)query + i * LINE), products);                      \
-        }                                                                                          \
-        return (Sums_##real){FOLDED(squares, real), FOLDED(products, real)};                       \
-    }                                                                                              \
     ALWAYS_INLINE Numbers_##real products_##real##_1(                                              \
-        const char *kept, const real *query, int lines)                                            \
+        const char *kept, const char *query, int lines)                                            \
     {                                                                                              \
         Line products = {{{0}}};                                                                   \
         UNROLLED for (int i = 0; i < lines; i++)                                                   \
-            products = add_products_##real(load_line(kept + i * LINE),                             \
-                load_line((const char *)query + i * LINE), products);                              \
+            products = add_products_##real(                                                        \
+                load_line(kept + i * LINE), load_line(query + i * LINE), products);                \
         return FOLDED(products, real);                                                             \
     }                                                                                              \
     /* Of fewer boxes than fill a register, numbers are left to be added. */                       \
@@ -233,56 +174,242 @@ typedef struct {
             sums = FOLDS_##real(sums, sums, 1);                                                    \
         memcpy(out, &sums, k * sizeof(real));                                                      \
     }                                                                                              \
-    GROUP(real, 2, 1)                                                                              \
-    GROUP(real, 4, 2)                                                                              \
-    GROUP(real, 8, 4)                                                                              \
-    GROUP(real, 16, 8)                                                                             \
-    BLOCK(real, 1)                                                                                 \
-    BLOCK(real, 2)                                                                                 \
-    BLOCK(real, 4)                                                                                 \
-    BLOCK(real, 8)                                                                                 \
-    BLOCK(real, 16)                                                                                \
-    ALWAYS_INLINE void run_##real(Parts parts, ptrdiff_t n, const real *queries,                   \
+    PRODUCTS(real, 2, 1)                                                                           \
+    PRODUCTS(real, 4, 2)                                                                           \
+    PRODUCTS(real, 8, 4)                                                                           \
+    PRODUCTS(real, 16, 8)
+
+#define PRODUCTS(real, k, half)                                                                    \
+    ALWAYS_INLINE Numbers_##real products_##real##_##k(                                            \
+        const char *kept, const char *query, int lines)                                            \
+    {                                                                                              \
+        return FOLDS_##real(products_##real##_##half(kept, query, lines),                          \
+            products_##real##_##half(kept + half * lines * LINE, query, lines),                    \
+            COUNT_##real / k);                                                                     \
+    }
+
+SUMS(float)
+SUMS(double)
+
+/* The sums of k boxes. `keys` names what cells hold, of which a line becomes RATIO lines of numbers;
+   `lines` counts lines of numbers. */
+#define GROUP(keys, real, k, half)                                                                 \
+    ALWAYS_INLINE Sums_##real group_##keys##_##k(                                                  \
+        Parts parts, const char *query, char *kept, int lines)                                     \
+    {                                                                                              \
+        Sums_##real a = group_##keys##_##half(parts, query, kept, lines);                          \
+        parts.first += half * parts.step;                                                          \
+        parts.second += half * parts.step;                                                         \
+        Sums_##real b =                                                                            \
+            group_##keys##_##half(parts, query, kept ? kept + half * lines * LINE : NULL, lines);  \
+        a.squares = FOLDS_##real(a.squares, b.squares, COUNT_##real / k);                          \
+        a.products = FOLDS_##real(a.products, b.products, COUNT_##real / k);                       \
+        return a;                                                                                  \
+    }
+
+/* Writes the sums of k boxes: of squares, and `n` numbers further of products, for each query. */
+#define BLOCK(keys, real, k)                                                                       \
+    ALWAYS_INLINE void block_##keys##_##k(Parts parts, const char *queries, ptrdiff_t n_queries,   \
+        ptrdiff_t n, real *out, int lines, int keep)                                               \
+    {                                                                                              \
+        char kept[k * MOST_LINES * LINE] __attribute__((aligned(LINE)));                           \
+        Sums_##real sums = group_##keys##_##k(parts, queries, keep ? kept : NULL, lines);          \
+        store_sums_##real(out, sums.squares, k);                                                   \
+        store_sums_##real(out + n, sums.products, k);                                              \
+        for (ptrdiff_t i = 1; keep && i < n_queries; i++) {                                        \
+            queries += lines * LINE;                                                               \
+            store_sums_##real(                                                                     \
+                out + (i + 1) * n, products_##real##_##k(kept, queries, lines), k);                \
+        }                                                                                          \
+    }
+
+#define IF_REST(keys, real, k)                                                                     \
+    if (COUNT_##real > k && (n & k)) {                                                             \
+        block_##keys##_##k(parts, queries, n_queries, n, out + at, lines, keep);                   \
+        parts.first += k * parts.step;                                                             \
+        parts.second += k * parts.step;                                                            \
+        at += k;                                                                                   \
+    }
+
+#define SCORES(keys, real, ratio, all)                                                             \
+    ALWAYS_INLINE Sums_##real group_##keys##_1(                                                    \
+        Parts parts, const char *query, char *kept, int lines)                                     \
+    {                                                                                              \
+        Line squares = {{{0}}}, products = {{{0}}};                                                \
+        UNROLLED for (int i = 0; i < lines / ratio; i++) {                                         \
+            const Line maxima = larger_##keys(                                                     \
+                load_line(parts.first + i * LINE), load_line(parts.second + i * LINE));            \
+            UNROLLED for (int j = 0; j < ratio; j++) {                                             \
+                const Line numbers = numbers_##keys(maxima, j);                                    \
+                if (kept)                                                                          \
+                    store_line(kept + (i * ratio + j) * LINE, numbers);                            \
+                squares = add_products_##real(numbers, numbers, squares);                          \
+                products = add_products_##real(                                                    \
+                    numbers, load_line(query + (i * ratio + j) * LINE), products);                 \
+            }                                                                                      \
+        }                                                                                          \
+        return (Sums_##real){FOLDED(squares, real), FOLDED(products, real)};                       \
+    }                                                                                              \
+    GROUP(keys, real, 2, 1)                                                                        \
+    GROUP(keys, real, 4, 2)                                                                        \
+    GROUP(keys, real, 8, 4)                                                                        \
+    GROUP(keys, real, 16, 8)                                                                       \
+    BLOCK(keys, real, 1)                                                                           \
+    BLOCK(keys, real, 2)                                                                           \
+    BLOCK(keys, real, 4)                                                                           \
+    BLOCK(keys, real, 8)                                                                           \
+    BLOCK(keys, real, 16)                                                                          \
+    ALWAYS_INLINE void run_##keys(Parts parts, ptrdiff_t n, const char *queries,                   \
         ptrdiff_t n_queries, real *out, int lines, int keep)                                       \
     {                                                                                              \
         ptrdiff_t at = 0;                                                                          \
         for (; at + COUNT_##real <= n; at += COUNT_##real) {                                       \
-            block_##real##_##all(parts, queries, n_queries, n, out + at, lines, keep);             \
+            block_##keys##_##all(parts, queries, n_queries, n, out + at, lines, keep);             \
             parts.first += COUNT_##real * parts.step;                                              \
             parts.second += COUNT_##real * parts.step;                                             \
         }                                                                                          \
-        IF_REST(real, 8)                                                                           \
-        IF_REST(real, 4)                                                                           \
-        IF_REST(real, 2)                                                                           \
-        IF_REST(real, 1)                                                                           \
+        IF_REST(keys, real, 8)                                                                     \
+        IF_REST(keys, real, 4)                                                                     \
+        IF_REST(keys, real, 2)                                                                     \
+        IF_REST(keys, real, 1)                                                                     \
     }                                                                                              \
-    static void score_##real(Parts parts, ptrdiff_t n, const real *queries, ptrdiff_t n_queries,   \
-        real *out, int lines)                                                                      \
+    static void score_##keys(Parts parts, ptrdiff_t n, const char *queries, ptrdiff_t n_queries,   \
+        void *out, int lines)                                                                      \
     {                                                                                              \
-        if (lines == 1)                                                                            \
-            run_##real(parts, n, queries, n_queries, out, 1, 1);                                   \
+        if (lines != MOST_LINES)                                                                   \
+            run_##keys(parts, n, queries, n_queries, out, lines, 1);                               \
         else if (n_queries == 1)                                                                   \
-            run_##real(parts, n, queries, 1, out, MOST_LINES, 0);                                  \
+            run_##keys(parts, n, queries, 1, out, MOST_LINES, 0);                                  \
         else                                                                                       \
-            run_##real(parts, n, queries, n_queries, out, MOST_LINES, 1);                          \
+            run_##keys(parts, n, queries, n_queries, out, MOST_LINES, 1);                          \
     }                                                                                              \
-    static void combine_##real(void *out, const void *a, const void *b, ptrdiff_t lines)           \
+    static void combine_##keys(char *out, const char *a, const char *b, ptrdiff_t size)            \
     {                                                                                              \
-        for (ptrdiff_t i = 0; i < lines * LINE; i += LINE)                                         \
-            store_line((char *)out + i,                                                            \
-                larger_line_##real((const char *)a + i, (const char *)b + i));                     \
+        for (ptrdiff_t i = 0; i < size; i += LINE)                                                 \
+            store_line(out + i, larger_##keys(load_line(a + i), load_line(b + i)));                \
     }
 
+/* What cells hold: numbers; or keys, bits of the dtype in the order of the values. */
+#define larger_floats larger_numbers_float
+#define larger_doubles larger_numbers_double
+#define larger_halves larger_16
+#define larger_brains larger_16
+#define larger_int8s larger_8
+#define numbers_floats(line, i) (line)
+#define numbers_doubles(line, i) (line)
+
+ALWAYS_INLINE Line larger_uint8s(Line a, Line b)
+{
+    typedef uint8_t Values __attribute__((vector_size(REGISTER)));
+    UNROLLED for (int i = 0; i < PARTS; i++) {
+        Values x = (Values)a.part[i], y = (Values)b.part[i];
+        for (int j = 0; j < REGISTER; j++)
+            x[j] = y[j] > x[j] ? y[j] : x[j];
+        a.part[i] = (Register)x;
+    }
+    return a;
+}
+
 #if REGISTER == 64
-SCORES(float, 16)
-SCORES(double, 8)
-#elif REGISTER == 32
-SCORES(float, 8)
-SCORES(double, 4)
+ALWAYS_INLINE __m256i half_of(Line line, int i)
+{
+    const __m512i keys = (__m512i)line.part[0];
+    return i ? _mm512_extracti64x4_epi64(keys, 1) : _mm512_castsi512_si256(keys);
+}
+
+ALWAYS_INLINE __m128i quarter_of(Line line, int i)
+{
+    const __m256i keys = half_of(line, i / 2);
+    return i % 2 ? _mm256_extracti128_si256(keys, 1) : _mm256_castsi256_si128(keys);
+}
+
+#define LINE_OF_FLOATS(numbers) ((Line){{(Register)(numbers)}})
+#define numbers_halves(line, i)                                                                    \
+    LINE_OF_FLOATS(_mm512_cvtph_ps(half_of(decode_line_16(line, 0), i)))
+#define numbers_brains(line, i)                                                                    \
+    LINE_OF_FLOATS(                                                                                \
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(half_of(decode_line_16(line, 0), i)), 16))
+#define numbers_uint8s(line, i)                                                                    \
+    LINE_OF_FLOATS(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(quarter_of(line, i))))
+#define numbers_int8s(line, i)                                                                     \
+    LINE_OF_FLOATS(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(quarter_of(line, i))))
 #else
-SCORES(float, 4)
-SCORES(double, 2)
+/* Widens the keys of a line from the 16 * i-th on. */
+#define WIDENED(keys, key_t, decoded)                                                              \
+    ALWAYS_INLINE Line numbers_##keys(Line line, int i)                                            \
+    {                                                                                              \
+        key_t keys[LINE / sizeof(key_t)];                                                          \
+        float numbers[LINE / sizeof(float)];                                                       \
+        memcpy(keys, &line, LINE);                                                                 \
+        for (int j = 0; j < 16; j++) {                                                             \
+            const key_t key = keys[16 * i + j];                                                    \
+            numbers[j] = decoded;                                                                  \
+        }                                                                                          \
+        return load_line(numbers);                                                                 \
+    }
+
+ALWAYS_INLINE float number_of_bits(uint32_t bits)
+{
+    float number;
+    memcpy(&number, &bits, sizeof(number));
+    return number;
+}
+
+/* Its exponent is 112 less than that of a float. */
+ALWAYS_INLINE float number_of_half(uint16_t bits)
+{
+    const uint32_t size = (uint32_t)(bits & 0x7FFF) << 13, sign = (uint32_t)(bits & 0x8000) << 16;
+    const float number = number_of_bits(size) * 0x1p112f;
+    uint32_t wide;
+    memcpy(&wide, &number, sizeof(wide));
+    wide |= wide >= 0x47800000 ? 0x7F800000 : 0; /* 2**16, where a float16 has inf */
+    return number_of_bits(wide | sign);
+}
+
+WIDENED(halves, int16_t, number_of_half((uint16_t)ENCODED(key, 16, INT16_MAX, 0)))
+WIDENED(brains, int16_t, number_of_bits((uint32_t)(uint16_t)ENCODED(key, 16, INT16_MAX, 0) << 16))
+WIDENED(uint8s, uint8_t, key)
+WIDENED(int8s, int8_t, key)
 #endif
+
+#if REGISTER == 64
+#define SCORES_OF_FLOATS(keys, ratio) SCORES(keys, float, ratio, 16)
+#define SCORES_OF_DOUBLES(keys, ratio) SCORES(keys, double, ratio, 8)
+#elif REGISTER == 32
+#define SCORES_OF_FLOATS(keys, ratio) SCORES(keys, float, ratio, 8)
+#define SCORES_OF_DOUBLES(keys, ratio) SCORES(keys, double, ratio, 4)
+#else
+#define SCORES_OF_FLOATS(keys, ratio) SCORES(keys, float, ratio, 4)
+#define SCORES_OF_DOUBLES(keys, ratio) SCORES(keys, double, ratio, 2)
+#endif
+
+SCORES_OF_FLOATS(floats, 1)
+SCORES_OF_FLOATS(halves, 2)
+SCORES_OF_FLOATS(brains, 2)
+SCORES_OF_FLOATS(uint8s, 4)
+SCORES_OF_FLOATS(int8s, 4)
+SCORES_OF_DOUBLES(doubles, 1)
+
+/* What the cells of a table hold, and the functions for it. */
+typedef void CombineCells(char *out, const char *a, const char *b, ptrdiff_t size);
+typedef void ScoreBoxes(Parts parts, ptrdiff_t n, const char *queries, ptrdiff_t n_queries,
+    void *out, int lines);
+typedef struct {
+    CombineCells *combine;
+    ScoreBoxes *score;
+} Cells;
+
+static const Cells cells_of_floats = {combine_floats, score_floats};
+static const Cells cells_of_doubles = {combine_doubles, score_doubles};
+/* By the number of the dtype, see tables.pxd. */
+static const Cells cells_of_kind[] = {
+    [1] = {combine_uint8s, score_uint8s},
+    [2] = {combine_int8s, score_int8s},
+    [3] = {combine_halves, score_halves},
+    [4] = {combine_brains, score_brains},
+    [5] = {combine_floats, score_floats},
+    [6] = {combine_doubles, score_doubles},
+};
 
 /* Makes packed numbers ready: a NaN becomes inf. Returns whether a square may overflow or underflow:
    whether one that is finite and not 0 is outside of 2**-LEAST to 2**LEAST. */
@@ -306,6 +433,19 @@ SCORES(double, 2)
 
 READY(float, 32, 23, 127, 50)
 READY(double, 64, 52, 1023, 450)
+
+/* The same for keys of 16 bits, where `inf` is that of the dtype, and numbers in between are normal. */
+static int make_keys_ready(int16_t *keys, ptrdiff_t n, int inf, int low, int high)
+{
+    int outside = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const int16_t bits = keys[i], size = bits & INT16_MAX;
+        const int16_t value = size > inf ? (int16_t)inf : bits;
+        outside |= (size != 0) & (size < inf) & ((size < low) | (size > high));
+        keys[i] = ENCODED(value, 16, INT16_MAX, 0);
+    }
+    return outside;
+}
 
 /* The maxima of numbers that are read, where a NaN is inf. */
 #define TAKE_LARGER(real)                                                                          \
@@ -350,9 +490,6 @@ static double find_scores(const double *squares, double *products, ptrdiff_t n, 
 
 /* Numbers have the type of the last argument. */
 #define TYPED(name, like) _Generic((like), float: name##_float, double: name##_double)
-#define score(parts, n, queries, n_queries, out, lines, like)                                      \
-    TYPED(score, like)(parts, n, queries, n_queries, out, lines)
-#define combine_lines(out, a, b, lines, like) TYPED(combine, like)(out, a, b, lines)
 #define make_ready(numbers, n, like) TYPED(make_ready, like)(numbers, n)
 #define take_larger(maxima, numbers, n, like) TYPED(take_larger, like)(maxima, numbers, n)
 #define total_sums(totals, sums, stride, tiles, n, like)                                           \

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Index = npt.NDArray[np.intp]
 
-_LINES = 8  # of a cell, if there are channels for them; see scores.h
+_LINES = 8  # of numbers in a cell, if there are channels for them; see scores.h
 _LEVELS = 8
 _WORK = 8  # bytes of maps that take as long to pool as one byte to search
 
@@ -101,7 +101,7 @@ def _search(
     if spec.kind != Kind.FLOAT64:
         overflows[:] = 0
         kernels.search(
-            list(batches), tables, spec, tiles(queries, np.float32), options, boxes, scores,
+            list(batches), tables, spec, tiles(queries, np.float32, spec.itemsize), options, boxes, scores,
             overflows, threads,
         )  # fmt: skip
     again = np.flatnonzero(overflows)
@@ -113,7 +113,7 @@ def _search(
         some, of_some = np.empty_like(boxes[again]), np.empty_like(scores[again])
         kernels.search(
             [maps[i][0] for i in again], [maps[i][1] for i in again], spec,
-            tiles(queries, np.float64), options, some, of_some, np.empty(len(again), np.int8),
+            tiles(queries, np.float64, 8), options, some, of_some, np.empty(len(again), np.int8),
             threads,
         )  # fmt: skip
         boxes[again], scores[again] = some, of_some
@@ -156,11 +156,14 @@ POWERS = np.arange(256, dtype=np.int64) ** np.where(np.arange(256) <= _LEVELS, 1
 ROOTS = _roots()
 
 
-def tiles(queries: npt.NDArray[np.float64], dtype: Any) -> Array:
-    """Return queries of length 1 as (tile, query, lane); channels that the last lacks are 0."""
+def tiles(queries: npt.NDArray[np.float64], dtype: Any, itemsize: int) -> Array:
+    """Return queries of length 1 as (tile, query, lane), for cells with values of so many bytes.
+
+    Channels that the last tile lacks are 0.
+    """
     count, channels = queries.shape
-    line = LINE_BYTES // np.dtype(dtype).itemsize
-    lanes = line * (_LINES if channels > (_LINES - 1) * line else 1)
+    most, line = _LINES * LINE_BYTES // np.dtype(dtype).itemsize, LINE_BYTES // itemsize
+    lanes = min(most, -(-max(channels, 1) // line) * line)
     with np.errstate(invalid="ignore"):
         largest = abs(queries).max(axis=1, keepdims=True, initial=0)
         scaled = queries / np.where(largest == 0, 1, largest)  # else squares may overflow

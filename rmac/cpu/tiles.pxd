@@ -9,11 +9,12 @@ Threads: none; each caller owns what it writes.
 
 from cython cimport floating
 from libc.math cimport INFINITY
+from libc.stdint cimport int8_t, int16_t
 
 from rmac.cpu.candidates cimport Box
 from rmac.cpu.keys cimport lanes_of
 from rmac.cpu.tables cimport Kind
-from rmac.cpu.values cimport Map, widen
+from rmac.cpu.values cimport Map, copy_values, widen
 
 cdef extern from "transpose.h" nogil:
     void transpose(
@@ -21,12 +22,20 @@ cdef extern from "transpose.h" nogil:
     )
 
 cdef extern from "scores.h" nogil:
+    bint make_keys_ready(int16_t* keys, Py_ssize_t n, int inf, int low, int high)
     # Numbers have the type of the last argument.
     bint make_ready(void* numbers, Py_ssize_t n, double like)
     void take_larger(void* maxima, const void* numbers, Py_ssize_t n, double like)
 
 cdef enum:
     CHUNK = 256  # channels of a pixel that are read at a time
+
+# What cells hold: the bits of values, as keys; or numbers.
+ctypedef fused cell_t:
+    int8_t
+    int16_t
+    float
+    double
 
 
 cdef inline void read_row(
@@ -42,46 +51,55 @@ cdef inline void read_row(
 
 
 cdef inline void pack_pixels(
-    const Map* x, const char* row, Py_ssize_t channels, floating* cells, Py_ssize_t lanes
+    const Map* x, const char* row, Py_ssize_t channels, cell_t* cells, Py_ssize_t lanes
 ) noexcept nogil:
     """Copy contiguous channels of each pixel of a row."""
     cdef Py_ssize_t i, lane
     for i in range(x.width):
-        widen(row + i * x.pixel_stride, x.kind, 0, cells + i * lanes, channels)
+        copy_values(x, row + i * x.pixel_stride, cells + i * lanes, channels)
         for lane in range(channels, lanes):
             cells[i * lanes + lane] = 0
 
 
 cdef inline void pack_rows(
-    const Map* x, const char* row, Py_ssize_t channels, floating* cells, Py_ssize_t lanes,
-    floating* rows,
+    const Map* x, const char* row, Py_ssize_t channels, cell_t* cells, Py_ssize_t lanes,
+    cell_t* rows,
 ) noexcept nogil:
     """Transpose a row of each channel; `rows` is room for a line's worth of them."""
     cdef Py_ssize_t lane, i, line = lanes_of(cells[0])
-    cdef floating* out
+    cdef const char* values
+    cdef cell_t* out
     for lane in range(lanes):
         out = rows + lane % line * x.width
-        if lane < channels:
-            read_row(x, row + lane * x.channel_stride, x.width, out)
-        else:
+        values = row + lane * x.channel_stride
+        if lane >= channels:
             for i in range(x.width):
                 out[i] = 0
+        elif x.pixel_stride == x.itemsize:
+            copy_values(x, values, out, x.width)
+        else:
+            for i in range(x.width):
+                copy_values(x, values + i * x.pixel_stride, out + i, 1)
         if lane % line == line - 1:
             transpose(rows, cells + lane - lane % line, x.width, lanes, cells[0])
 
 
-cdef inline bint has_planes(const Map* x, floating like) noexcept nogil:
-    """Return whether the planes of a map are contiguous numbers that can be transposed as one."""
-    cdef int kind = Kind.FLOAT32 if floating is float else Kind.FLOAT64
+cdef inline bint has_planes(const Map* x, cell_t like) noexcept nogil:
+    """Return whether the planes of a map can be transposed as one: contiguous, and not widened."""
+    cdef bint as_they_are = True
+    if cell_t is float:
+        as_they_are = x.kind == Kind.FLOAT32
+    elif cell_t is double:
+        as_they_are = x.kind == Kind.FLOAT64
     return (
-        x.kind == kind and x.pixel_stride == x.itemsize
+        as_they_are and x.pixel_stride == x.itemsize
         and x.row_stride == x.width * x.itemsize and x.channel_stride == x.height * x.row_stride
     )
 
 
 cdef inline bint pack_tile(
-    const Map* x, const char* image, Py_ssize_t first, floating* cells, Py_ssize_t lanes,
-    floating* rows,
+    const Map* x, const char* image, Py_ssize_t first, cell_t* cells, Py_ssize_t lanes,
+    cell_t* rows,
 ) noexcept nogil:
     """Copy channels from `first` on of all cells; return whether their squares may overflow."""
     cdef const char* data = image + first * x.channel_stride
@@ -98,9 +116,14 @@ cdef inline bint pack_tile(
             pack_rows(
                 x, data + y * x.row_stride, channels, cells + y * x.width * lanes, lanes, rows
             )
-    if x.kind < Kind.FLOAT16:
+    if cell_t is float or cell_t is double:
+        return make_ready(cells, n * lanes, cells[0])
+    elif cell_t is int16_t:
+        if x.kind == Kind.FLOAT16:
+            return make_keys_ready(cells, n * lanes, 0x7C00, 1, 0x7C00)
+        return make_keys_ready(cells, n * lanes, 0x7F80, (127 - 50) << 7, (127 + 50) << 7)
+    else:
         return False
-    return make_ready(cells, n * lanes, cells[0])
 
 
 cdef inline void maxima_of_pixels(
