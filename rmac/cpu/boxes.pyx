@@ -52,7 +52,8 @@ cdef extern from "scores.h" nogil:
             Parts parts, Py_ssize_t n, const char* queries, Py_ssize_t n_queries, void* out,
             int lines,
         ) noexcept nogil
-    const Cells cells_of_floats, cells_of_doubles
+    bint rmac_has_byte_products()
+    const Cells cells_of_floats, cells_of_doubles, cells_of_digits
     const Cells* cells_of_kind
     double find_scores(const double* squares, double* products, Py_ssize_t n, bint rounded)
     # Sums have the type of the last argument.
@@ -67,9 +68,10 @@ cdef enum:
     TASKS_PER_WORKER = 8     # that are dealt out at a time
 
 cdef struct Call:
-    const char* queries  # (tile, query, lane), of length 1
+    const char* queries  # (tile, query, lane), of length 1; or digits of lanes
+    Py_ssize_t query     # bytes of a query, in a tile
     Py_ssize_t n_queries
-    int lines            # of numbers in a cell
+    int lines            # of numbers in a cell; of keys if queries are digits
     Py_ssize_t lanes
     Py_ssize_t tiles
     const Cells* cells
@@ -115,7 +117,7 @@ cdef void grow_table(
 
 cdef void sum_strip(
     const Call* call, const Batch* batch, const Height* height, const char* row,
-    Py_ssize_t span, const floating* queries, char* workspace, floating* sums,
+    Py_ssize_t span, const char* queries, char* workspace, floating* sums,
 ) noexcept nogil:
     """Write the sums of all boxes of a height that start in one row of cells.
 
@@ -135,8 +137,8 @@ cdef void sum_strip(
             span *= 2
         parts.first, parts.second = row, row + (run.width - span) * call.cell
         call.cells.score(
-            parts, run.columns, <const char*>(queries + run.first_query * call.lanes),
-            run.queries, sums, call.lines,
+            parts, run.columns, queries + run.first_query * call.query, run.queries, sums,
+            call.lines,
         )
         sums += run.columns * (1 + run.queries)
 
@@ -148,13 +150,12 @@ cdef bint sum_tile(
     cdef const Batch* batch = job.batch
     cdef Py_ssize_t step = batch.x.width * call.cell
     cdef floating* sums = <floating*>job.memory + tile * job.sums
-    cdef const floating* queries = <const floating*>call.queries
+    cdef const char* queries = call.queries + tile * call.n_queries * call.query
     cdef char* workspace = cells + batch.x.height * step  # of a row
     cdef const char* row
     cdef Py_ssize_t[2] spans
     cdef Py_ssize_t i, strip
     cdef const Height* height
-    queries += tile * call.n_queries * call.lanes
     if pack_cells(call, job, tile, cells, workspace):
         return True
     spans[0] = spans[1] = 1
@@ -447,7 +448,8 @@ def search(
     maps : IN, batches (N, C, H, W) in any strides
     tables : IN, `rmac.cpu.search.Candidates` of each batch
     spec : IN, what the values are
-    queries : IN, (tile, query, lane) of length 1 or 0: float32, or float64 for more exact sums
+    queries : IN, (tile, query, lane) of length 1 or 0: float32, or float64 for more exact sums;
+        or with `options.digits` the digits of each lane, see scores.h, as float32
     options : IN, `rmac.cpu.search.Options`
     boxes, scores : OUT, (N, Q, 4) and (N, Q), of the images of all batches
     overflows : OUT, (N,), whether squares may overflow or underflow: nothing else is right then
@@ -472,9 +474,11 @@ cdef search_images(
     cdef Py_ssize_t steps = options.refine, sweeps = options.sweeps
     call.tiles, call.n_queries = queries.shape[0], queries.shape[1]
     call.queries = <const char*>&queries[0, 0, 0] if call.tiles else NULL
-    call.lanes, call.lines = queries.shape[2], queries.shape[2] // lanes_of(<floating>0)
+    call.query = queries.shape[2] * sizeof(floating)
+    call.lanes = options.lanes
+    call.lines = call.lanes // (LINE if options.digits else lanes_of(<floating>0))
     call.kind = spec.kind if floating is float else Kind.FLOAT64
-    call.cells = cells_of_kind + call.kind
+    call.cells = &cells_of_digits if options.digits else cells_of_kind + call.kind
     call.cell = call.lanes * (spec.itemsize if floating is float else sizeof(double))
     call.rounded, call.small_first = options.rounded, options.small_first
     call.workers = workers
@@ -546,3 +550,8 @@ cdef search_groups(
                 overflows[jobs[first + task // call.tiles].index] = True
         keep_better(jobs + first, found, stop - first, parts, call, best)
         first = stop
+
+
+def has_byte_products():
+    """Return whether this machine and this module multiply bytes, for queries as digits."""
+    return rmac_has_byte_products()

@@ -174,17 +174,17 @@ typedef struct {
             sums = FOLDS_##real(sums, sums, 1);                                                    \
         memcpy(out, &sums, k * sizeof(real));                                                      \
     }                                                                                              \
-    PRODUCTS(real, 2, 1)                                                                           \
-    PRODUCTS(real, 4, 2)                                                                           \
-    PRODUCTS(real, 8, 4)                                                                           \
-    PRODUCTS(real, 16, 8)
+    PRODUCTS(real, real, 2, 1)                                                                     \
+    PRODUCTS(real, real, 4, 2)                                                                     \
+    PRODUCTS(real, real, 8, 4)                                                                     \
+    PRODUCTS(real, real, 16, 8)
 
-#define PRODUCTS(real, k, half)                                                                    \
-    ALWAYS_INLINE Numbers_##real products_##real##_##k(                                            \
+#define PRODUCTS(sums_of, real, k, half)                                                           \
+    ALWAYS_INLINE Numbers_##real products_##sums_of##_##k(                                         \
         const char *kept, const char *query, int lines)                                            \
     {                                                                                              \
-        return FOLDS_##real(products_##real##_##half(kept, query, lines),                          \
-            products_##real##_##half(kept + half * lines * LINE, query, lines),                    \
+        return FOLDS_##real(products_##sums_of##_##half(kept, query, lines),                       \
+            products_##sums_of##_##half(kept + half * lines * LINE, query, lines),                 \
             COUNT_##real / k);                                                                     \
     }
 
@@ -208,18 +208,19 @@ SUMS(double)
     }
 
 /* Writes the sums of k boxes: of squares, and `n` numbers further of products, for each query. */
-#define BLOCK(keys, real, k)                                                                       \
+#define BLOCK(keys, sums_of, real, k)                                                                     \
     ALWAYS_INLINE void block_##keys##_##k(Parts parts, const char *queries, ptrdiff_t n_queries,   \
         ptrdiff_t n, real *out, int lines, int keep)                                               \
     {                                                                                              \
         char kept[k * MOST_LINES * LINE] __attribute__((aligned(LINE)));                           \
         Sums_##real sums = group_##keys##_##k(parts, queries, keep ? kept : NULL, lines);          \
         store_sums_##real(out, sums.squares, k);                                                   \
-        store_sums_##real(out + n, sums.products, k);                                              \
+        store_sums_##real(out + n, scaled_##sums_of(sums.products, queries, lines), k);            \
         for (ptrdiff_t i = 1; keep && i < n_queries; i++) {                                        \
-            queries += lines * LINE;                                                               \
-            store_sums_##real(                                                                     \
-                out + (i + 1) * n, products_##real##_##k(kept, queries, lines), k);                \
+            queries += query_size_##sums_of(lines);                                                \
+            store_sums_##real(out + (i + 1) * n,                                                   \
+                scaled_##sums_of(products_##sums_of##_##k(kept, queries, lines), queries, lines),  \
+                k);                                                                                \
         }                                                                                          \
     }
 
@@ -231,7 +232,7 @@ SUMS(double)
         at += k;                                                                                   \
     }
 
-#define SCORES(keys, real, ratio, all)                                                             \
+#define WIDENED_SUMS(keys, real, ratio)                                                            \
     ALWAYS_INLINE Sums_##real group_##keys##_1(                                                    \
         Parts parts, const char *query, char *kept, int lines)                                     \
     {                                                                                              \
@@ -249,16 +250,18 @@ SUMS(double)
             }                                                                                      \
         }                                                                                          \
         return (Sums_##real){FOLDED(squares, real), FOLDED(products, real)};                       \
-    }                                                                                              \
+    }
+
+#define SCORES(keys, sums_of, real, all, most)                                                     \
     GROUP(keys, real, 2, 1)                                                                        \
     GROUP(keys, real, 4, 2)                                                                        \
     GROUP(keys, real, 8, 4)                                                                        \
     GROUP(keys, real, 16, 8)                                                                       \
-    BLOCK(keys, real, 1)                                                                           \
-    BLOCK(keys, real, 2)                                                                           \
-    BLOCK(keys, real, 4)                                                                           \
-    BLOCK(keys, real, 8)                                                                           \
-    BLOCK(keys, real, 16)                                                                          \
+    BLOCK(keys, sums_of, real, 1)                                                                           \
+    BLOCK(keys, sums_of, real, 2)                                                                           \
+    BLOCK(keys, sums_of, real, 4)                                                                           \
+    BLOCK(keys, sums_of, real, 8)                                                                           \
+    BLOCK(keys, sums_of, real, 16)                                                                          \
     ALWAYS_INLINE void run_##keys(Parts parts, ptrdiff_t n, const char *queries,                   \
         ptrdiff_t n_queries, real *out, int lines, int keep)                                       \
     {                                                                                              \
@@ -276,13 +279,15 @@ SUMS(double)
     static void score_##keys(Parts parts, ptrdiff_t n, const char *queries, ptrdiff_t n_queries,   \
         void *out, int lines)                                                                      \
     {                                                                                              \
-        if (lines != MOST_LINES)                                                                   \
+        if (lines != most)                                                                         \
             run_##keys(parts, n, queries, n_queries, out, lines, 1);                               \
         else if (n_queries == 1)                                                                   \
-            run_##keys(parts, n, queries, 1, out, MOST_LINES, 0);                                  \
+            run_##keys(parts, n, queries, 1, out, most, 0);                                        \
         else                                                                                       \
-            run_##keys(parts, n, queries, n_queries, out, MOST_LINES, 1);                          \
-    }                                                                                              \
+            run_##keys(parts, n, queries, n_queries, out, most, 1);                                \
+    }
+
+#define COMBINE(keys)                                                                              \
     static void combine_##keys(char *out, const char *a, const char *b, ptrdiff_t size)            \
     {                                                                                              \
         for (ptrdiff_t i = 0; i < size; i += LINE)                                                 \
@@ -372,23 +377,110 @@ WIDENED(uint8s, uint8_t, key)
 WIDENED(int8s, int8_t, key)
 #endif
 
-#if REGISTER == 64
-#define SCORES_OF_FLOATS(keys, ratio) SCORES(keys, float, ratio, 16)
-#define SCORES_OF_DOUBLES(keys, ratio) SCORES(keys, double, ratio, 8)
-#elif REGISTER == 32
-#define SCORES_OF_FLOATS(keys, ratio) SCORES(keys, float, ratio, 8)
-#define SCORES_OF_DOUBLES(keys, ratio) SCORES(keys, double, ratio, 4)
-#else
-#define SCORES_OF_FLOATS(keys, ratio) SCORES(keys, float, ratio, 4)
-#define SCORES_OF_DOUBLES(keys, ratio) SCORES(keys, double, ratio, 2)
-#endif
+#define query_size_float(lines) ((lines) * LINE)
+#define query_size_double(lines) ((lines) * LINE)
+#define scaled_float(products, query, lines) (products)
+#define scaled_double(products, query, lines) (products)
 
-SCORES_OF_FLOATS(floats, 1)
-SCORES_OF_FLOATS(halves, 2)
-SCORES_OF_FLOATS(brains, 2)
-SCORES_OF_FLOATS(uint8s, 4)
-SCORES_OF_FLOATS(int8s, 4)
-SCORES_OF_DOUBLES(doubles, 1)
+#if REGISTER == 64
+#define SCORES_OF_FLOATS(keys, sums_of, most) SCORES(keys, sums_of, float, 16, most)
+#define SCORES_OF_DOUBLES(keys, most) SCORES(keys, double, double, 8, most)
+#elif REGISTER == 32
+#define SCORES_OF_FLOATS(keys, sums_of, most) SCORES(keys, sums_of, float, 8, most)
+#define SCORES_OF_DOUBLES(keys, most) SCORES(keys, double, double, 4, most)
+#else
+#define SCORES_OF_FLOATS(keys, sums_of, most) SCORES(keys, sums_of, float, 4, most)
+#define SCORES_OF_DOUBLES(keys, most) SCORES(keys, double, double, 2, most)
+#endif
+#define SCORES_OF_WIDENED(keys, ratio)                                                             \
+    WIDENED_SUMS(keys, float, ratio)                                                               \
+    SCORES_OF_FLOATS(keys, float, MOST_LINES)                                                      \
+    COMBINE(keys)
+
+SCORES_OF_WIDENED(floats, 1)
+SCORES_OF_WIDENED(halves, 2)
+SCORES_OF_WIDENED(brains, 2)
+SCORES_OF_WIDENED(uint8s, 4)
+SCORES_OF_WIDENED(int8s, 4)
+WIDENED_SUMS(doubles, double, 1)
+SCORES_OF_DOUBLES(doubles, MOST_LINES)
+COMBINE(doubles)
+
+/* Products of bytes, in integers. An element of a query is DIGITS signed bytes, the highest first,
+   of which each has a line for each line of keys. A last line begins with what products are
+   multiplied by, a power of 2. */
+#define DIGITS 3
+#define DIGIT_LINES 4 /* of keys in a cell, at most */
+
+#if REGISTER == 64
+static int rmac_has_byte_products(void)
+{
+    __builtin_cpu_init();
+    return !!__builtin_cpu_supports("avx512vnni");
+}
+
+/* Adds the products of 4 neighbouring bytes, of a without and of b with a sign. */
+ALWAYS_INLINE __m512i add_byte_products(__m512i sums, __m512i a, __m512i b)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(a), "v"(b));
+    return sums;
+}
+
+ALWAYS_INLINE Numbers_float sum_of_digits(const __m512i *digits)
+{
+    const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(digits[0], 8), digits[1]);
+    const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(high), _mm512_set1_ps(256));
+    return (Numbers_float)_mm512_add_ps(scaled, _mm512_cvtepi32_ps(digits[2]));
+}
+
+ALWAYS_INLINE Numbers_float products_digits_1(const char *kept, const char *query, int lines)
+{
+    __m512i digits[DIGITS] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+    UNROLLED for (int i = 0; i < lines; i++)
+        UNROLLED for (int j = 0; j < DIGITS; j++)
+            digits[j] = add_byte_products(digits[j], _mm512_loadu_si512(kept + i * LINE),
+                _mm512_loadu_si512(query + (j * lines + i) * LINE));
+    return sum_of_digits(digits);
+}
+
+/* A square is value * (value - 128) + 128 * value, as one factor must be a signed byte. */
+ALWAYS_INLINE Sums_float group_digits_1(Parts parts, const char *query, char *kept, int lines)
+{
+    const __m512i zero = _mm512_setzero_si512(), ones = _mm512_set1_epi8(1);
+    const __m512i sign = _mm512_set1_epi8(-128);
+    __m512i squares = zero, values = zero, digits[DIGITS] = {zero, zero, zero};
+    UNROLLED for (int i = 0; i < lines; i++) {
+        const __m512i maxima = _mm512_max_epu8(_mm512_loadu_si512(parts.first + i * LINE),
+            _mm512_loadu_si512(parts.second + i * LINE));
+        if (kept)
+            _mm512_storeu_si512(kept + i * LINE, maxima);
+        squares = add_byte_products(squares, maxima, _mm512_xor_si512(maxima, sign));
+        values = add_byte_products(values, maxima, ones);
+        UNROLLED for (int j = 0; j < DIGITS; j++)
+            digits[j] = add_byte_products(
+                digits[j], maxima, _mm512_loadu_si512(query + (j * lines + i) * LINE));
+    }
+    squares = _mm512_add_epi32(squares, _mm512_slli_epi32(values, 7));
+    return (Sums_float){(Numbers_float)_mm512_cvtepi32_ps(squares), sum_of_digits(digits)};
+}
+
+ALWAYS_INLINE Numbers_float scaled_digits(Numbers_float products, const char *query, int lines)
+{
+    float scale;
+    memcpy(&scale, query + DIGITS * lines * LINE, sizeof(scale));
+    return products * scale;
+}
+
+#define query_size_digits(lines) ((DIGITS * (lines) + 1) * LINE)
+PRODUCTS(digits, float, 2, 1)
+PRODUCTS(digits, float, 4, 2)
+PRODUCTS(digits, float, 8, 4)
+PRODUCTS(digits, float, 16, 8)
+SCORES_OF_FLOATS(digits, digits, DIGIT_LINES)
+#else
+#define score_digits score_uint8s /* never called */
+static int rmac_has_byte_products(void) { return 0; }
+#endif
 
 /* What the cells of a table hold, and the functions for it. */
 typedef void CombineCells(char *out, const char *a, const char *b, ptrdiff_t size);
@@ -401,6 +493,7 @@ typedef struct {
 
 static const Cells cells_of_floats = {combine_floats, score_floats};
 static const Cells cells_of_doubles = {combine_doubles, score_doubles};
+static const Cells cells_of_digits = {combine_uint8s, score_digits}; /* uint8s by digits of queries */
 /* By the number of the dtype, see tables.pxd. */
 static const Cells cells_of_kind[] = {
     [1] = {combine_uint8s, score_uint8s},

@@ -26,6 +26,8 @@ Array = npt.NDArray[Any]
 Index = npt.NDArray[np.intp]
 
 _LINES = 8  # of numbers in a cell, if there are channels for them; see scores.h
+_DIGIT_LINES = 4  # of keys in a cell, if queries are digits
+_MOST_OF_DIGITS = 127 * (1 + 256 + 65536)  # the largest number of three signed bytes
 _LEVELS = 8
 _WORK = 8  # bytes of maps that take as long to pool as one byte to search
 
@@ -50,6 +52,8 @@ class Options(NamedTuple):
     grid: bool  # whether the best box is refined
     refine: int
     sweeps: int
+    lanes: int = 0  # channels of a tile
+    digits: bool = False  # whether queries are digits of bytes
 
 
 def search_boxes(
@@ -98,12 +102,20 @@ def _search(
     """Write the best boxes (N, Q, 4) and scores; sum in float32 first, if that may be enough."""
     spec = kernel_spec(batches[0].dtype, MAX_POOLING)
     overflows = np.ones(len(boxes), np.int8)
+    units = _unit_vectors(queries)
     if spec.kind != Kind.FLOAT64:
         overflows[:] = 0
+        if spec.kind == Kind.UINT8 and not options.grid and kernels.has_byte_products():
+            lanes = _lanes(queries.shape[1], _DIGIT_LINES * LINE_BYTES, LINE_BYTES)
+            options = options._replace(lanes=lanes, digits=True)
+            vectors = digits(units, lanes)
+        else:
+            lanes = _lanes(queries.shape[1], _LINES * LINE_BYTES // 4, LINE_BYTES // spec.itemsize)
+            options = options._replace(lanes=lanes)
+            vectors = tiles(units, lanes, np.float32)
         kernels.search(
-            list(batches), tables, spec, tiles(queries, np.float32, spec.itemsize), options, boxes, scores,
-            overflows, threads,
-        )  # fmt: skip
+            list(batches), tables, spec, vectors, options, boxes, scores, overflows, threads
+        )
     again = np.flatnonzero(overflows)
     if len(again):
         maps = [
@@ -111,10 +123,11 @@ def _search(
             for i in range(len(x))
         ]  # fmt: skip
         some, of_some = np.empty_like(boxes[again]), np.empty_like(scores[again])
+        lanes = _lanes(queries.shape[1], _LINES * LINE_BYTES // 8, LINE_BYTES // 8)
         kernels.search(
             [maps[i][0] for i in again], [maps[i][1] for i in again], spec,
-            tiles(queries, np.float64, 8), options, some, of_some, np.empty(len(again), np.int8),
-            threads,
+            tiles(units, lanes, np.float64), options._replace(lanes=lanes, digits=False),
+            some, of_some, np.empty(len(again), np.int8), threads,
         )  # fmt: skip
         boxes[again], scores[again] = some, of_some
 
@@ -156,22 +169,47 @@ POWERS = np.arange(256, dtype=np.int64) ** np.where(np.arange(256) <= _LEVELS, 1
 ROOTS = _roots()
 
 
-def tiles(queries: npt.NDArray[np.float64], dtype: Any, itemsize: int) -> Array:
-    """Return queries of length 1 as (tile, query, lane), for cells with values of so many bytes.
-
-    Channels that the last tile lacks are 0.
-    """
-    count, channels = queries.shape
-    most, line = _LINES * LINE_BYTES // np.dtype(dtype).itemsize, LINE_BYTES // itemsize
-    lanes = min(most, -(-max(channels, 1) // line) * line)
+def _unit_vectors(queries: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return queries of length 1; one of zeros stays."""
     with np.errstate(invalid="ignore"):
         largest = abs(queries).max(axis=1, keepdims=True, initial=0)
         scaled = queries / np.where(largest == 0, 1, largest)  # else squares may overflow
         norms = np.sqrt((scaled * scaled).sum(axis=1, keepdims=True))
-        units = scaled / np.where(norms == 0, 1, norms)
+        return np.asarray(scaled / np.where(norms == 0, 1, norms))
+
+
+def _lanes(channels: int, most: int, line: int) -> int:
+    """Return the channels of a tile: whole lines."""
+    return min(most, -(-max(channels, 1) // line) * line)
+
+
+def tiles(units: npt.NDArray[np.float64], lanes: int, dtype: Any) -> Array:
+    """Return queries as (tile, query, lane); channels that the last tile lacks are 0."""
+    count, channels = units.shape
     out = np.zeros((count, -(-channels // lanes) * lanes), dtype)
     out[:, :channels] = units
     return np.ascontiguousarray(out.reshape(count, -1, lanes).transpose(1, 0, 2))
+
+
+def digits(units: npt.NDArray[np.float64], lanes: int) -> Array:
+    """Return queries as three signed bytes for each lane, and by what products are multiplied.
+
+    The memory of scores.h: (tile, query, byte), as float32. The bytes are digits, the highest first,
+    of elements that are multiplied by a power of 2 and rounded.
+    """
+    largest = abs(units).max(axis=1, initial=0)
+    known = np.isfinite(largest) & (largest > 0)
+    power = np.floor(np.log2(_MOST_OF_DIGITS / np.where(known, largest, 1)))
+    whole = tiles(np.rint(np.where(known, units.T, 0).T * 2.0 ** power[:, None]), lanes, np.int64)
+    parts = np.empty((*whole.shape[:2], 3, lanes), np.int8)
+    for i in (2, 1, 0):
+        parts[:, :, i] = (whole + 128 & 255) - 128
+        whole = whole - parts[:, :, i] >> 8
+    out = np.zeros((*whole.shape[:2], 3 * lanes + LINE_BYTES), np.int8)
+    out[:, :, : 3 * lanes] = parts.reshape(*whole.shape[:2], -1)
+    scales = np.where(known | (largest == 0), 2.0**-power, np.nan).astype(np.float32)
+    out[:, :, 3 * lanes : 3 * lanes + 4] = scales[:, None].view(np.int8)
+    return out.view(np.float32)
 
 
 @cached(lambda table: table.heights.nbytes + table.runs.nbytes)
