@@ -408,14 +408,17 @@ cdef list jobs_of_images(
 
 
 cdef Py_ssize_t thread_bytes(const Batch* batches, Py_ssize_t n, const Call* call) noexcept:
-    """Return the bytes that a thread needs for a tile and a row, or for the maxima of a box."""
+    """Return the bytes that a thread needs for a tile and a row, or for a box and its maxima."""
     cdef Py_ssize_t i, cells, size = 0
     cdef const Map* x
     for i in range(n):
         x = &batches[i].x
         cells = size_sum(size_product(x.height, x.width), x.width)
         size = max(size, size_product(cells, call.cell))
-        size = max(size, size_sum(call.tiles * call.lines * LINE, 2 * sizeof(double) * x.width))
+        size = max(size, size_sum(
+            call.tiles * call.lanes * <Py_ssize_t>sizeof(double),
+            size_product(size_product(x.height, x.width), sizeof(double)),
+        ))
     return whole_lines(size)
 
 

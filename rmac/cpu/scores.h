@@ -542,7 +542,7 @@ static int make_keys_ready(int16_t *keys, ptrdiff_t n, int inf, int low, int hig
 
 /* The maxima of numbers that are read, where a NaN is inf. */
 #define TAKE_LARGER(real)                                                                          \
-    static void take_larger_##real(real *maxima, const real *numbers, ptrdiff_t n)                 \
+    ALWAYS_INLINE void take_larger_##real(real *maxima, const real *numbers, ptrdiff_t n)                 \
     {                                                                                              \
         for (ptrdiff_t i = 0; i < n; i++) {                                                        \
             const real number = numbers[i] == numbers[i] ? numbers[i] : (real)INFINITY;            \
@@ -552,6 +552,47 @@ static int make_keys_ready(int16_t *keys, ptrdiff_t n, int inf, int low, int hig
 
 TAKE_LARGER(float)
 TAKE_LARGER(double)
+
+/* The largest number of rows of n numbers, `stride` bytes apart; inf if one is a NaN. Rows are read in
+   vectors, of which the last overlaps. */
+#define LARGEST_IN_VECTORS(name, real, bits, size)                                                 \
+    static real largest_##name(const char *row, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t n)     \
+    {                                                                                              \
+        enum { COUNT = size / sizeof(real) };                                                      \
+        typedef real Vector __attribute__((vector_size(size), aligned(1), may_alias));             \
+        typedef int##bits##_t Mask __attribute__((vector_size(size)));                             \
+        Vector maxima = *(const Vector *)row;                                                      \
+        Mask nan = maxima != maxima;                                                               \
+        for (ptrdiff_t y = 0; y < rows; y++, row += stride)                                        \
+            for (ptrdiff_t at = 0; at < n; at += COUNT) {                                          \
+                const ptrdiff_t first = at + COUNT <= n ? at : n - COUNT;                          \
+                const Vector numbers = *(const Vector *)(row + first * sizeof(real));              \
+                const Mask is_larger = numbers > maxima;                                           \
+                nan |= numbers != numbers;                                                         \
+                maxima = (Vector)(((Mask)numbers & is_larger) | ((Mask)maxima & ~is_larger));      \
+            }                                                                                      \
+        real result = maxima[0];                                                                   \
+        for (int i = 0; i < COUNT; i++)                                                            \
+            result = nan[i] ? (real)INFINITY : maxima[i] > result ? maxima[i] : result;            \
+        return result;                                                                             \
+    }
+
+LARGEST_IN_VECTORS(floats_1, float, 32, 4)
+LARGEST_IN_VECTORS(floats_4, float, 32, 16)
+LARGEST_IN_VECTORS(floats_8, float, 32, 32)
+LARGEST_IN_VECTORS(doubles_1, double, 64, 8)
+LARGEST_IN_VECTORS(doubles_4, double, 64, 32)
+
+static float largest_float(const void *row, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t n)
+{
+    return (n < 4 ? largest_floats_1 : n < 8 ? largest_floats_4 : largest_floats_8)(
+        row, stride, rows, n);
+}
+
+static double largest_double(const void *row, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t n)
+{
+    return (n < 4 ? largest_doubles_1 : largest_doubles_4)(row, stride, rows, n);
+}
 
 /* Adds the sums of n boxes over all tiles, `stride` numbers apart, one tile after the other. */
 #define TOTAL(real)                                                                                \
@@ -584,6 +625,7 @@ static double find_scores(const double *squares, double *products, ptrdiff_t n, 
 /* Numbers have the type of the last argument. */
 #define TYPED(name, like) _Generic((like), float: name##_float, double: name##_double)
 #define make_ready(numbers, n, like) TYPED(make_ready, like)(numbers, n)
+#define largest(row, stride, rows, n, like) TYPED(largest, like)(row, stride, rows, n)
 #define take_larger(maxima, numbers, n, like) TYPED(take_larger, like)(maxima, numbers, n)
 #define total_sums(totals, sums, stride, tiles, n, like)                                           \
     TYPED(total, like)(totals, sums, stride, tiles, n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,13 +66,12 @@ def search_boxes(
 ) -> tuple[npt.NDArray[np.int64], Array]:
     """Return the best boxes (Q, N, 4) of all maps, and their scores (Q, N)."""
     info = DTYPES[batches[0].dtype.name]
-    images = sum(len(x) for x in batches)
+    images = sum([len(x) for x in batches])
     boxes = np.empty((images, len(queries), 4), np.int64)
     scores = np.empty((images, len(queries)))
-    order = np.argsort([aspect or 0.0 for aspect in aspects], kind="stable")
-    unique, counts = np.unique([aspects[i] or 0.0 for i in order], return_counts=True)
+    order = sorted(range(len(aspects)), key=lambda i: aspects[i] or 0.0)
     if boxes.size:
-        size = sum(x.nbytes for x in batches)
+        size = sum([x.nbytes for x in batches])
         threads = teams.team(threads_for(workers, _WORK * size))
         settings = Options(
             info.descriptor == np.float32,
@@ -81,13 +81,15 @@ def search_boxes(
             options.sweeps,
         )
         step = 0 if options.name == "best" else options.step
-        asked = (unique.tobytes(), counts.tobytes(), options.tolerance, step, options.name == "aml")
+        counts = Counter([aspects[i] or 0.0 for i in order])
+        asked = tuple(counts.items()), options.tolerance, step, options.name == "aml"
         tables = [candidates(*x.shape[2:], *asked) for x in batches]
         search = _search_levels if options.name == "aml" else _search
         search(batches, tables, queries[order], settings, threads, boxes, scores)
-    result = np.empty_like(boxes).transpose(1, 0, 2), np.empty(scores.shape[::-1], info.descriptor)
-    result[0][order], result[1][order] = boxes.transpose(1, 0, 2), scores.T
-    return np.ascontiguousarray(result[0]), result[1]
+    by_query = np.empty((len(queries), images, 4), np.int64)
+    of_query = np.empty((len(queries), images), info.descriptor)
+    by_query[order], of_query[order] = boxes.transpose(1, 0, 2), scores.T
+    return by_query, of_query
 
 
 def _search(
@@ -216,19 +218,18 @@ def digits(units: npt.NDArray[np.float64], lanes: int) -> Array:
 def candidates(
     height: int,
     width: int,
-    aspects: bytes,
-    counts: bytes,
+    aspects: tuple[tuple[float, int], ...],
     tolerance: float,
     step: int,
     as_paper: bool,
 ) -> Candidates:
     """Return the boxes to compare with queries of some aspects: those of a grid, or with step 0 all.
 
-    Aspects are sorted, and 0 is any. If no box has the aspect, and there is no grid, it is the
+    Aspects, each with its number of queries, are sorted, and 0 is any. If no box has the aspect, and there is no grid, it is the
     whole map. Logarithms of aml.c round differently from those of the definition.
     """
-    wanted = np.frombuffer(aspects)
-    stops = np.cumsum(np.frombuffer(counts, np.intp))
+    wanted = np.array([aspect for aspect, _ in aspects])
+    stops = np.cumsum([count for _, count in aspects])
     heights, widths = np.arange(1, height + 1)[:, None, None], np.arange(1, width + 1)[:, None]
     with np.errstate(divide="ignore"):
         if as_paper:

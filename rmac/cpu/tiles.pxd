@@ -25,6 +25,9 @@ cdef extern from "scores.h" nogil:
     bint make_keys_ready(int16_t* keys, Py_ssize_t n, int inf, int low, int high)
     # Numbers have the type of the last argument.
     bint make_ready(void* numbers, Py_ssize_t n, double like)
+    double largest(
+        const void* row, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n, double like
+    )
     void take_larger(void* maxima, const void* numbers, Py_ssize_t n, double like)
 
 cdef enum:
@@ -84,15 +87,20 @@ cdef inline void pack_rows(
             transpose(rows, cells + lane - lane % line, x.width, lanes, cells[0])
 
 
+cdef inline bint is_widened(const Map* x, cell_t like) noexcept nogil:
+    """Return whether the values of a map are already what cells hold."""
+    if cell_t is float:
+        return x.kind == Kind.FLOAT32
+    elif cell_t is double:
+        return x.kind == Kind.FLOAT64
+    else:
+        return True
+
+
 cdef inline bint has_planes(const Map* x, cell_t like) noexcept nogil:
     """Return whether the planes of a map can be transposed as one: contiguous, and not widened."""
-    cdef bint as_they_are = True
-    if cell_t is float:
-        as_they_are = x.kind == Kind.FLOAT32
-    elif cell_t is double:
-        as_they_are = x.kind == Kind.FLOAT64
     return (
-        as_they_are and x.pixel_stride == x.itemsize
+        is_widened(x, like) and x.pixel_stride == x.itemsize
         and x.row_stride == x.width * x.itemsize and x.channel_stride == x.height * x.row_stride
     )
 
@@ -145,25 +153,25 @@ cdef inline void maxima_of_pixels(
 
 
 cdef inline void maxima_of_planes(
-    const Map* x, const char* image, const Box* box, floating* maxima, floating* rows
+    const Map* x, const char* image, const Box* box, floating* maxima, floating* cells
 ) noexcept nogil:
-    """Write the maxima of a box, one channel after the other; `rows` is room for two rows."""
-    cdef Py_ssize_t channel, y, i, n = box.x2 - box.x1 + 1
+    """Write the maxima of a box, one channel after the other; `cells` is room for a plane."""
+    cdef Py_ssize_t channel, y, n = box.x2 - box.x1 + 1, rows = box.y2 - box.y1 + 1
+    cdef bint in_place = is_widened(x, cells[0]) and x.pixel_stride == x.itemsize
     cdef const char* row
     for channel in range(x.channels):
-        row = image + channel * x.channel_stride + box.x1 * x.pixel_stride
-        for i in range(n):
-            rows[i] = -INFINITY
-        for y in range(box.y1, box.y2 + 1):
-            read_row(x, row + y * x.row_stride, n, rows + n)
-            take_larger(rows, rows + n, n, rows[0])
-        for i in range(n):
-            maxima[channel] = max(maxima[channel], rows[i])
+        row = image + channel * x.channel_stride + box.y1 * x.row_stride + box.x1 * x.pixel_stride
+        if in_place:
+            maxima[channel] = <floating>largest(row, x.row_stride, rows, n, cells[0])
+        else:
+            for y in range(rows):
+                read_row(x, row + y * x.row_stride, n, cells + y * n)
+            maxima[channel] = <floating>largest(cells, n * sizeof(floating), rows, n, cells[0])
 
 
 cdef inline void maxima_of_box(
     const Map* x, const char* image, const Box* box, floating* maxima, Py_ssize_t size,
-    floating* rows,
+    floating* cells,
 ) noexcept nogil:
     """Write the maxima of a box, and 0 for channels that the map lacks, up to `size`."""
     cdef Py_ssize_t channel
@@ -172,4 +180,4 @@ cdef inline void maxima_of_box(
     if x.channel_stride == x.itemsize and x.channels > 1:
         maxima_of_pixels(x, image, box, maxima)
     else:
-        maxima_of_planes(x, image, box, maxima, rows)
+        maxima_of_planes(x, image, box, maxima, cells)
