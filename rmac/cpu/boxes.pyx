@@ -55,7 +55,8 @@ cdef extern from "scores.h" nogil:
     bint rmac_has_byte_products()
     const Cells cells_of_floats, cells_of_doubles, cells_of_digits
     const Cells* cells_of_kind
-    double find_scores(const double* squares, double* products, Py_ssize_t n, bint rounded)
+    void find_lengths(double* squares, Py_ssize_t n)
+    double find_scores(const double* lengths, double* products, Py_ssize_t n, bint rounded)
     # Sums have the type of the last argument.
     void total_sums(
         double* totals, const void* sums, Py_ssize_t stride, Py_ssize_t tiles, Py_ssize_t n,
@@ -186,7 +187,7 @@ cdef void compare_run(
     const floating* sums, Found* found,
 ) noexcept nogil:
     """Compare the boxes of a run with the best so far of each query."""
-    cdef double[CHUNK] squares
+    cdef double[CHUNK] lengths
     cdef double[CHUNK] scores
     cdef Py_ssize_t chunk, first, n, query, step = job.batch.candidates.step
     cdef Found one
@@ -195,11 +196,12 @@ cdef void compare_run(
         first = chunk * CHUNK
         n = min(CHUNK, run.columns - first)
         one.box.x1 = first * step
-        total_sums(squares, sums + first, job.sums, call.tiles, n, sums[0])
+        total_sums(lengths, sums + first, job.sums, call.tiles, n, sums[0])
+        find_lengths(lengths, n)
         for query in range(run.queries):
             first += run.columns
             total_sums(scores, sums + first, job.sums, call.tiles, n, sums[0])
-            if find_scores(squares, scores, n, call.rounded) >= found[run.first_query + query].score:
+            if find_scores(lengths, scores, n, call.rounded) >= found[run.first_query + query].score:
                 compare_boxes(
                     scores, n, &one, run.width, step, call.small_first,
                     found + run.first_query + query,
@@ -264,6 +266,7 @@ cdef double score_maxima(const Context* of, const Box* box, floating* maxima) no
         query += call.n_queries * call.lanes
         squares += sums[0]
         products += sums[1]
+    find_lengths(&squares, 1)
     find_scores(&squares, &products, 1, call.rounded)
     return products
 

@@ -608,14 +608,21 @@ static double largest_double(const void *row, ptrdiff_t stride, ptrdiff_t rows, 
 TOTAL(float)
 TOTAL(double)
 
+/* Turns sums of squares into lengths. */
+static void find_lengths(double *squares, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n; i++)
+        squares[i] = sqrt(squares[i]);
+}
+
 /* Turns products into scores, -inf where a box has none; returns the largest. */
-static double find_scores(const double *squares, double *products, ptrdiff_t n, int rounded)
+static double find_scores(const double *lengths, double *products, ptrdiff_t n, int rounded)
 {
     double best = -INFINITY;
     for (ptrdiff_t i = 0; i < n; i++) {
-        double score = squares[i] > 0 ? products[i] / sqrt(squares[i]) : 0.0;
+        double score = lengths[i] > 0 ? products[i] / lengths[i] : 0.0;
         score = rounded ? (float)score : score;
-        products[i] = squares[i] < INFINITY ? score : -INFINITY;
+        products[i] = lengths[i] < INFINITY ? score : -INFINITY;
     }
     for (ptrdiff_t i = 0; i < n; i++)
         best = products[i] > best ? products[i] : best;

@@ -87,8 +87,8 @@ cdef inline void pack_rows(
             transpose(rows, cells + lane - lane % line, x.width, lanes, cells[0])
 
 
-cdef inline bint is_widened(const Map* x, cell_t like) noexcept nogil:
-    """Return whether the values of a map are already what cells hold."""
+cdef inline bint has_numbers(const Map* x, cell_t like) noexcept nogil:
+    """Return whether the values of a map need not be widened."""
     if cell_t is float:
         return x.kind == Kind.FLOAT32
     elif cell_t is double:
@@ -100,7 +100,7 @@ cdef inline bint is_widened(const Map* x, cell_t like) noexcept nogil:
 cdef inline bint has_planes(const Map* x, cell_t like) noexcept nogil:
     """Return whether the planes of a map can be transposed as one: contiguous, and not widened."""
     return (
-        is_widened(x, like) and x.pixel_stride == x.itemsize
+        has_numbers(x, like) and x.pixel_stride == x.itemsize
         and x.row_stride == x.width * x.itemsize and x.channel_stride == x.height * x.row_stride
     )
 
@@ -157,7 +157,7 @@ cdef inline void maxima_of_planes(
 ) noexcept nogil:
     """Write the maxima of a box, one channel after the other; `cells` is room for a plane."""
     cdef Py_ssize_t channel, y, n = box.x2 - box.x1 + 1, rows = box.y2 - box.y1 + 1
-    cdef bint in_place = is_widened(x, cells[0]) and x.pixel_stride == x.itemsize
+    cdef bint in_place = has_numbers(x, cells[0]) and x.pixel_stride == x.itemsize
     cdef const char* row
     for channel in range(x.channels):
         row = image + channel * x.channel_stride + box.y1 * x.row_stride + box.x1 * x.pixel_stride
