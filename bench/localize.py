@@ -100,7 +100,10 @@ def check(candidates, expected):
 def show(row, times):
     medians = {name: 1e3 * statistics.median(times[name]) for name in ("read", "rmac", "best")}
     ratios = " ".join(f"{row['ms'] / ms:8.2f}" for ms in medians.values())
-    print(f"{shape_text(row['shape']):>14} {row['candidate']:<18} {row['ms']:9.4f} {ratios}", flush=True)
+    print(
+        f"{shape_text(row['shape']):>14} {row['candidate']:<18} {row['ms']:9.4f} {ratios}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

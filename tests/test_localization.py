@@ -1,5 +1,6 @@
 """The boxes and scores of `localize`: as the paper's code, and as each box scored by itself."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -129,7 +130,19 @@ def test_best_equals_every_box_scored(
 @settings(max_examples=examples(40))
 @given(options=SETTINGS, high=st.integers(1, 3), **DRAWN)
 def test_ties_are_decided_as_documented(
-    name, options, high, images, channels, size, aspects, dtype, layout, memory, ragged, workers, seed
+    name,
+    options,
+    high,
+    images,
+    channels,
+    size,
+    aspects,
+    dtype,
+    layout,
+    memory,
+    ragged,
+    workers,
+    seed,
 ):
     """Small integers and queries of one channel: all sums are exact, and most boxes tie."""
     rng = np.random.default_rng(seed)
@@ -322,7 +335,7 @@ def test_no_quarter_of_a_power_of_two_has_two_roots():
     """And none lies so close below the next one that a sum in float64 is rounded over it."""
     thresholds = [(2 * k + 1) ** 10 for k in range(39)]
     starts = [(4 + i % 4) << (i // 4) for i in range(64 * 4)]  # of 4 times the sums
-    for start, stop in zip(starts, starts[1:], strict=False):
+    for start, stop in itertools.pairwise(starts):
         inside = [power for power in thresholds if start <= 4 * power < stop]
         assert len(inside) <= 1
         assert all(stop - 4 * power > 2 * stop >> 53 for power in inside)

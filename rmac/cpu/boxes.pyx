@@ -198,13 +198,12 @@ cdef void compare_run(
         one.box.x1 = first * step
         total_sums(lengths, sums + first, job.sums, call.tiles, n, sums[0])
         find_lengths(lengths, n)
-        for query in range(run.queries):
+        for query in range(run.first_query, run.first_query + run.queries):
             first += run.columns
             total_sums(scores, sums + first, job.sums, call.tiles, n, sums[0])
-            if find_scores(lengths, scores, n, call.rounded) >= found[run.first_query + query].score:
+            if find_scores(lengths, scores, n, call.rounded) >= found[query].score:
                 compare_boxes(
-                    scores, n, &one, run.width, step, call.small_first,
-                    found + run.first_query + query,
+                    scores, n, &one, run.width, step, call.small_first, found + query
                 )
 
 

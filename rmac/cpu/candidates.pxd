@@ -112,12 +112,12 @@ cdef inline void refine(
     Found* found,
 ) noexcept nogil:
     """Move the edges of a box as long as that makes it better."""
-    cdef Py_ssize_t step, sweep
+    cdef Py_ssize_t step, _
     cdef double before, value
     cdef int edge
     cdef Box box
     for step in range(min(steps, max(x.height, x.width) - 1), 0, -1):
-        for sweep in range(sweeps):
+        for _ in range(sweeps):
             before = found.score
             for edge in range(8):
                 box = found.box

@@ -30,7 +30,7 @@ from rmac.cpu.buffers cimport (
     workspace_of_workers,
 )
 from rmac.cpu.describe cimport Aggregation, normalize, normalize_each, sum_regions
-from rmac.cpu.keys cimport LINE, key_t
+from rmac.cpu.keys cimport key_t
 from rmac.cpu.paths cimport (
     Batch, Block, Target, pool_bands, pool_planes, pool_rows, slot_keys, store_region,
     workspace_keys,

@@ -271,8 +271,8 @@ cdef void search_jobs(
 
 def search(
     list maps, list tables, KernelSpec spec not None, const int64_t[::1] powers,
-    const char[::1] roots, const double[:, ::1] queries, const double[::1] norms, options, int64_t[:, :, ::1] boxes,
-    double[:, ::1] scores, int workers,
+    const char[::1] roots, const double[:, ::1] queries, const double[::1] norms, options,
+    int64_t[:, :, ::1] boxes, double[:, ::1] scores, int workers,
 ):
     """Write the best box of every map and query, and its score.
 

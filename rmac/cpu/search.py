@@ -83,7 +83,7 @@ def search_boxes(
         step = 0 if options.name == "best" else options.step
         counts = Counter([aspects[i] or 0.0 for i in order])
         asked = tuple(counts.items()), options.tolerance, step, options.name == "aml"
-        tables = [candidates(*x.shape[2:], *asked) for x in batches]
+        tables = [candidates(x.shape[2], x.shape[3], *asked) for x in batches]
         search = _search_levels if options.name == "aml" else _search
         search(batches, tables, queries[order], settings, threads, boxes, scores)
     by_query = np.empty((len(queries), images, 4), np.int64)
@@ -200,8 +200,8 @@ def tiles(units: npt.NDArray[np.float64], lanes: int, dtype: Any) -> Array:
 def digits(units: npt.NDArray[np.float64], lanes: int) -> Array:
     """Return queries as three signed bytes for each lane, and by what products are multiplied.
 
-    The memory of scores.h: (tile, query, byte), as float32. The bytes are digits, the highest first,
-    of elements that are multiplied by a power of 2 and rounded.
+    This is the memory that scores.h describes: (tile, query, byte), as float32. Elements are
+    multiplied by a power of 2 and rounded.
     """
     largest = abs(units).max(axis=1, initial=0)
     known = np.isfinite(largest) & (largest > 0)
@@ -227,46 +227,55 @@ def candidates(
     step: int,
     as_paper: bool,
 ) -> Candidates:
-    """Return the boxes to compare with queries of some aspects: those of a grid, or with step 0 all.
+    """Return the boxes to compare with queries of some aspects: of a grid, or all with step 0.
 
-    Aspects, each with its number of queries, are sorted, and 0 is any. If no box has the aspect, and there is no grid, it is the
-    whole map. Logarithms of aml.c round differently from those of the definition.
+    Aspects, each with its number of queries, are sorted; 0 is any. If no box has the aspect, and
+    there is no grid, the box is the whole map.
     """
     wanted = np.array([aspect for aspect, _ in aspects])
-    stops = np.cumsum([count for _, count in aspects])
-    heights, widths = np.arange(1, height + 1)[:, None, None], np.arange(1, width + 1)[:, None]
-    with np.errstate(divide="ignore"):
-        if as_paper:
-            ratios = wanted / (heights / widths)
-            off = np.reshape([abs(math.log(r)) if r else 0.0 for r in ratios.flat], ratios.shape)
-        else:
-            off = abs(np.log(wanted * widths / heights))
-    allowed = (off <= math.log(tolerance)) | (wanted == 0)
+    stops = np.cumsum([0] + [count for _, count in aspects])
+    allowed = _allowed(height, width, wanted, tolerance, as_paper)
     if step:
-        allowed &= ((heights - 2) % step == 0) & ((widths - 2) % step == 0)
-        allowed[:1], allowed[:, :1] = False, False
+        ends = [(np.arange(size) - 1) % step == 0 for size in (height, width)]
+        ends[0][0] = ends[1][0] = False
+        allowed &= ends[0][:, None, None] & ends[1][:, None]
     else:
         allowed[-1, -1] |= ~allowed.any(axis=(0, 1))
-    edges = np.zeros((height, width, len(wanted) + 2), np.int8)
-    edges[:, :, 1:-1] = allowed
-    edges = np.diff(edges)
-    h, w, first = np.nonzero(edges == 1)
-    last = np.nonzero(edges == -1)[2] - 1
+    edges = np.diff(np.pad(allowed.astype(np.int8), [(0, 0), (0, 0), (1, 1)]))
+    h, w, first = np.nonzero(edges == 1)  # where aspects begin that a box may have
+    last = np.nonzero(edges == -1)[2]
     every = max(step, 1)
-    before = np.concatenate([[0], stops])[first]
     columns = (width - 1 - w) // every + 1
-    runs = np.stack([w + 1, columns, before, stops[last] - before], axis=1).astype(np.intp)
+    runs = np.stack([w + 1, columns, stops[first], stops[last] - stops[first]], axis=1)
     found, start = np.unique(h, return_index=True)
-    stop = np.append(start, len(h))[1:]
     least = np.minimum.accumulate(runs[start, 0][::-1])[::-1]
     rows = (height - 1 - found) // every + 1
-    sums = np.add.reduceat(columns * (1 + runs[:, 3]), start) if len(h) else np.zeros(0, np.intp)
-    strips_before, sums_before = np.cumsum(rows) - rows, np.cumsum(rows * sums) - rows * sums
-    table = [found + 1, least, rows, strips_before, sums_before, sums, start, stop]
+    ends_of_sums = np.append(0, np.cumsum(columns * (1 + runs[:, 3])))
+    stop = np.append(start, len(h))[1:]
+    sums = ends_of_sums[stop] - ends_of_sums[start]
+    before = [np.cumsum(rows) - rows, np.cumsum(rows * sums) - rows * sums]
+    heights = np.stack([found + 1, least, rows, *before, sums, start, stop], axis=1)
     return Candidates(
-        np.stack(table, axis=1).astype(np.intp),
-        runs,
+        heights.astype(np.intp),
+        runs.astype(np.intp),
         int(rows.sum()),
         int((rows * sums).sum()),
         every,
     )
+
+
+def _allowed(
+    height: int, width: int, wanted: npt.NDArray[np.float64], tolerance: float, as_paper: bool
+) -> npt.NDArray[np.bool_]:
+    """Return whether boxes have an aspect: (H, W, aspect), by height and width less 1.
+
+    The logarithms of aml.c round differently from those of the definition.
+    """
+    heights, widths = np.arange(1, height + 1)[:, None, None], np.arange(1, width + 1)[:, None]
+    if as_paper:
+        ratios = wanted / (heights / widths)
+        off = np.reshape([abs(math.log(r)) if r else 0.0 for r in ratios.flat], ratios.shape)
+    else:
+        with np.errstate(divide="ignore"):
+            off = abs(np.log(wanted * widths / heights))
+    return np.asarray((off <= math.log(tolerance)) | (wanted == 0))

@@ -118,7 +118,9 @@ cdef inline bint pack_tile(
             pack_pixels(x, data + y * x.row_stride, channels, cells + y * x.width * lanes, lanes)
     elif channels == lanes and has_planes(x, cells[0]):
         for lane in range(lanes // line):
-            transpose(data + lane * line * x.channel_stride, cells + lane * line, n, lanes, cells[0])
+            transpose(
+                data + lane * line * x.channel_stride, cells + lane * line, n, lanes, cells[0]
+            )
     else:
         for y in range(x.height):
             pack_rows(
