@@ -44,6 +44,11 @@ def localize(
 ) -> Localization:
     """Find the box of each feature map that is most similar to a query.
 
+    The score of a box is the cosine of the query and the maxima of the box. Of equal scores "best"
+    takes the box of fewer cells, then the first by y1, y2, x1 and x2; "grid" and "aml" take the
+    first. If no box has the aspect, "best" returns the whole map. A box with a NaN or an infinite
+    maximum has no score; if there is no other, the result is the whole map with score NaN.
+
     Parameters
     ----------
     x : array, shape (N, C, H, W), or list of arrays, shape (C, H, W)

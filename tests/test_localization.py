@@ -96,6 +96,7 @@ def aspects_of(drawn):
     return None if None in drawn else drawn
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("both_ways_to_share")
 @settings(max_examples=examples(60))
 @given(options=SETTINGS, special=st.sampled_from([0, 0.01, 0.3]), **DRAWN)
@@ -125,6 +126,7 @@ def test_best_equals_every_box_scored(
             assert box in near
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("both_ways_to_share")
 @pytest.mark.parametrize("name", ["best", "grid"])
 @settings(max_examples=examples(40))
@@ -162,6 +164,7 @@ def test_ties_are_decided_as_documented(
             assert found.scores[i, n] == score
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("both_ways_to_share")
 @settings(max_examples=examples(30))
 @given(options=SETTINGS, **(DRAWN | {"dtype": st.just("uint8")}))
@@ -372,6 +375,12 @@ def test_wrong_arguments(queries, options, error, message):
         rmac.localize(X, queries, **options)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_map_of_too_many_cells():
+    x = np.broadcast_to(np.float32(1), (1, 5, 2**20, 2**20))
+    with pytest.raises(MemoryError, match="x: maps of 1048576x1048576 cells have too many boxes"):
+        rmac.localize(x, Q, aspect=1)
 
 
 def test_a_map_without_cells():

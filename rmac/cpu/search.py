@@ -30,6 +30,7 @@ _LINES = 8  # of numbers in a cell, if there are channels for them; see scores.h
 _DIGIT_LINES = 4  # of keys in a cell, if queries are digits
 _MOST_OF_DIGITS = 127 * (1 + 256 + 65536)  # the largest number of three signed bytes
 _LEVELS = 8
+_MOST_PAIRS = 1 << 27  # of a height and a width, for all aspects
 _WORK = 8  # bytes of maps that take as long to pool as one byte to search
 
 
@@ -232,6 +233,8 @@ def candidates(
     Aspects, each with its number of queries, are sorted; 0 is any. If no box has the aspect, and
     there is no grid, the box is the whole map.
     """
+    if height * width * len(aspects) > _MOST_PAIRS:
+        raise MemoryError(f"x: maps of {height}x{width} cells have too many boxes to search")
     wanted = np.array([aspect for aspect, _ in aspects])
     stops = np.cumsum([0] + [count for _, count in aspects])
     allowed = _allowed(height, width, wanted, tolerance, as_paper)
