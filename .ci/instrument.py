@@ -9,6 +9,8 @@ from pathlib import Path
 # The memory of a call's workspace is a line longer than the workspace, which starts at a line. The
 # bytes before and after the workspace must not be touched.
 POISON = '''
+from rmac.cpu.keys cimport LINE
+
 cdef extern from *:
     """
     #ifdef __SANITIZE_ADDRESS__

@@ -1,5 +1,6 @@
 """Calls of what ranks and evaluates, with what they must give."""
 
+import boxes_reference
 import numpy as np
 import reference
 
@@ -115,6 +116,49 @@ def rerank(rng, memory):
     if layout == "NHWC":
         view = view.transpose(0, 2, 3, 1)
     return Call(rerank, view, options, check, kinds, name="maps")
+
+
+def localize(rng, memory):
+    count, channels, height, width = (int(side) for side in rng.integers(1, (4, 70, 7, 7)))
+    values = draw_values(rng, (count, channels, height, width), pick(rng, DTYPES), 0.02)
+    view, layout = stored(rng, memory, values), pick(rng, ("NCHW", "NHWC"))
+    queries, plain = _vectors(rng, memory, (int(rng.integers(1, 4)), channels))
+    aspect, tolerance = float(rng.choice([0.3, 1, 1.5])), float(rng.choice([1, 1.1, 2]))
+    boxes = boxes_reference.boxes((height, width), aspect, tolerance)
+    boxes = boxes or [(0, 0, width - 1, height - 1)]
+    scored = [[boxes_reference.exact_score(x, query) for x in values] for query in plain]
+    scores = np.array([[[one(box) for box in boxes] for one in row] for row in scored], np.float64)
+    expected = np.where(np.isnan(scores).all(axis=2), np.nan, np.fmax.reduce(scores, axis=2))
+    dtype = result_dtype(values.dtype)
+
+    def localize(x, queries, **options):
+        return rmac.localize(x, queries, **options)
+
+    def check(result):
+        close_values(result.scores, expected, np.full(expected.shape, 1e-6), dtype)
+        for q, row in enumerate(result.boxes.tolist()):
+            for n, box in enumerate(row):
+                if not np.isnan(expected[q, n]):
+                    assert scores[q, n, boxes.index(tuple(box))] >= expected[q, n] - 2e-6
+
+    options = {
+        "queries": queries,
+        "aspect": aspect,
+        "tolerance": tolerance,
+        "layout": layout,
+        "workers": draw_workers(rng),
+    }
+    kinds = {
+        "x": "maps",
+        "queries": "array",
+        "aspect": "float",
+        "tolerance": "float",
+        "layout": "word",
+        "workers": "int",
+    }
+    if layout == "NHWC":
+        view = view.transpose(0, 2, 3, 1)
+    return Call(localize, view, options, check, kinds)
 
 
 def _ranks(rng):

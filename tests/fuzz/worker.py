@@ -40,6 +40,7 @@ CALLS = [
     others.whitening_load,
     retrieval.expand,
     retrieval.rerank,
+    *[retrieval.localize] * 2,
     retrieval.average_precision,
     retrieval.evaluate,
     others.run_on_device,
