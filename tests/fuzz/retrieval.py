@@ -150,8 +150,7 @@ def localize(rng, memory):
     }
     kinds = {
         "x": "maps",
-        "queries": "array",
-        "aspect": "float",
+        "queries": "array",  # the aspect may be an array too
         "tolerance": "float",
         "layout": "word",
         "workers": "int",
