@@ -28,7 +28,7 @@ from rmac.cpu.buffers cimport (
 )
 from rmac.cpu.candidates cimport (
     Batch, Box, Candidates, Found, Height, Job, Run, ScoreBox, batch_of, compare_boxes, is_better,
-    refine, whole_map, write_found,
+    most_sums, refine, whole_map, write_found,
 )
 from rmac.cpu.keys cimport LINE, lanes_of
 from rmac.cpu.tables cimport KernelSpec, Kind
@@ -64,7 +64,6 @@ cdef extern from "scores.h" nogil:
     )
 
 cdef enum:
-    CHUNK = 128              # boxes that are compared at a time
     MOST_SUMS = 1 << 24      # bytes of sums that are kept at a time
     TASKS_PER_WORKER = 8     # that are dealt out at a time
 
@@ -183,40 +182,34 @@ cdef bint sum_tile(
 
 
 cdef void compare_run(
-    const Call* call, const Job* job, const Height* height, const Run* run, Py_ssize_t y,
-    const floating* sums, Found* found,
+    const Call* call, const Height* height, const Run* run, Py_ssize_t y, Py_ssize_t step,
+    double* sums, Found* found,
 ) noexcept nogil:
-    """Compare the boxes of a run with the best so far of each query."""
-    cdef double[CHUNK] lengths
-    cdef double[CHUNK] scores
-    cdef Py_ssize_t chunk, first, n, query, step = job.batch.candidates.step
+    """Compare the boxes of a run with the best so far of each query; `sums` are overwritten."""
+    cdef double* scores = sums
+    cdef Py_ssize_t query
     cdef Found one
-    one.cells, one.box.y1, one.box.y2 = height.height * run.width, y, y + height.height - 1
-    for chunk in range((run.columns + CHUNK - 1) // CHUNK):
-        first = chunk * CHUNK
-        n = min(CHUNK, run.columns - first)
-        one.box.x1 = first * step
-        total_sums(lengths, sums + first, job.sums, call.tiles, n, sums[0])
-        find_lengths(lengths, n)
-        for query in range(run.first_query, run.first_query + run.queries):
-            first += run.columns
-            total_sums(scores, sums + first, job.sums, call.tiles, n, sums[0])
-            if find_scores(lengths, scores, n, call.rounded) >= found[query].score:
-                compare_boxes(
-                    scores, n, &one, run.width, step, call.small_first, found + query
-                )
+    one.cells, one.box.x1 = height.height * run.width, 0
+    one.box.y1, one.box.y2 = y, y + height.height - 1
+    find_lengths(sums, run.columns)
+    for query in range(run.first_query, run.first_query + run.queries):
+        scores += run.columns
+        if find_scores(sums, scores, run.columns, call.rounded) >= found[query].score:
+            compare_boxes(
+                scores, run.columns, &one, run.width, step, call.small_first, found + query
+            )
 
 
 cdef void compare_strips(
-    const Call* call, const Job* job, Py_ssize_t part, Py_ssize_t parts, floating like,
-    Found* found,
+    const Call* call, const Job* job, Py_ssize_t part, Py_ssize_t parts, double* totals,
+    floating like, Found* found,
 ) noexcept nogil:
     """Write the best box of each query in a part of the strips of a job."""
     cdef const Candidates* candidates = &job.batch.candidates
     cdef Py_ssize_t size = job.stop - job.first
     cdef Py_ssize_t first = job.first + size * part // parts
     cdef Py_ssize_t stop = job.first + size * (part + 1) // parts
-    cdef Py_ssize_t i, j, strip, y
+    cdef Py_ssize_t i, j, strip, y, place
     cdef const floating* sums
     cdef const Height* height
     cdef const Run* run
@@ -231,10 +224,14 @@ cdef void compare_strips(
             sums = <const floating*>job.memory + (
                 height.first_sum + y * height.sums - job.first_sum
             )
+            total_sums(totals, sums, job.sums, call.tiles, height.sums, like)
+            place = 0
             for j in range(height.first_run, height.stop_run):
                 run = candidates.runs + j
-                compare_run(call, job, height, run, y * candidates.step, sums, found)
-                sums += run.columns * (1 + run.queries)
+                compare_run(
+                    call, height, run, y * candidates.step, candidates.step, totals + place, found
+                )
+                place += run.columns * (1 + run.queries)
 
 
 # Refinement of a grid's best box.
@@ -312,12 +309,13 @@ cdef inline void sum_task(
 
 
 cdef inline void compare_task(
-    const Call* call, const Job* jobs, Py_ssize_t task, Py_ssize_t parts, floating like,
-    Found* found,
+    const Call* call, const Job* jobs, Py_ssize_t task, Py_ssize_t parts, int thread,
+    floating like, Found* found,
 ) noexcept nogil:
     cdef uint64_t floats = set_default_floats()
     compare_strips(
-        call, jobs + task // parts, task % parts, parts, like, found + task * call.n_queries
+        call, jobs + task // parts, task % parts, parts, <double*>workspace_of(call, thread), like,
+        found + task * call.n_queries,
     )
     restore_floats(floats)
 
@@ -344,12 +342,12 @@ cdef void search_jobs(
         for task in range(n * call.tiles):
             sum_task(call, jobs, task, 0, like, overflows)
         for task in range(n * parts):
-            compare_task(call, jobs, task, parts, like, found)
+            compare_task(call, jobs, task, parts, 0, like, found)
     else:
         for task in prange(n * call.tiles, schedule="dynamic", num_threads=call.workers):
             sum_task(call, jobs, task, threadid(), like, overflows)
         for task in prange(n * parts, schedule="dynamic", num_threads=call.workers):
-            compare_task(call, jobs, task, parts, like, found)
+            compare_task(call, jobs, task, parts, threadid(), like, found)
 
 
 cdef void refine_jobs(
@@ -410,13 +408,17 @@ cdef list jobs_of_images(
 
 
 cdef Py_ssize_t thread_bytes(const Batch* batches, Py_ssize_t n, const Call* call) noexcept:
-    """Return the bytes that a thread needs for a tile and a row, or for a box and its maxima."""
+    """Return the bytes that a thread needs.
+
+    They are for a tile and a row, for the sums of a strip, or for a box and its maxima.
+    """
     cdef Py_ssize_t i, cells, size = 0
     cdef const Map* x
     for i in range(n):
         x = &batches[i].x
         cells = size_sum(size_product(x.height, x.width), x.width)
         size = max(size, size_product(cells, call.cell))
+        size = max(size, size_product(most_sums(&batches[i].candidates), sizeof(double)))
         size = max(size, size_sum(
             call.tiles * call.lanes * <Py_ssize_t>sizeof(double),
             size_product(size_product(x.height, x.width), sizeof(double)),

@@ -154,3 +154,11 @@ cdef inline void write_found(
     scores[job.index, query] = value
     boxes[job.index, query, 0], boxes[job.index, query, 1] = box.x1, box.y1
     boxes[job.index, query, 2], boxes[job.index, query, 3] = box.x2, box.y2
+
+
+cdef inline Py_ssize_t most_sums(const Candidates* candidates) noexcept:
+    """Return the most sums of a strip."""
+    cdef Py_ssize_t i, most = 0
+    for i in range(candidates.n_heights):
+        most = max(most, candidates.heights[i].sums)
+    return most

@@ -23,8 +23,8 @@ from rmac.cpu.buffers cimport (
     size_product, size_sum, uninitialised, whole_lines, workspace_of_workers,
 )
 from rmac.cpu.candidates cimport (
-    Batch, Box, Candidates, Found, Height, Job, Run, batch_of, compare_boxes, is_better, refine,
-    whole_map, write_found,
+    Batch, Box, Candidates, Found, Height, Job, Run, batch_of, compare_boxes, is_better, most_sums,
+    refine, whole_map, write_found,
 )
 from rmac.cpu.tables cimport KernelSpec
 from rmac.cpu.values cimport Map
@@ -333,11 +333,3 @@ def search(
             write_found(
                 jobs + first + i // call.n_queries, found + i, boxes, scores, i % call.n_queries
             )
-
-
-cdef Py_ssize_t most_sums(const Candidates* candidates) noexcept:
-    """Return the most sums of a strip."""
-    cdef Py_ssize_t i, most = 0
-    for i in range(candidates.n_heights):
-        most = max(most, candidates.heights[i].sums)
-    return most
