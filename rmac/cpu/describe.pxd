@@ -11,7 +11,7 @@ Threads: each image is described on one thread.
 from cython cimport floating
 from libc.math cimport INFINITY, fabs, fma, fmaf, sqrt
 
-from rmac.cpu.keys cimport hide_target
+from rmac.cpu.keys cimport Line, add_lines, add_squares, hide_target, load_line, store_line
 
 cdef extern from *:
     """
@@ -31,24 +31,22 @@ cdef struct Aggregation:
     double eps
 
 
-cdef inline double add_square(double total, double value) noexcept nogil:
-    """Return total + value**2. The square of a float32 is exact; fused, others round once less."""
-    return fma(value, value, total) if HAS_FMA else total + value * value
-
-
 cdef inline double sum_of_squares(const floating* values, Py_ssize_t n) noexcept nogil:
     """Sum in 16 interleaved parts, so that the order does not depend on the width of registers."""
-    cdef double parts[16]
+    cdef floating[16] rest
+    cdef double[8] parts
     cdef Py_ssize_t i, part, whole = n // 16 * 16
-    for part in range(16):
-        parts[part] = 0
-    for i in range(0, whole, 16):
-        for part in range(16):
-            parts[part] = add_square(parts[part], values[i + part])
-    for part in range(n - whole):
-        parts[part] = add_square(parts[part], values[whole + part])
     for part in range(8):
-        parts[part] = parts[part] + parts[part + 8]
+        parts[part] = rest[part] = rest[part + 8] = 0
+    cdef Line first = load_line(parts), second = first
+    for i in range(0, whole, 16):
+        first, second = add_squares(first, values + i), add_squares(second, values + i + 8)
+    if whole < n:
+        for part in range(n - whole):
+            rest[part] = values[whole + part]
+        first = add_squares(first, <const floating*>rest)
+        second = add_squares(second, <const floating*>(rest + 8))
+    store_line(parts, add_lines(first, second, 0.0))
     for part in range(4):
         parts[part] = parts[part] + parts[part + 4]
     return (parts[0] + parts[2]) + (parts[1] + parts[3])

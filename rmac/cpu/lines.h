@@ -4,6 +4,12 @@
 
 #include <stdint.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #define LINE 64
 #if defined(__AVX512BW__)
 #define REGISTER 64
@@ -72,6 +78,9 @@ static inline void store_line(void *keys, Line line)
 #define decode_line(keys, shift) KEYED(decode_line, shift)(keys, shift)
 #define encode(bits, shift) KEYED(encode, shift)(bits, shift)
 #define add_lines(a, b, like) _Generic((like), float: add_lines_float, double: add_lines_double)(a, b)
+#define add_squares(sums, values)                                                                  \
+    _Generic((values), const float *: add_squares_float, const double *: add_squares_double)(      \
+        sums, values)
 
 /* `flipped` has the bits that are flipped in negative floats, to put them in order: none for
    integers, which have 8 bits here. */
@@ -154,3 +163,50 @@ LINE_OF(64, int64_t, INT64_MAX)
 
 SUM_OF_LINES(float)
 SUM_OF_LINES(double)
+
+/* a * b + c, rounded once where the machine can. */
+#if REGISTER == 64
+#define FMA_float(a, b, c) (Numbers_float)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#define FMA_double(a, b, c)                                                                        \
+    (Numbers_double)_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
+#elif REGISTER == 32
+#define FMA_float(a, b, c) (Numbers_float)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
+#define FMA_double(a, b, c)                                                                        \
+    (Numbers_double)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
+#elif defined(__aarch64__)
+#define FMA_float(a, b, c)                                                                         \
+    (Numbers_float)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
+#define FMA_double(a, b, c)                                                                        \
+    (Numbers_double)vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))
+#else
+#define FMA_float(a, b, c) ((a) * (b) + (c))
+#define FMA_double(a, b, c) ((a) * (b) + (c))
+#endif
+
+/* As many numbers as a register has doubles, widened to double. gcc splits __builtin_convertvector
+   into narrower registers. */
+#if REGISTER == 64
+#define WIDENED_float(values) (Numbers_double)_mm512_cvtps_pd(_mm256_loadu_ps(values))
+#elif REGISTER == 32
+#define WIDENED_float(values) (Numbers_double)_mm256_cvtps_pd(_mm_loadu_ps(values))
+#elif defined(__aarch64__)
+#define WIDENED_float(values) (Numbers_double)vcvt_f64_f32(vld1_f32(values))
+#else
+#define WIDENED_float(values) (Numbers_double){(values)[0], (values)[1]}
+#endif
+#define WIDENED_double(values) (Numbers_double)*(const Register *)(values)
+
+/* Adds the squares of a line of doubles, or of as many floats, to as many sums. The square of a
+   float is exact in double; that of a double is rounded once less where the machine can. */
+#define SQUARES(real)                                                                              \
+    static inline Line add_squares_##real(Line sums, const real *values)                           \
+    {                                                                                              \
+        UNROLLED for (int i = 0; i < PARTS; i++) {                                                 \
+            Numbers_double value = WIDENED_##real(values + i * (REGISTER / sizeof(double)));       \
+            sums.part[i] = (Register)FMA_double(value, value, (Numbers_double)sums.part[i]);       \
+        }                                                                                          \
+        return sums;                                                                               \
+    }
+
+SQUARES(float)
+SQUARES(double)

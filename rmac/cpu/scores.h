@@ -9,40 +9,22 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
+#include "halves.h"
 
-/* a * b + c, rounded once where the machine can, and the larger of two numbers. */
+/* The larger of two numbers. */
 #if REGISTER == 64
-#define FMA_float(a, b, c) (Numbers_float)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
-#define FMA_double(a, b, c)                                                                        \
-    (Numbers_double)_mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
 #define MAX_float(a, b) (Numbers_float)_mm512_max_ps((__m512)(a), (__m512)(b))
 #define MAX_double(a, b) (Numbers_double)_mm512_max_pd((__m512d)(a), (__m512d)(b))
 #elif REGISTER == 32
-#define FMA_float(a, b, c) (Numbers_float)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
-#define FMA_double(a, b, c)                                                                        \
-    (Numbers_double)_mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
 #define MAX_float(a, b) (Numbers_float)_mm256_max_ps((__m256)(a), (__m256)(b))
 #define MAX_double(a, b) (Numbers_double)_mm256_max_pd((__m256d)(a), (__m256d)(b))
 #elif defined(__x86_64__)
-#define FMA_float(a, b, c) ((a) * (b) + (c))
-#define FMA_double(a, b, c) ((a) * (b) + (c))
 #define MAX_float(a, b) (Numbers_float)_mm_max_ps((__m128)(a), (__m128)(b))
 #define MAX_double(a, b) (Numbers_double)_mm_max_pd((__m128d)(a), (__m128d)(b))
 #elif defined(__aarch64__)
-#define FMA_float(a, b, c)                                                                         \
-    (Numbers_float)vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
-#define FMA_double(a, b, c)                                                                        \
-    (Numbers_double)vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))
 #define MAX_float(a, b) (Numbers_float)vmaxq_f32((float32x4_t)(a), (float32x4_t)(b))
 #define MAX_double(a, b) (Numbers_double)vmaxq_f64((float64x2_t)(a), (float64x2_t)(b))
 #else
-#define FMA_float(a, b, c) ((a) * (b) + (c))
-#define FMA_double(a, b, c) ((a) * (b) + (c))
 #define MAX_float(a, b)                                                                            \
     (Numbers_float)(((Keys_32)(a) & ((a) > (b))) | ((Keys_32)(b) & ~((a) > (b))))
 #define MAX_double(a, b)                                                                           \
@@ -352,24 +334,6 @@ ALWAYS_INLINE __m128i quarter_of(Line line, int i)
         }                                                                                          \
         return load_line(numbers);                                                                 \
     }
-
-ALWAYS_INLINE float number_of_bits(uint32_t bits)
-{
-    float number;
-    memcpy(&number, &bits, sizeof(number));
-    return number;
-}
-
-/* Its exponent is 112 less than that of a float. */
-ALWAYS_INLINE float number_of_half(uint16_t bits)
-{
-    const uint32_t size = (uint32_t)(bits & 0x7FFF) << 13, sign = (uint32_t)(bits & 0x8000) << 16;
-    const float number = number_of_bits(size) * 0x1p112f;
-    uint32_t wide;
-    memcpy(&wide, &number, sizeof(wide));
-    wide |= wide >= 0x47800000 ? 0x7F800000 : 0; /* 2**16, where a float16 has inf */
-    return number_of_bits(wide | sign);
-}
 
 WIDENED(halves, int16_t, number_of_half((uint16_t)ENCODED(key, 16, INT16_MAX, 0)))
 WIDENED(brains, int16_t, number_of_bits((uint32_t)(uint16_t)ENCODED(key, 16, INT16_MAX, 0) << 16))

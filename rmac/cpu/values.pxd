@@ -14,6 +14,11 @@ from libc.string cimport memcpy
 from rmac.cpu.keys cimport LINE, key_t, prefetch_line
 from rmac.cpu.tables cimport Kind
 
+cdef extern from "halves.h" nogil:
+    float number_of_bits(uint32_t bits)
+    float number_of_half(uint16_t bits)
+    void widen_halves(const uint16_t* values, float* out, Py_ssize_t n)
+
 cdef extern from "powers.h" nogil:
     void apply_power_float(float* values, Py_ssize_t n, double p)
     void apply_power_double(double* values, Py_ssize_t n, double p)
@@ -31,28 +36,6 @@ cdef struct Map:
     int zero_point  # of integers, the value that stands for 0
 
 
-cdef inline float float16_value(uint16_t bits) noexcept nogil:
-    """Widen a float16 exactly: shift its fields into a float32, whose exponent is 112 more."""
-    cdef uint32_t magnitude = <uint32_t>(bits & 0x7FFF) << 13
-    cdef uint32_t sign = <uint32_t>(bits & 0x8000) << 16
-    cdef float value
-    memcpy(&value, &magnitude, 4)
-    value = value * <float>5.192296858534828e33  # 2**112
-    memcpy(&magnitude, &value, 4)
-    if magnitude >= 0x47800000:  # 2**16, where float16 has inf and NaN
-        magnitude |= 0x7F800000
-    magnitude |= sign
-    memcpy(&value, &magnitude, 4)
-    return value
-
-
-cdef inline float bfloat16_value(uint16_t bits) noexcept nogil:
-    cdef uint32_t wide = <uint32_t>bits << 16
-    cdef float value
-    memcpy(&value, &wide, 4)
-    return value
-
-
 cdef inline void widen(
     const char* values, int kind, int zero_point, floating* out, Py_ssize_t n
 ) noexcept nogil:
@@ -65,11 +48,14 @@ cdef inline void widen(
         for i in range(n):
             out[i] = <int>(<const int8_t*>values)[i] - zero_point
     elif kind == Kind.FLOAT16:
-        for i in range(n):
-            out[i] = float16_value((<const uint16_t*>values)[i])
+        if floating is float:
+            widen_halves(<const uint16_t*>values, out, n)
+        else:
+            for i in range(n):
+                out[i] = number_of_half((<const uint16_t*>values)[i])
     elif kind == Kind.BFLOAT16:
         for i in range(n):
-            out[i] = bfloat16_value((<const uint16_t*>values)[i])
+            out[i] = number_of_bits(<uint32_t>(<const uint16_t*>values)[i] << 16)
     elif kind == Kind.FLOAT32:
         for i in range(n):
             out[i] = (<const float*>values)[i]
