@@ -190,7 +190,7 @@ SUMS(double)
     }
 
 /* Writes the sums of k boxes: of squares, and `n` numbers further of products, for each query. */
-#define BLOCK(keys, sums_of, real, k)                                                                     \
+#define BLOCK(keys, sums_of, real, k)                                                              \
     ALWAYS_INLINE void block_##keys##_##k(Parts parts, const char *queries, ptrdiff_t n_queries,   \
         ptrdiff_t n, real *out, int lines, int keep)                                               \
     {                                                                                              \
@@ -239,11 +239,11 @@ SUMS(double)
     GROUP(keys, real, 4, 2)                                                                        \
     GROUP(keys, real, 8, 4)                                                                        \
     GROUP(keys, real, 16, 8)                                                                       \
-    BLOCK(keys, sums_of, real, 1)                                                                           \
-    BLOCK(keys, sums_of, real, 2)                                                                           \
-    BLOCK(keys, sums_of, real, 4)                                                                           \
-    BLOCK(keys, sums_of, real, 8)                                                                           \
-    BLOCK(keys, sums_of, real, 16)                                                                          \
+    BLOCK(keys, sums_of, real, 1)                                                                  \
+    BLOCK(keys, sums_of, real, 2)                                                                  \
+    BLOCK(keys, sums_of, real, 4)                                                                  \
+    BLOCK(keys, sums_of, real, 8)                                                                  \
+    BLOCK(keys, sums_of, real, 16)                                                                 \
     ALWAYS_INLINE void run_##keys(Parts parts, ptrdiff_t n, const char *queries,                   \
         ptrdiff_t n_queries, real *out, int lines, int keep)                                       \
     {                                                                                              \
@@ -468,96 +468,6 @@ static const Cells cells_of_kind[] = {
     [6] = {combine_doubles, score_doubles},
 };
 
-/* Makes packed numbers ready: a NaN becomes inf. Returns whether a square may overflow or underflow:
-   whether one that is finite and not 0 is outside of 2**-LEAST to 2**LEAST. */
-#define READY(real, bits, mantissa, bias, least)                                                   \
-    static int make_ready_##real(real *numbers, ptrdiff_t n)                                       \
-    {                                                                                              \
-        const uint##bits##_t inf = (uint##bits##_t)(2 * bias + 1) << mantissa;                     \
-        const uint##bits##_t low = (uint##bits##_t)(bias - least) << mantissa;                     \
-        const uint##bits##_t high = (uint##bits##_t)(bias + least) << mantissa;                    \
-        uint##bits##_t outside = 0;                                                                \
-        for (ptrdiff_t i = 0; i < n; i++) {                                                        \
-            uint##bits##_t value, size;                                                            \
-            memcpy(&value, numbers + i, sizeof(value));                                            \
-            size = value & (((uint##bits##_t)1 << (bits - 1)) - 1);                                \
-            value = size > inf ? inf : value;                                                      \
-            outside |= (size != 0) & (size < inf) & ((size < low) | (size > high));                \
-            memcpy(numbers + i, &value, sizeof(value));                                            \
-        }                                                                                          \
-        return outside != 0;                                                                       \
-    }
-
-READY(float, 32, 23, 127, 50)
-READY(double, 64, 52, 1023, 450)
-
-/* The same for keys of 16 bits, where `inf` is that of the dtype, and numbers in between are normal. */
-static int make_keys_ready(int16_t *keys, ptrdiff_t n, int inf, int low, int high)
-{
-    int outside = 0;
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const int16_t bits = keys[i], size = bits & INT16_MAX;
-        const int16_t value = size > inf ? (int16_t)inf : bits;
-        outside |= (size != 0) & (size < inf) & ((size < low) | (size > high));
-        keys[i] = ENCODED(value, 16, INT16_MAX, 0);
-    }
-    return outside;
-}
-
-/* The maxima of numbers that are read, where a NaN is inf. */
-#define TAKE_LARGER(real)                                                                          \
-    ALWAYS_INLINE void take_larger_##real(real *maxima, const real *numbers, ptrdiff_t n)                 \
-    {                                                                                              \
-        for (ptrdiff_t i = 0; i < n; i++) {                                                        \
-            const real number = numbers[i] == numbers[i] ? numbers[i] : (real)INFINITY;            \
-            maxima[i] = number > maxima[i] ? number : maxima[i];                                   \
-        }                                                                                          \
-    }
-
-TAKE_LARGER(float)
-TAKE_LARGER(double)
-
-/* The largest number of rows of n numbers, `stride` bytes apart; inf if one is a NaN. Rows are read in
-   vectors, of which the last overlaps. */
-#define LARGEST_IN_VECTORS(name, real, bits, size)                                                 \
-    static real largest_##name(const char *row, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t n)     \
-    {                                                                                              \
-        enum { COUNT = size / sizeof(real) };                                                      \
-        typedef real Vector __attribute__((vector_size(size), aligned(1), may_alias));             \
-        typedef int##bits##_t Mask __attribute__((vector_size(size)));                             \
-        Vector maxima = *(const Vector *)row;                                                      \
-        Mask nan = maxima != maxima;                                                               \
-        for (ptrdiff_t y = 0; y < rows; y++, row += stride)                                        \
-            for (ptrdiff_t at = 0; at < n; at += COUNT) {                                          \
-                const ptrdiff_t first = at + COUNT <= n ? at : n - COUNT;                          \
-                const Vector numbers = *(const Vector *)(row + first * sizeof(real));              \
-                const Mask is_larger = numbers > maxima;                                           \
-                nan |= numbers != numbers;                                                         \
-                maxima = (Vector)(((Mask)numbers & is_larger) | ((Mask)maxima & ~is_larger));      \
-            }                                                                                      \
-        real result = maxima[0];                                                                   \
-        for (int i = 0; i < COUNT; i++)                                                            \
-            result = nan[i] ? (real)INFINITY : maxima[i] > result ? maxima[i] : result;            \
-        return result;                                                                             \
-    }
-
-LARGEST_IN_VECTORS(floats_1, float, 32, 4)
-LARGEST_IN_VECTORS(floats_4, float, 32, 16)
-LARGEST_IN_VECTORS(floats_8, float, 32, 32)
-LARGEST_IN_VECTORS(doubles_1, double, 64, 8)
-LARGEST_IN_VECTORS(doubles_4, double, 64, 32)
-
-static float largest_float(const void *row, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t n)
-{
-    return (n < 4 ? largest_floats_1 : n < 8 ? largest_floats_4 : largest_floats_8)(
-        row, stride, rows, n);
-}
-
-static double largest_double(const void *row, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t n)
-{
-    return (n < 4 ? largest_doubles_1 : largest_doubles_4)(row, stride, rows, n);
-}
-
 /* Adds the sums of n boxes over all tiles, `stride` numbers apart, one tile after the other. */
 #define TOTAL(real)                                                                                \
     static void total_##real(                                                                      \
@@ -593,10 +503,6 @@ static double find_scores(const double *lengths, double *products, ptrdiff_t n, 
     return best;
 }
 
-/* Numbers have the type of the last argument. */
-#define TYPED(name, like) _Generic((like), float: name##_float, double: name##_double)
-#define make_ready(numbers, n, like) TYPED(make_ready, like)(numbers, n)
-#define largest(row, stride, rows, n, like) TYPED(largest, like)(row, stride, rows, n)
-#define take_larger(maxima, numbers, n, like) TYPED(take_larger, like)(maxima, numbers, n)
+/* Sums have the type of the last argument. */
 #define total_sums(totals, sums, stride, tiles, n, like)                                           \
-    TYPED(total, like)(totals, sums, stride, tiles, n)
+    _Generic((like), float: total_float, double: total_double)(totals, sums, stride, tiles, n)

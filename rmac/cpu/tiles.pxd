@@ -21,7 +21,7 @@ cdef extern from "transpose.h" nogil:
         const void* rows, void* out, Py_ssize_t columns, Py_ssize_t stride, double like
     )
 
-cdef extern from "scores.h" nogil:
+cdef extern from "tiles.h" nogil:
     bint make_keys_ready(int16_t* keys, Py_ssize_t n, int inf, int low, int high)
     # Numbers have the type of the last argument.
     bint make_ready(void* numbers, Py_ssize_t n, double like)
