@@ -53,7 +53,7 @@ def parse():
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--kinds", nargs="+", default=["npz", "safetensors"], choices=WRITERS)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--folder", help="where the files are made, instead of the temporary folder")
+    parser.add_argument("--folder", help="where files are made, if not in the temporary folder")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     return parser.parse_args()
 

@@ -86,7 +86,7 @@ def _described(batch: Batch, none: npt.NDArray[Any], settings: dict[str, Any]) -
                 return rmac.rmac(block, **settings)
             if len(block) < _OF_ONE_SIZE and len(tile) > 1:
                 rare.extend(block)
-                places.extend(rows)
+                places.extend(rows.tolist())
             else:
                 result[rows] = rmac.rmac(block, **settings)
         if rare:

@@ -18,7 +18,7 @@ from rmac._io import InputFile
 from rmac.cli.array_file import ArrayFile, checked_shape, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     Checked = Callable[[int, int, npt.NDArray[np.uint8]], None]
 
@@ -170,20 +170,17 @@ class FlatArrays:
     """Where the arrays of a container lie in its file, in C order."""
 
     file: InputFile
-    offsets: Sequence[int]
-    swapped: Callable[[int], bool] | None = None  # whether an array has the other byte order
-    checked: Callable[[int, memoryview], None] | None = None  # gets the bytes of an array
+    offsets: npt.NDArray[np.int64]
+    swapped: npt.NDArray[np.bool_]  # whether an array has the other byte order
+    # Gets which arrays were read, and the bytes of each; may raise.
+    checked: Callable[[npt.NDArray[np.intp], npt.NDArray[np.uint8]], None] | None = None
 
-    def fill(self, members: Sequence[int], block: npt.NDArray[Any]) -> None:
+    def fill(self, members: npt.NDArray[np.intp], block: npt.NDArray[Any]) -> None:
         """Read arrays of one shape into a contiguous block of them."""
-        data = memoryview(block.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-        self.file.read_each(data, [self.offsets[i] for i in members])
+        rows = block.reshape(len(block), -1).view(np.uint8)
+        self.file.read_each(rows, self.offsets[members])
         self.file.require_unchanged()
-        size = len(data) // len(members)
         if self.checked is not None:
-            for k, i in enumerate(members):
-                self.checked(i, data[k * size : (k + 1) * size])
-        if self.swapped is not None:
-            for k, i in enumerate(members):
-                if self.swapped(i):
-                    block[k].byteswap(inplace=True)
+            self.checked(members, rows)
+        for k in np.flatnonzero(self.swapped[members]):
+            block[k].byteswap(inplace=True)

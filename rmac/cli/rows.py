@@ -39,7 +39,7 @@ class BadRows:
         self.passed(len(batch))
 
     def look(
-        self, rows: range | list[int], block: npt.NDArray[Any], *, finite: bool = False
+        self, rows: range | npt.NDArray[np.intp], block: npt.NDArray[Any], *, finite: bool = False
     ) -> None:
         """Look at some of the rows that are next, by their places among these.
 
