@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from secrets import token_hex
 from typing import IO, TYPE_CHECKING
 from weakref import finalize, ref
+from zlib import crc32
 
 import numpy as np
 
@@ -173,12 +174,22 @@ class InputFile:
                 raise
             raise OSError(f"{self._path}: cannot be read: {error.strerror}") from None
 
-    def read_each(self, rows: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
-        """Fill rows of bytes (N, size) with those from each offset on, or raise."""
+    def read_each(
+        self,
+        rows: npt.NDArray[np.uint8],
+        offsets: npt.NDArray[np.int64],
+        crcs: npt.NDArray[np.uint32] | None = None,
+    ) -> None:
+        """Fill rows of bytes (N, size) with those from each offset on, or raise.
+
+        Add each row to its CRC-32, if these are given.
+        """
         opened = self._open()
-        done = read_rows(opened.descriptor, offsets, rows)
+        done = read_rows(opened.descriptor, offsets, rows, crcs)
         for i in range(done, len(rows)):  # a read was short or failed: this goes on, or raises
             self.read_into(rows[i].data, int(offsets[i]))
+            if crcs is not None:
+                crcs[i] = crc32(rows[i], int(crcs[i]))
 
     def starts(self, offsets: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.uint8]:
         """Return the bytes (N, size) from each offset on, which ascend; 0 beyond the end."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from rmac._terminal import is_on_terminal
 from rmac.cli.array_file import ArrayFile, Container, chosen_key, require_no_key
@@ -15,8 +18,12 @@ from rmac.cli.parts import array_spans
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
-    from rmac.cli.inputs import Inputs
+    import numpy.typing as npt
 
+    from rmac.cli.inputs import Inputs
+    from rmac.cli.parts import Rows, Tile
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _BATCH = 1 << 26  # bytes of a batch
@@ -56,31 +63,59 @@ def naming(names: Mapping[str, str]) -> Iterator[None]:
 
 
 def batches(
-    source: ArrayFile | Inputs,
-    unit: str,
-    row_bytes: int = 0,
-    function: Callable[[Any], Any] | None = None,
-    threads: int = 1,
+    source: ArrayFile | Inputs, unit: str, row_bytes: int = 0
 ) -> Generator[Any, None, None]:
     """Yield all rows of an array, or batches of inputs, with a progress bar on a terminal.
 
     A batch may be overwritten by the next. `row_bytes` are the bytes of the caller's result of a
-    row: they count as bytes of the batch. With a `function`, its results are yielded, in the same
-    order; with more `threads`, they are computed in these, from smaller batches.
+    row: they count as bytes of the batch.
     """
-    size = _batch_size(threads)
+    with progress(source.shape[0], unit) as advance:
+        for span in batch_spans(source, row_bytes):
+            part = (
+                source.read(*span) if isinstance(source, ArrayFile) else source.read(*span, _BATCH)
+            )
+            yield part
+            advance(len(part))
 
-    def work(span: tuple[int, int]) -> Any:
-        part = source.read(*span) if isinstance(source, ArrayFile) else source.read(*span, size)
-        return part if function is None else function(part)
+
+def results(
+    source: Inputs,
+    unit: str,
+    like: npt.NDArray[Any],
+    function: Callable[[Tile], Iterable[tuple[Rows, npt.NDArray[Any]]]],
+    threads: int = 1,
+) -> Generator[npt.NDArray[Any], None, None]:
+    """Yield the results of all rows of inputs in order, some rows at a time; they are like `like`.
+
+    The function returns those of the rows of a tile, in any order. It runs in threads.
+    """
+    row_bytes = prod(like.shape[1:]) * like.itemsize
+
+    def tiles() -> Iterator[tuple[npt.NDArray[Any], Callable[[], Tile] | None]]:
+        for span in batch_spans(source, row_bytes, threads):
+            batch = source.read(*span, _batch_size(threads))
+            result = np.empty((len(batch), *like.shape[1:]), like.dtype)
+            for tile in batch.tiles:
+                yield result, tile
+            yield result, None
+
+    def work(item: tuple[npt.NDArray[Any], Callable[[], Tile] | None]) -> npt.NDArray[Any] | None:
+        result, tile = item
+        if tile is None:  # all before it are done when this is taken
+            return result
+        for rows, values in function(tile()):
+            result[rows] = values
+        return None
 
     with (
         progress(source.shape[0], unit) as advance,
-        closing(_in_order(work, batch_spans(source, row_bytes, threads), threads)) as results,
+        closing(_in_order(work, tiles(), threads)) as done,
     ):
-        for result in results:
-            yield result
-            advance(len(result))
+        for result in done:
+            if result is not None:
+                yield result
+                advance(len(result))
 
 
 def _batch_size(threads: int) -> int:
@@ -98,7 +133,7 @@ def batch_spans(
 
 
 def _in_order(
-    work: Callable[[tuple[int, int]], Result], items: Iterable[tuple[int, int]], threads: int
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Generator[Result, None, None]:
     """Yield the results of `work`, computed in threads; few of them wait to be taken."""
     if threads == 1:

@@ -165,6 +165,14 @@ def _read_columns(
         rows[:, i : i + len(some)] = some[:, first - start : first - start + count].T
 
 
+class Sums(NamedTuple):
+    """The CRC-32 of the arrays of a file."""
+
+    before: npt.NDArray[np.uint32]  # of what stands before the data
+    after: npt.NDArray[np.uint32]  # with the data
+    damaged: Callable[[int], ValueError]  # the error for an array that has another
+
+
 @dataclass(frozen=True)
 class FlatArrays:
     """Where the arrays of a container lie in its file, in C order."""
@@ -172,15 +180,17 @@ class FlatArrays:
     file: InputFile
     offsets: npt.NDArray[np.int64]
     swapped: npt.NDArray[np.bool_]  # whether an array has the other byte order
-    # Gets which arrays were read, and the bytes of each; may raise.
-    checked: Callable[[npt.NDArray[np.intp], npt.NDArray[np.uint8]], None] | None = None
+    sums: Sums | None = None
 
     def fill(self, members: npt.NDArray[np.intp], block: npt.NDArray[Any]) -> None:
         """Read arrays of one shape into a contiguous block of them."""
         rows = block.reshape(len(block), -1).view(np.uint8)
-        self.file.read_each(rows, self.offsets[members])
+        crcs = None if self.sums is None else self.sums.before[members]
+        self.file.read_each(rows, self.offsets[members], crcs)
         self.file.require_unchanged()
-        if self.checked is not None:
-            self.checked(members, rows)
+        if self.sums is not None and crcs is not None:
+            wrong = crcs != self.sums.after[members]
+            if wrong.any():
+                raise self.sums.damaged(int(members[wrong.argmax()]))
         for k in np.flatnonzero(self.swapped[members]):
             block[k].byteswap(inplace=True)

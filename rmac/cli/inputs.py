@@ -270,22 +270,18 @@ def _chosen(container: Container, key: str | None, axes: Collection[int]) -> Par
     prefix = ""
     if key is not None and key not in container.names:
         prefix = key.rstrip("/") + "/"
-    found = {
-        name.removeprefix(prefix): i
-        for i, name in enumerate(container.names)
-        if name.startswith(prefix)
-    }
+    found = {name: i for i, name in enumerate(container.names)}
+    if prefix:
+        found = {
+            name.removeprefix(prefix): i for name, i in found.items() if name.startswith(prefix)
+        }
     naming = found.get(_NAMES)
     if naming is not None and (key == _NAMES or not _is_text(container, naming)):
         naming = None
     if naming is not None:
         del found[_NAMES]
     if key is not None and (not prefix or not found):
-        found = {
-            key: dict(zip(container.names, range(len(container.names)), strict=True))[
-                chosen_key(container.path, key, container.names)
-            ]
-        }
+        found = {key: container.names.index(chosen_key(container.path, key, container.names))}
     members = np.fromiter(found.values(), np.intp, len(found))
     shapes = {container.kinds[kind].shape for kind in np.unique(container.kind_of[members])}
     dims = set(map(len, shapes))

@@ -12,11 +12,10 @@ import numpy.typing as npt
 from rmac._forks import Lock
 from rmac._io import InputFile
 from rmac.cli.array_file import ArrayFile, Container, Kind, readable
-from rmac.cli.flat_files import FlatArrays, NpyHeader, flat_array, npy_header, require_numbers
+from rmac.cli.flat_files import FlatArrays, NpyHeader, Sums, flat_array, npy_header, require_numbers
 from rmac.cli.zip_files import (
     STORED,
     Inflated,
-    add_to_checksums,
     checksum,
     combined_checksum,
     data_starts,
@@ -26,10 +25,10 @@ from rmac.cli.zip_files import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rmac.cli.zip_files import Members
+    from rmac.cli.zip_files import Members, Starts
 
 _KIND = ".npz file"
-_START = 256  # bytes of a member that are read with its header; few headers have more
+_START = 256  # bytes of a member that are read with its header; few .npy headers have more
 _LONGEST_START = 1 << 17
 # A file of a few kB can claim a row of any size that is all zeros, and a row is read as a whole.
 _MOST_INFLATED = 1 << 30  # bytes of a row
@@ -42,7 +41,7 @@ def open_npz(path: str) -> Container:
         archive = _Archive(path, file, members_of(file))
     headers, header_of = archive.headers, archive.header_of
     swapped = np.array([not one.dtype.isnative for one in headers], bool)[header_of]
-    flat = FlatArrays(file, archive.data, swapped, archive.require_checksums)
+    flat = FlatArrays(file, archive.data, swapped, archive.sums)
     simple = not archive.deflated.any() and not any(one.fortran for one in headers)
     return Container(
         path,
@@ -64,46 +63,21 @@ class _Archive:
 
     def __init__(self, path: str, file: InputFile, members: Members) -> None:
         self._path, self._file = path, file
-        self._known: dict[bytes, int] = {}
-        self._headers: dict[NpyHeader, int] = {}
-        which = np.array([_is_array(name) for name in members.names], bool)
-        starts, header_of = np.zeros((2, len(which)), np.int64)
-        for some in data_starts(file, members, _START):
-            starts[some.members] = some.data
-            for i, first in zip(some.members.tolist(), some.first, strict=True):
-                header_of[i] = self._header(members, i, int(starts[i]), first) if which[i] else 0
-        self.headers = list(self._headers)
-        self.header_of = header_of[which]
+        for name in members.names:
+            if not name.endswith((".npy", "/")):
+                raise ValueError(f"{name} in it is no .npy file")
+        which = np.array([name.endswith(".npy") for name in members.names], bool)
+        self.headers, header_of, starts = _headers_of(file, members, which)
         self.names = [name[:-4] for name in members.names if name.endswith(".npy")]
         self.deflated = members.methods[which] != STORED
+        self.header_of = header_of[which]
         self._starts, self._stored = starts[which], members.stored[which]
-        self._sizes, self._crcs = members.sizes[which], members.crcs[which]
+        self._sizes = members.sizes[which]
         before = np.array([one.size for one in self.headers], np.int64)
         self.data = self._starts + before[self.header_of]  # where the numbers of each start
-        self._header_crcs = np.array([one.crc for one in self.headers], np.uint32)
+        crcs = np.array([one.crc for one in self.headers], np.uint32)[self.header_of]
+        self.sums = Sums(crcs, members.crcs[which], lambda i: _damaged(self.entry(i).name))
         self._require_sizes()
-
-    def _header(self, members: Members, i: int, start: int, first: bytes) -> int:
-        """Return which of the headers a member has, or raise."""
-        if members.methods[i] != STORED:
-            first = _inflated(first)
-        key = first[: 10 + int.from_bytes(first[8:10], "little")]
-        which = self._known.get(key)
-        if which is None:
-            try:
-                header = npy_header(first)
-            except ValueError:  # a long header, or a wrong one
-                header = npy_header(self._longer(members, i, start))
-            which = self._headers.setdefault(header, len(self._headers))
-            if len(key) == header.size:
-                self._known[key] = which
-        return which
-
-    def _longer(self, members: Members, i: int, start: int) -> bytes:
-        """Return the first bytes of a member: those of the longest header."""
-        head = bytearray(min(_LONGEST_START, int(members.stored[i])))
-        self._file.read_into(memoryview(head), start)
-        return bytes(head) if members.methods[i] == STORED else _inflated(bytes(head))
 
     def _require_sizes(self) -> None:
         """Raise unless each array has the bytes that its header tells."""
@@ -117,14 +91,6 @@ class _Archive:
                 f"shape {self.headers[self.header_of[i]].shape}"
             )
 
-    def require_checksums(self, some: npt.NDArray[np.intp], rows: npt.NDArray[np.uint8]) -> None:
-        """Raise unless the bytes of some arrays are those that were saved."""
-        crcs = self._header_crcs[self.header_of[some]]
-        add_to_checksums(rows, crcs)
-        wrong = crcs != self._crcs[some]
-        if wrong.any():
-            raise _damaged(self.entry(int(some[wrong.argmax()])).name)
-
     def entry(self, i: int) -> _Entry:
         """Return an array by its number."""
         return _Entry(
@@ -135,14 +101,58 @@ class _Archive:
             int(self._starts[i]),
             int(self._stored[i]),
             int(self._sizes[i]),
-            int(self._crcs[i]),
+            int(self.sums.after[i]),
         )
 
 
-def _is_array(name: str) -> bool:
-    if not name.endswith((".npy", "/")):
-        raise ValueError(f"{name} in it is no .npy file")
-    return not name.endswith("/")
+def _headers_of(
+    file: InputFile, members: Members, which: npt.NDArray[np.bool_]
+) -> tuple[list[NpyHeader], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the headers that differ, which of them each member has, and where its data start.
+
+    Only members that are arrays, which are marked in `which`, have a header.
+    """
+    known: dict[bytes, int] = {}
+    headers: dict[NpyHeader, int] = {}
+    header_of, starts = np.full(len(which), -1), np.empty(len(which), np.int64)
+    for some in data_starts(file, members, _START):
+        starts[some.members] = some.data
+        keys = _keys(some, members.methods[some.members] != STORED)
+        found = np.array([known.get(key, -1) for key in keys])
+        for k in np.flatnonzero((found < 0) & which[some.members]).tolist():
+            if keys[k] not in known:
+                header = _header(file, members, int(some.members[k]), int(some.data[k]), keys[k])
+                number = headers.setdefault(header, len(headers))
+                if len(keys[k]) < header.size:  # a long header
+                    found[k] = number
+                    continue
+                known[keys[k]] = number
+            found[k] = known[keys[k]]
+        header_of[some.members] = found
+    return list(headers), header_of, starts
+
+
+def _keys(some: Starts, deflated: npt.NDArray[np.bool_]) -> list[bytes]:
+    """Return the headers of .npy data in members, or the first bytes of long ones."""
+    read, places = some.read, some.places
+    numbers = np.frombuffer(read, np.uint8)
+    sizes = 10 + numbers[places + 8] + 256 * numbers[places + 9].astype(np.int64)
+    ends = places + np.minimum(sizes, _START)
+    keys = [read[at:end] for at, end in zip(places.tolist(), ends.tolist(), strict=True)]
+    for k in np.flatnonzero(deflated).tolist():
+        head = _inflated(read[places[k] : places[k] + _START])
+        keys[k] = head[: 10 + int.from_bytes(head[8:10], "little")]
+    return keys
+
+
+def _header(file: InputFile, members: Members, i: int, start: int, key: bytes) -> NpyHeader:
+    """Return the header of a member that starts with `key`, or raise."""
+    try:
+        return npy_header(key)
+    except ValueError:  # a long header, or a wrong one
+        head = bytearray(min(_LONGEST_START, int(members.stored[i])))
+        file.read_into(memoryview(head), start)
+        return npy_header(bytes(head) if members.methods[i] == STORED else _inflated(bytes(head)))
 
 
 def _inflated(head: bytes) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from threading import local
 from typing import TYPE_CHECKING, Any
@@ -21,37 +22,25 @@ if TYPE_CHECKING:
 
 _kept = local()  # the buffer of each thread
 # Bytes of a batch of the arrays of a container. It is read tile by tile, and the larger it is, the
-# larger are the blocks of one shape. But all threads must have some batches.
+# larger are the blocks of one shape.
 _WINDOW = 1 << 28
-_FEWEST_BATCHES = 16
 
-Rows = slice | npt.NDArray[np.intp]
+Rows = npt.NDArray[np.intp]
 Tile = list[tuple[Rows, npt.NDArray[Any]]]  # which rows of a batch, and these (n, ...)
 
 
 @dataclass
 class Batch:
-    """Some rows, in tiles of blocks of one shape each. The next tile overwrites the last one."""
+    """Some rows, in tiles of blocks of one shape each.
+
+    A tile is a function that reads it, into memory of the thread that the next tile overwrites.
+    """
 
     count: int
-    tiles: Iterable[Tile]
+    tiles: Iterable[Callable[[], Tile]]
 
     def __len__(self) -> int:
         return self.count
-
-    def map(
-        self,
-        function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
-        like: npt.NDArray[Any],
-    ) -> npt.NDArray[Any]:
-        """Return the results of a function for all rows, in their order; they are like `like`."""
-        result = np.empty((self.count, *like.shape[1:]), like.dtype)
-        for tile in self.tiles:
-            for rows, block in tile:
-                if type(rows) is slice:
-                    return function(block)
-                result[rows] = function(block)
-        return result
 
 
 class Part(ABC):
@@ -106,7 +95,8 @@ class ArrayRows(Part):
         return array_spans(self._array, size, row_bytes, most)
 
     def read(self, first: int, last: int, size: int) -> Batch:  # noqa: ARG002, D102
-        return Batch(last - first, [[(slice(None), self._array.read(first, last))]])
+        rows = np.arange(last - first)
+        return Batch(len(rows), [lambda: [(rows, self._array.read(first, last))]])
 
     def unwritten(self, first: int, last: int) -> npt.NDArray[np.intp]:  # noqa: D102
         return self._array.unwritten(first, last)
@@ -178,11 +168,11 @@ class ArraysAsRows(Part):
         self,
         size: int,
         row_bytes: int,
-        most: int,  # noqa: ARG002
+        most: int,
     ) -> Iterator[tuple[int, int]]:
         ends = np.cumsum(self._sizes, dtype=float)  # which does not overflow
-        fitting = max(1, size // max(1, row_bytes))
-        size = max(size, min(_WINDOW, int(ends[-1]) // _FEWEST_BATCHES))
+        fitting = max(1, most // max(1, row_bytes))
+        size = max(size, _WINDOW)
         first, done = 0, 0
         while first < len(ends):
             last = max(first + 1, int(np.searchsorted(ends, done + size, "right")))
@@ -193,11 +183,11 @@ class ArraysAsRows(Part):
     def read(self, first: int, last: int, size: int) -> Batch:  # noqa: D102
         return Batch(last - first, self._tiles(first, last, size))
 
-    def _tiles(self, first: int, last: int, size: int) -> Iterator[Tile]:
+    def _tiles(self, first: int, last: int, size: int) -> Iterator[Callable[[], Tile]]:
         """Yield tiles of about a size, sorted by the shapes of rows."""
         kinds = self._kind_of[first:last]
         order = np.argsort(kinds, kind="stable")
-        pieces: list[tuple[Shape, npt.NDArray[np.intp]]] = []
+        pieces: list[tuple[Shape, Rows]] = []
         room = size
         for rows in np.split(order, 1 + np.flatnonzero(np.diff(kinds[order]))):
             shape = self._shapes[kinds[rows[0]]]
@@ -205,15 +195,15 @@ class ArraysAsRows(Part):
             while len(rows):
                 count = room // bytes_each
                 if not count and pieces:  # the tile is full
-                    yield self._tile(first, pieces)
+                    yield partial(self._tile, first, pieces)
                     pieces, room = [], size
                     continue
                 some, rows = rows[: max(1, count)], rows[max(1, count) :]
                 pieces.append((shape, some))
                 room -= len(some) * bytes_each
-        yield self._tile(first, pieces)
+        yield partial(self._tile, first, pieces)
 
-    def _tile(self, first: int, pieces: list[tuple[Shape, npt.NDArray[np.intp]]]) -> Tile:
+    def _tile(self, first: int, pieces: list[tuple[Shape, Rows]]) -> Tile:
         """Read some rows of each of several shapes."""
         sizes = [len(rows) * prod(shape) * self.dtype.itemsize for shape, rows in pieces]
         buffer, at = self._buffer(sum(sizes)), 0

@@ -87,7 +87,8 @@ class Starts(NamedTuple):
 
     members: npt.NDArray[np.intp]
     data: npt.NDArray[np.int64]  # where they start in the file
-    first: list[bytes]
+    read: bytes  # some bytes of the file
+    places: npt.NDArray[np.int64]  # of the data in `read`; 0 if they are not there
 
 
 def members_of(file: InputFile) -> Members:
@@ -204,7 +205,8 @@ def _in_64_bits(extra: bytearray, numbers: list[int]) -> list[int]:
 def data_starts(file: InputFile, members: Members, more: int) -> Iterator[Starts]:
     """Yield where the data of all members start, in the order of the file, and `more` bytes there.
 
-    Behind a long header, no bytes are read. Raise if members overlap, or bytes are in none.
+    Some headers are so long that these are not there. Raise if members overlap, or bytes are in
+    none.
     """
     end, behind = 0, False  # of the last member; whether its sizes may follow
     most = _LOCAL.itemsize + max(map(len, members.encoded), default=0) + 64 + more
@@ -214,8 +216,8 @@ def data_starts(file: InputFile, members: Members, more: int) -> Iterator[Starts
         some = order[first : first + step]
         offsets = members.offsets[some]
         rows = file.starts(offsets, most)
-        data = rows.tobytes()
-        sizes = _local_sizes(members, some, rows, data)
+        read = rows.tobytes()
+        sizes = _local_sizes(members, some, rows, read)
         ends = np.append(end, offsets + sizes + members.stored[some])
         behinds = np.append(behind, members.flags[some] & _SIZES_BEHIND > 0)
         gaps = offsets - ends[:-1]
@@ -224,13 +226,8 @@ def data_starts(file: InputFile, members: Members, more: int) -> Iterator[Starts
             name = members.names[some[right.argmin()]]
             raise ValueError(f"{name} does not start where the member before it ends")
         end, behind = int(ends[-1]), bool(behinds[-1])
-        places = np.arange(0, len(data), most) + sizes
-        fitting = np.where(sizes + more <= most, more, 0)
-        first_bytes = [
-            data[at : at + count]
-            for at, count in zip(places.tolist(), fitting.tolist(), strict=True)
-        ]
-        yield Starts(some, offsets + sizes, first_bytes)
+        places = np.where(sizes + more <= most, np.arange(0, len(read), most) + sizes, 0)
+        yield Starts(some, offsets + sizes, read, places)
     left = _directory_place(file)[2] - end
     if left and not (behind and left in _BEHIND):
         raise ValueError(f"{left} bytes are in no member")
@@ -326,17 +323,8 @@ class Inflated:
 
 def checksum(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
     """Return the CRC-32 of data that follow those of another."""
-    if not data:
-        return crc
-    crcs = np.array([crc], np.uint32)
-    add_to_checksums(np.frombuffer(data, np.uint8)[None], crcs)
-    return int(crcs[0])
-
-
-def add_to_checksums(rows: npt.NDArray[np.uint8], crcs: npt.NDArray[np.uint32]) -> None:
-    """Add rows of bytes to the CRC-32 of each, in place."""
-    for i in range(add_to_crc32(rows, crcs), len(rows)):
-        crcs[i] = zlib.crc32(rows[i], int(crcs[i]))
+    crc, done = add_to_crc32(data, crc)
+    return zlib.crc32(memoryview(data)[done:], crc) if done < len(data) else crc
 
 
 def combined_checksum(first: int, second: int, size: int) -> int:

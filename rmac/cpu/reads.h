@@ -4,12 +4,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "checksum.h"
+
 #ifdef _WIN32
 
-static ptrdiff_t rmac_read_rows(
-    int descriptor, const int64_t *offsets, uint8_t *rows, ptrdiff_t count, size_t size)
+static ptrdiff_t rmac_read_rows(int descriptor, const int64_t *offsets, uint8_t *rows,
+    ptrdiff_t count, size_t size, uint32_t *crcs)
 {
-    (void)descriptor, (void)offsets, (void)rows, (void)count, (void)size;
+    (void)descriptor, (void)offsets, (void)rows, (void)count, (void)size, (void)crcs;
     return 0;
 }
 
@@ -17,15 +19,19 @@ static ptrdiff_t rmac_read_rows(
 
 #include <unistd.h>
 
-/* Fill rows of a size with the bytes of a file from an offset each; return how many are full. It ends
-   at the first read that fails or is short. */
-static ptrdiff_t rmac_read_rows(
-    int descriptor, const int64_t *offsets, uint8_t *rows, ptrdiff_t count, size_t size)
+/* Fill rows of a size with the bytes of a file from an offset each, and add them to a checksum each
+   unless `crcs` is null, while they are in the cache. Return of how many rows; it ends at the first
+   read that fails or is short, or checksum that the machine cannot compute. */
+static ptrdiff_t rmac_read_rows(int descriptor, const int64_t *offsets, uint8_t *rows,
+    ptrdiff_t count, size_t size, uint32_t *crcs)
 {
-    ptrdiff_t i = 0;
-    while (i < count && pread(descriptor, rows + i * size, size, offsets[i]) == (ssize_t)size)
-        ++i;
-    return i;
+    for (ptrdiff_t i = 0; i < count; ++i, rows += size) {
+        if (pread(descriptor, rows, size, offsets[i]) != (ssize_t)size)
+            return i;
+        if (crcs && !rmac_add_to_crc32(crcs + i, rows, size))
+            return i;
+    }
+    return count;
 }
 
 #endif

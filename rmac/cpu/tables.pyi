@@ -7,9 +7,12 @@ from rmac.cpu.plan import PlanTables
 
 LINE_BYTES: int
 
-def add_to_crc32(rows: npt.NDArray[np.uint8], crcs: npt.NDArray[np.uint32]) -> int: ...
+def add_to_crc32(data: bytes | bytearray | memoryview, crc: int) -> tuple[int, int]: ...
 def read_rows(
-    descriptor: int, offsets: npt.NDArray[np.int64], rows: npt.NDArray[np.uint8]
+    descriptor: int,
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.uint8],
+    crcs: npt.NDArray[np.uint32] | None = None,
 ) -> int: ...
 
 class Path(IntEnum):

@@ -10,45 +10,49 @@ from libc.stdint cimport int64_t, uint32_t
 cdef extern from "lines.h":
     enum: LINE
 
-cdef extern from "checksum.h" nogil:
-    size_t rmac_add_to_crc32(uint32_t* crc, const unsigned char* data, size_t size)
-
 cdef extern from "reads.h" nogil:
+    size_t rmac_add_to_crc32(uint32_t* crc, const unsigned char* data, size_t size)
     Py_ssize_t rmac_read_rows(
-        int descriptor, const int64_t* offsets, unsigned char* rows, Py_ssize_t count, size_t size
+        int descriptor, const int64_t* offsets, unsigned char* rows, Py_ssize_t count, size_t size,
+        uint32_t* crcs,
     )
 
 LINE_BYTES = LINE
 
 
-def add_to_crc32(const unsigned char[:, ::1] rows not None, uint32_t[::1] crcs not None):
-    """Add rows of bytes to the CRC-32 of each, in place; return of how many of the first rows.
+def add_to_crc32(const unsigned char[::1] data not None, uint32_t crc):
+    """Return the CRC-32 with data added, and of how many bytes: all or none.
 
-    The others, which are all, are of too few bytes, or the machine has no instructions for it.
+    It is none if they are few, or if the machine has no instructions for it.
     """
-    cdef Py_ssize_t i = 0, count = rows.shape[0]
-    cdef size_t size = rows.shape[1]
-    if crcs.shape[0] != count:
-        raise ValueError(f"crcs: expected {count} numbers, got {crcs.shape[0]}")
-    with nogil:
-        while size and i < count and rmac_add_to_crc32(&crcs[i], &rows[i, 0], size):
-            i += 1
-    return i
+    cdef size_t size = data.shape[0], done = 0
+    if size:
+        with nogil:
+            done = rmac_add_to_crc32(&crc, &data[0], size)
+    return crc, done
 
 
 def read_rows(
-    int descriptor, const int64_t[::1] offsets not None, unsigned char[:, ::1] rows not None
+    int descriptor, const int64_t[::1] offsets not None, unsigned char[:, ::1] rows not None,
+    uint32_t[::1] crcs=None,
 ):
-    """Fill rows with the bytes of a file from an offset each; return how many of the first rows.
+    """Fill rows with the bytes of a file from an offset each; add them to the CRC-32 of each.
 
-    It ends at the first read that fails or is short, and does nothing where files have no `pread`.
+    Return how many of the first rows were read and added. It ends at the first read that fails or
+    is short; it does nothing where files have no `pread`, and adds nothing where `add_to_crc32` does
+    not.
     """
     cdef Py_ssize_t done = 0, count = rows.shape[0]
-    if offsets.shape[0] != count:
-        raise ValueError(f"offsets: expected {count} numbers, got {offsets.shape[0]}")
+    cdef uint32_t* sums = NULL
+    if offsets.shape[0] != count or (crcs is not None and crcs.shape[0] != count):
+        raise ValueError(f"expected as many offsets and crcs as rows, {count}")
     if count:
+        if crcs is not None:
+            sums = &crcs[0]
         with nogil:
-            done = rmac_read_rows(descriptor, &offsets[0], &rows[0, 0], count, rows.shape[1])
+            done = rmac_read_rows(
+                descriptor, &offsets[0], &rows[0, 0], count, rows.shape[1], sums
+            )
     return done
 
 
