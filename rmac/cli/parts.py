@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _kept = local()  # the buffer of each thread
 # Bytes of a batch of the arrays of a container. It is read tile by tile, and the larger it is, the
 # larger are the blocks of one shape.
-_WINDOW = 1 << 28
+_WINDOW = 1 << 29
 
 Rows = npt.NDArray[np.intp]
 Tile = list[tuple[Rows, npt.NDArray[Any]]]  # which rows of a batch, and these (n, ...)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,7 +27,8 @@ STORED, DEFLATED = 0, 8
 _MOST_MEMBERS = 1_000_000
 _MOST_DIRECTORY = 1 << 27  # bytes
 _MOST_RATIO = 1032  # of the bytes in memory to those in the file; no deflated data have more
-_BLOCK = 1 << 18  # bytes that are inflated at a time, and bytes of headers to read at a time
+_BLOCK = 1 << 18  # bytes that are inflated at a time
+_HEADERS = 1 << 20  # bytes of headers that are read at a time
 
 _END = struct.Struct("<4s4H2LH")  # members [4], bytes of the directory [5], where it starts [6]
 _END64 = struct.Struct("<4sQ2H2L4Q4sLQL")  # before _END in large files: the same [7], [8] and [9]
@@ -62,6 +64,8 @@ _LOCAL = np.dtype(
         ("extra_size", "<u2"),
     ]
 )
+# Headers of which two threads read half each: 20,000 take 17 ms instead of 26, and a thread 0.1 ms.
+_MANY_STARTS = 1000
 _IN_64_BITS = 0xFFFF_FFFF  # the size or place of a member is in its extra field
 _POLYNOMIAL = 0xEDB8_8320  # of CRC-32
 _ENCRYPTED, _SIZES_BEHIND, _UTF8 = 1, 8, 1 << 11
@@ -211,11 +215,12 @@ def data_starts(file: InputFile, members: Members, more: int) -> Iterator[Starts
     end, behind = 0, False  # of the last member; whether its sizes may follow
     most = _LOCAL.itemsize + max(map(len, members.encoded), default=0) + 64 + more
     order = np.argsort(members.offsets, kind="stable")
-    step = max(1, _BLOCK // most)
+    step = max(1, _HEADERS // most)
     for first in range(0, len(order), step):
         some = order[first : first + step]
         offsets = members.offsets[some]
-        rows = file.starts(offsets, most)
+        rows = np.empty((len(some), most), np.uint8)
+        _read_starts(file, rows, offsets)
         read = rows.tobytes()
         sizes = _local_sizes(members, some, rows, read)
         ends = np.append(end, offsets + sizes + members.stored[some])
@@ -231,6 +236,18 @@ def data_starts(file: InputFile, members: Members, more: int) -> Iterator[Starts
     left = _directory_place(file)[2] - end
     if left and not (behind and left in _BEHIND):
         raise ValueError(f"{left} bytes are in no member")
+
+
+def _read_starts(
+    file: InputFile, rows: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]
+) -> None:
+    """Fill rows with the bytes from each offset on; two threads share the work if it is much."""
+    half = len(rows) // 2 if len(rows) > _MANY_STARTS else 0
+    with ThreadPoolExecutor(1) as pool:  # it starts no thread until something is submitted
+        first = [pool.submit(file.read_starts, rows[:half], offsets[:half])] if half else []
+        file.read_starts(rows[half:], offsets[half:])
+        for one in first:
+            one.result()
 
 
 def _local_sizes(
