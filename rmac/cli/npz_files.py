@@ -140,7 +140,7 @@ def _keys(some: Starts, deflated: npt.NDArray[np.bool_]) -> list[bytes]:
     ends = places + np.minimum(sizes, _START)
     keys = [read[at:end] for at, end in zip(places.tolist(), ends.tolist(), strict=True)]
     for k in np.flatnonzero(deflated).tolist():
-        head = _inflated(read[places[k] : places[k] + _START])
+        head = _inflated(read[places[k] : places[k] + _START]) if places[k] else b""
         keys[k] = head[: 10 + int.from_bytes(head[8:10], "little")]
     return keys
 

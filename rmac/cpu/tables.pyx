@@ -39,8 +39,7 @@ def read_rows(
     """Fill rows with the bytes of a file from an offset each; add them to the CRC-32 of each.
 
     Return how many of the first rows were read and added. It ends at the first read that fails or
-    is short; it does nothing where files have no `pread`, and adds nothing where `add_to_crc32` does
-    not.
+    is short; it does nothing where files have no `pread`, and adds where `add_to_crc32` does.
     """
     cdef Py_ssize_t done = 0, count = rows.shape[0]
     cdef uint32_t* sums = NULL
