@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
-from contextlib import contextmanager
 from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ from rmac.cli.array_file import ArrayFile, Container, Kind, checked_shape, reada
 from rmac.cli.flat_files import FlatArrays, flat_array, require_bytes, start_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
 _KIND = ".safetensors file"
 _HEADER = 10_000_000  # bytes; some 100,000 tensors
@@ -122,8 +120,7 @@ def _header(file: InputFile) -> tuple[dict[str, dict[str, Any]], int]:
     if size > min(_HEADER, file.size - 8):
         raise ValueError(f"its header has {size} bytes")
     text = start_of(file, 8 + size)[8:]
-    with _no_collections():
-        header = json.loads(text)
+    header = json.loads(text)
     # Where each word is there once for each tensor, no name can be there twice. To look at all
     # names takes 4 µs a tensor.
     count = len(header) - ("__metadata__" in header)
@@ -131,18 +128,6 @@ def _header(file: InputFile) -> tuple[dict[str, dict[str, Any]], int]:
         header = json.loads(text, object_pairs_hook=unique)
     header.pop("__metadata__", None)
     return header, 8 + size
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Collect no garbage meanwhile: that takes half of the time to read many entries."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
