@@ -63,7 +63,6 @@ MISTAKES = {
     ),
     "tokens of patches in no square": (
         lambda: rmac.rmac(np.ones((4, 301, 384), np.float32)),
-        "; x[None] adds the axis N to one map; if they are tokens (N, T, C) of 384 channels, "
         'layout="NTC" takes them, and layout="NHWC" those of patches as x.reshape(4, H, W, 384)',
     ),
     "one sequence": (

@@ -132,21 +132,20 @@ def members_of(file: InputFile) -> Members:
 def _entries(directory: bytes, count: int) -> tuple[list[int], npt.NDArray[Any], list[bytes]]:
     """Return where the entries of a directory start, their fields, and their names."""
     starts: list[int] = []
-    fields, names = [], []
-    at = 0
+    at, size = 0, _ENTRY.itemsize
     while at < len(directory) and len(starts) <= count:
-        name_size, extra_size, comment_size = _SIZES.unpack_from(directory, at + _SIZES_AT)
-        end = at + _ENTRY.itemsize
         starts.append(at)
-        fields.append(directory[at:end])
-        names.append(directory[end : end + name_size])
-        at = end + name_size + extra_size + comment_size
+        name_size, extra_size, comment_size = _SIZES.unpack_from(directory, at + _SIZES_AT)
+        at += size + name_size + extra_size + comment_size
     if at != len(directory) or len(starts) != count:
         raise ValueError(f"its directory has not {count} members, or is damaged")
+    fields = [directory[at : at + size] for at in starts]
     entries = np.frombuffer(b"".join(fields), _ENTRY)
     if (entries["mark"] != _ENTRY_MARK).any():
         raise ValueError("its directory is damaged")
-    return starts, entries, names
+    ends = np.array(starts, np.int64) + size
+    both = zip(ends.tolist(), (ends + entries["name_size"]).tolist(), strict=True)
+    return starts, entries, [directory[at:end] for at, end in both]
 
 
 def _require_possible(members: Members, most: int) -> None:
