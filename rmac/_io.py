@@ -191,17 +191,16 @@ class InputFile:
             if crcs is not None:
                 crcs[i] = crc32(rows[i], int(crcs[i]))
 
-    def read_starts(self, rows: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
-        """Fill rows of bytes (N, size) with those from each offset on, which ascend.
-
-        Beyond the end of the file they are 0.
-        """
-        inside = int(np.searchsorted(offsets, self.size - rows.shape[1], "right"))
+    def starts(self, offsets: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.uint8]:
+        """Return the bytes (N, size) from each offset on, which ascend; 0 beyond the end."""
+        rows = np.empty((len(offsets), size), np.uint8)
+        inside = int(np.searchsorted(offsets, self.size - size, "right"))
         self.read_each(rows[:inside], offsets[:inside])
         rows[inside:] = 0
         for i in range(inside, len(rows)):
             count = max(0, self.size - int(offsets[i]))
             self.read_into(rows[i, :count].data, int(offsets[i]))
+        return rows
 
     def require_unchanged(self) -> None:
         """Raise if the file was written to since it was opened.

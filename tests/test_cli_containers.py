@@ -309,9 +309,8 @@ def test_npz_files_that_numpy_does_not_write(run, maps, method):
 
 @pytest.mark.parametrize("at_once", [1, 3, 1 << 20])
 def test_headers_are_read_some_at_a_time(run, maps, monkeypatch, at_once, capsys):
-    """By two threads if they are many; members are compared across the reads."""
+    """They are compared across the reads."""
     monkeypatch.setattr(zip_files, "_HEADERS", 400 * at_once)
-    monkeypatch.setattr(zip_files, "_MANY_STARTS", 2)
     np.savez("x.npz", **maps)
     assert run("describe", "x.npz") == 0
     assert_described(maps)

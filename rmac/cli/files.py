@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from rmac._terminal import is_on_terminal
 from rmac.cli.array_file import ArrayFile, Container, chosen_key, require_no_key
 from rmac.cli.formats import open_file, split_path
 from rmac.cli.parts import array_spans
+from rmac.cli.pool import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 
     from rmac.cli.inputs import Inputs
     from rmac.cli.parts import Rows, Tile
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 _BATCH = 1 << 26  # bytes of a batch
 _TILE = 1 << 22  # bytes of a batch in one of several threads: it is still in the cache when used
@@ -110,7 +106,7 @@ def results(
 
     with (
         progress(source.shape[0], unit) as advance,
-        closing(_in_order(work, tiles(), threads)) as done,
+        closing(in_order(work, tiles(), threads)) as done,
     ):
         for result in done:
             if result is not None:
@@ -130,26 +126,6 @@ def batch_spans(
     if isinstance(source, ArrayFile):
         return array_spans(source, size, row_bytes, _BATCH)
     return source.spans(size, row_bytes, _BATCH)
-
-
-def _in_order(
-    work: Callable[[Item], Result], items: Iterable[Item], threads: int
-) -> Generator[Result, None, None]:
-    """Yield the results of `work`, computed in threads; few of them wait to be taken."""
-    if threads == 1:
-        yield from map(work, items)
-        return
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # an interrupted command ends at once
 
 
 @contextmanager
