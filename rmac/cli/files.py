@@ -88,21 +88,19 @@ def results(
     """
     row_bytes = prod(like.shape[1:]) * like.itemsize
 
-    def tiles() -> Iterator[tuple[npt.NDArray[Any], Callable[[], Tile] | None]]:
+    def tiles() -> Iterator[tuple[npt.NDArray[Any], Callable[[], Tile], bool]]:
         for span in batch_spans(source, row_bytes, threads):
             batch = source.read(*span, _batch_size(threads))
             result = np.empty((len(batch), *like.shape[1:]), like.dtype)
-            for tile in batch.tiles:
-                yield result, tile
-            yield result, None
+            *others, last = batch.tiles
+            yield from ((result, tile, False) for tile in others)
+            yield result, last, True
 
-    def work(item: tuple[npt.NDArray[Any], Callable[[], Tile] | None]) -> npt.NDArray[Any] | None:
-        result, tile = item
-        if tile is None:  # all before it are done when this is taken
-            return result
+    def work(item: tuple[npt.NDArray[Any], Callable[[], Tile], bool]) -> npt.NDArray[Any] | None:
+        result, tile, is_last = item
         for rows, values in function(tile()):
             result[rows] = values
-        return None
+        return result if is_last else None  # when it is taken, all tiles before are done
 
     with (
         progress(source.shape[0], unit) as advance,
