@@ -33,7 +33,8 @@ _SYNONYMS = {
     "paper": "matlab",
     "vissl": "matlab",
 }
-_FEWEST_CHANNELS = 64  # of tokens, and of maps that are taken for channels-last ones
+# Of tokens, and of maps that are taken for channels-last ones. Tokens have a multiple of it.
+_FEWEST_CHANNELS = 64
 _FEWEST_TOKENS = 16
 _LEADING_TOKENS = (0, 1, 2, 5)  # none, a class token, DeiT's two, a class token and 4 registers
 
@@ -97,7 +98,10 @@ def for_axes(shape: tuple[int, ...], layout: str, name: str) -> str:
 
 
 def _for_tokens(shape: tuple[int, ...], name: str) -> str:
-    """Return how tokens (N, T, C) of a vision transformer become maps, if they may be some."""
+    """Return how tokens (N, T, C) of a vision transformer become maps, if they may be some.
+
+    Only of a square of patches the shape tells which tokens these are.
+    """
     images, tokens, channels = shape
     if channels < _FEWEST_CHANNELS:
         return ""
@@ -109,7 +113,12 @@ def _for_tokens(shape: tuple[int, ...], name: str) -> str:
                 f'; tokens (N, T, C) are maps with layout="NHWC" as '
                 f'{some}.reshape({images}, {side}, {side}, {channels}), or layout="NTC"'
             )
-    return ""
+    if tokens < _FEWEST_TOKENS or channels % _FEWEST_CHANNELS:
+        return ""
+    return (
+        f'; if they are tokens (N, T, C) of {channels} channels, layout="NTC" takes them, and '
+        f'layout="NHWC" those of patches as {name}.reshape({images}, H, W, {channels})'
+    )
 
 
 def for_channels(shape: tuple[int, ...], expected: int) -> str:

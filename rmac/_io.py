@@ -9,11 +9,17 @@ from contextlib import contextmanager, suppress
 from secrets import token_hex
 from typing import IO, TYPE_CHECKING
 from weakref import finalize, ref
+from zlib import crc32
 
+import numpy as np
+
+from rmac._config import read_rows
 from rmac._forks import Lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+
+    import numpy.typing as npt
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -168,36 +174,41 @@ class InputFile:
                 raise
             raise OSError(f"{self._path}: cannot be read: {error.strerror}") from None
 
-    def read_each(self, buffers: memoryview, offsets: Sequence[int]) -> None:
-        """Fill equal parts of a buffer with the bytes from each offset on, or raise."""
-        descriptor, size = self._open().descriptor, len(buffers) // len(offsets)
-        at_once = hasattr(os, "preadv")
-        for i, offset in enumerate(offsets):
-            part = buffers[i * size : (i + 1) * size]
-            with suppress(OSError):
-                if at_once and os.preadv(descriptor, [part], offset) == size:
-                    continue
-            self.read_into(part, offset)  # a read may be short or fail: this goes on, or raises
+    def read_each(
+        self,
+        rows: npt.NDArray[np.uint8],
+        offsets: npt.NDArray[np.int64],
+        crcs: npt.NDArray[np.uint32] | None = None,
+    ) -> None:
+        """Fill rows of bytes (N, size) with those from each offset on, or raise.
 
-    def starts(self, offsets: Iterable[int], size: int) -> Iterator[memoryview]:
-        """Yield the bytes from each offset on: so many, or fewer at the end of the file.
-
-        The next ones overwrite them.
+        Add each row to its CRC-32, if these are given.
         """
-        descriptor, buffer = self._open().descriptor, memoryview(bytearray(size))
-        at_once = hasattr(os, "preadv")
-        for offset in offsets:
-            part = buffer[: max(0, self.size - offset)] if offset + size > self.size else buffer
-            if not at_once or os.preadv(descriptor, [part], offset) < len(part):
-                self.read_into(part, offset)
-            yield part
+        opened = self._open()
+        done = read_rows(opened.descriptor, offsets, rows, crcs)
+        for i in range(done, len(rows)):  # a read was short or failed: this goes on, or raises
+            self.read_into(rows[i].data, int(offsets[i]))
+            if crcs is not None:
+                crcs[i] = crc32(rows[i], int(crcs[i]))
+
+    def starts(self, offsets: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.uint8]:
+        """Return the bytes (N, size) from each offset on, which ascend; 0 beyond the end."""
+        rows = np.empty((len(offsets), size), np.uint8)
+        inside = int(np.searchsorted(offsets, self.size - size, "right"))
+        self.read_each(rows[:inside], offsets[:inside])
+        rows[inside:] = 0
+        for i in range(inside, len(rows)):
+            count = max(0, self.size - int(offsets[i]))
+            self.read_into(rows[i, :count].data, int(offsets[i]))
+        return rows
 
     def require_unchanged(self) -> None:
         """Raise if the file was written to since it was opened.
 
         If another file takes its name meanwhile, this one stays as it is, and is read to its end.
         """
-        status = os.fstat(self._open().descriptor)
+        opened = self._open()  # kept, so that no other thread closes it
+        status = os.fstat(opened.descriptor)
         if (status.st_size, status.st_mtime_ns) != (self.size, self._modified_ns):
             raise self._changed_error()
 

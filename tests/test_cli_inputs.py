@@ -181,16 +181,16 @@ CHANGES = [shorten, grow, rewrite]
 
 def after_a_batch(monkeypatch, change):
     """Let `change` run when the first batch has been read."""
-    batches, changes = files.batches, [change]
+    results, changes = files.results, [change]
 
     def changing(*arguments):
-        for part in batches(*arguments):
+        for part in results(*arguments):
             yield part
             if changes:
                 changes.pop()()
 
     monkeypatch.setattr(files, "_BATCH", 8000)  # two maps
-    monkeypatch.setattr("rmac.cli.describe.batches", changing)
+    monkeypatch.setattr("rmac.cli.describe.results", changing)
 
 
 def save_safetensors(path, x):

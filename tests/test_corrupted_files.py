@@ -68,7 +68,7 @@ def read_maps(path):
     inputs = open_inputs([str(path)], None, [4])
     result = np.zeros(inputs.shape, inputs.dtype)
     for batch, first in zip(files.batches(inputs, "row"), [0], strict=True):
-        for rows, block in (piece for tile in batch.tiles for piece in tile):
+        for rows, block in (piece for tile in batch.tiles for piece in tile()):
             result[rows] = block
         assert not first
     return result[np.argsort([*inputs.row_names()])]

@@ -61,6 +61,10 @@ MISTAKES = {
         lambda: rmac.region_pool(TOKENS[:, 1:]),
         'layout="NHWC" as x.reshape(8, 14, 14, 768), or layout="NTC"',
     ),
+    "tokens of patches in no square": (
+        lambda: rmac.rmac(np.ones((4, 301, 384), np.float32)),
+        'layout="NTC" takes them, and layout="NHWC" those of patches as x.reshape(4, H, W, 384)',
+    ),
     "one sequence": (
         lambda: rmac.rmac(TOKENS[0], layout="NTC"),
         "; x[None] adds the axis N to one sequence",
@@ -182,6 +186,9 @@ def test_the_advice_works():
     np.testing.assert_array_equal(rmac.rmac(LAST, layout="NHWC"), expected)
     maps = TOKENS[:, 1:].reshape(8, 14, 14, 768)
     assert rmac.rmac(maps, layout="NHWC").shape == rmac.rmac(TOKENS, layout="NTC").shape
+    tokens = np.ones((4, 301, 384), np.float32)  # a class token and 15x20 patches
+    maps = tokens[:, 1:].reshape(4, 15, 20, 384)
+    assert rmac.rmac(maps, layout="NHWC").shape == rmac.rmac(tokens, layout="NTC").shape
     inclusive = np.array([[0, 0, 12, 9], [3, 3, 6, 7]]) - [0, 0, 1, 1]
     assert rmac.region_pool(X, inclusive).shape == (2, 2, 128)
     assert rmac.region_pool(X, np.array([[0, 1, 8, 11]])[:, [1, 0, 3, 2]]).shape == (2, 1, 128)
@@ -224,6 +231,8 @@ def test_other_mistakes_have_no_advice(call):
         ((512, 24, 32), False),
         ((2048, 7, 7), False),
         ((256, 38, 50), False),
+        ((2, 301, 384), True),
+        ((1, 8, 768), False),
         ((512, 12, 400), False),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,15 +10,17 @@ import numpy.typing as npt
 
 from rmac._backend import HOST
 from rmac._options import Aggregate, AggregationOptions
-from rmac.cli.files import batches, naming, require_suffix
+from rmac.cli.files import naming, require_suffix, results
 from rmac.cli.inputs import open_inputs
 from rmac.cli.rows import write_rows
 from rmac.cli.whitenings import VECTOR_AXES, kind_of, load_whitening, require_channels
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from rmac import Whitening
+    from rmac.cli.parts import Rows, Tile
 
 _NORMALIZED = AggregationOptions(
     normalize_regions=True, aggregate=Aggregate.NONE, normalize=False, eps=0.0
@@ -42,10 +43,12 @@ def run(options: argparse.Namespace) -> None:
     with naming({"vectors": vectors.name, "whitening": options.whitening}):
         # A batch of no vectors checks dtype and shape before any file is written.
         none = whitened(np.empty((0, *vectors.shape[1:]), vectors.dtype))
-    row_bytes = prod(none.shape[1:]) * none.itemsize
-    with closing(batches(vectors, "row", row_bytes)) as parts:
-        results = (part.map(whitened, none) for part in parts)
-        write_rows(options, vectors, [*vectors.paths, options.whitening], none, results)
+
+    def of_tile(tile: Tile) -> Iterator[tuple[Rows, npt.NDArray[np.generic]]]:
+        return ((rows, whitened(block)) for rows, block in tile)
+
+    with closing(results(vectors, "row", none, of_tile)) as parts:
+        write_rows(options, vectors, [*vectors.paths, options.whitening], none, parts)
 
 
 def _whitened(

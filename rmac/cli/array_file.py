@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-    Shape = tuple[int, ...]
+Shape = tuple[int, ...]
 
 _MOST_AXES = 32  # of any NumPy
 _MOST_BYTES = 1 << 62
@@ -42,21 +42,39 @@ class ArrayFile:
         return len(self.shape)
 
 
+class Kind(NamedTuple):
+    """What many arrays of a file have in common."""
+
+    shape: Shape
+    dtype: np.dtype[Any] | None  # in native byte order; None if it cannot be read
+
+
+def kinds_of(kinds: Iterable[Kind]) -> tuple[list[Kind], npt.NDArray[np.intp]]:
+    """Return the kinds that differ, and which of them each is."""
+    known: dict[Kind, int] = {}
+    which = [known.setdefault(kind, len(known)) for kind in kinds]
+    return list(known), np.array(which, np.intp)
+
+
 @dataclass(frozen=True)
 class Container:
     """The arrays of a file or folder that may hold several. A kind of file is a function to it."""
 
     path: str
     names: Sequence[str]  # of the arrays, in the order of rows
-    shapes: Sequence[Shape]
-    # In native byte order; None for arrays that cannot be read: `open` raises and tells why.
-    dtypes: Sequence[np.dtype[Any] | None]
-    open: Callable[[int], ArrayFile]
+    kinds: Sequence[Kind]  # of arrays; few, even if there are very many arrays
+    kind_of: npt.NDArray[np.intp]  # each array
+    open: Callable[[int], ArrayFile]  # raises if its dtype is None, and tells why
     # Read several arrays of one shape into a contiguous block of them. Without it they are opened
     # one by one.
-    fill: Callable[[Sequence[int], npt.NDArray[Any]], None] | None = None
+    fill: Callable[[npt.NDArray[np.intp], npt.NDArray[Any]], None] | None = None
     chunk_bytes: int = 0  # not 0 if reading has threads of its own, or cannot be shared by threads
     labels: Sequence[str] | None = None  # what error messages call the arrays, if not by the path
+
+    def shape(self, i: int) -> Shape:
+        """Return the shape of an array."""
+        shape: Shape = self.kinds[self.kind_of[i]].shape
+        return shape
 
     def label(self, i: int) -> str:
         """Return what error messages call an array."""

@@ -13,16 +13,17 @@ import numpy.typing as npt
 import rmac
 from rmac._arrays import require_axes
 from rmac._config import startable, workers_for
-from rmac.cli.files import batches, naming, require_suffix
+from rmac.cli.files import naming, require_suffix, results
 from rmac.cli.inputs import open_inputs
 from rmac.cli.rows import write_rows
 from rmac.cli.whitenings import load_whitening, require_channels
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from rmac.cli.inputs import Inputs
-    from rmac.cli.parts import Batch
+    from rmac.cli.parts import Rows, Tile
 
 _LARGEST = 1 << 26  # bytes of a map for each of all threads together
 # A call takes as long as 4 more maps in a list: 20 µs, and 5 µs a map.
@@ -51,10 +52,10 @@ def run(options: argparse.Namespace) -> None:
     if threads > 1:
         settings["workers"] = 1
 
-    def described(batch: Batch) -> npt.NDArray[Any]:
-        return _described(batch, none, settings)
+    def described(tile: Tile) -> Iterator[tuple[Rows, npt.NDArray[Any]]]:
+        return _described(tile, settings)
 
-    with closing(batches(maps, "map", row_bytes, described, threads)) as parts:
+    with closing(results(maps, "map", none, described, threads)) as parts:
         write_rows(options, maps, paths, none, parts)
 
 
@@ -75,23 +76,18 @@ def _of_no_maps(maps: Inputs, settings: dict[str, Any]) -> npt.NDArray[Any]:
     return first
 
 
-def _described(batch: Batch, none: npt.NDArray[Any], settings: dict[str, Any]) -> npt.NDArray[Any]:
-    """Return the descriptors of maps; those of rare sizes are described together, as a list."""
-    result = np.empty((len(batch), *none.shape[1:]), none.dtype)
-    for tile in batch.tiles:
-        rare: list[npt.NDArray[Any]] = []
-        places: list[int] = []
-        for rows, block in tile:
-            if isinstance(rows, slice):
-                return rmac.rmac(block, **settings)
-            if len(block) < _OF_ONE_SIZE and len(tile) > 1:
-                rare.extend(block)
-                places.extend(rows)
-            else:
-                result[rows] = rmac.rmac(block, **settings)
-        if rare:
-            result[places] = rmac.rmac(rare, **settings)
-    return result
+def _described(tile: Tile, settings: dict[str, Any]) -> Iterator[tuple[Rows, npt.NDArray[Any]]]:
+    """Yield the descriptors of maps; those of rare sizes are described together, as a list."""
+    rare: list[npt.NDArray[Any]] = []
+    places: list[Rows] = []
+    for rows, block in tile:
+        if len(block) < _OF_ONE_SIZE and len(tile) > 1:
+            rare.extend(block)
+            places.append(rows)
+        else:
+            yield rows, rmac.rmac(block, **settings)
+    if rare:
+        yield np.concatenate(places), rmac.rmac(rare, **settings)
 
 
 def _threads(maps: Inputs, row_bytes: int, settings: dict[str, Any]) -> int:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rmac._terminal import is_on_terminal
 from rmac.cli.array_file import ArrayFile, Container, chosen_key, require_no_key
 from rmac.cli.formats import open_file, split_path
 from rmac.cli.parts import array_spans
+from rmac.cli.pool import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
-    from rmac.cli.inputs import Inputs
+    import numpy.typing as npt
 
-Result = TypeVar("Result")
+    from rmac.cli.inputs import Inputs
+    from rmac.cli.parts import Rows, Tile
 
 _BATCH = 1 << 26  # bytes of a batch
 _TILE = 1 << 22  # bytes of a batch in one of several threads: it is still in the cache when used
@@ -56,31 +59,57 @@ def naming(names: Mapping[str, str]) -> Iterator[None]:
 
 
 def batches(
-    source: ArrayFile | Inputs,
-    unit: str,
-    row_bytes: int = 0,
-    function: Callable[[Any], Any] | None = None,
-    threads: int = 1,
+    source: ArrayFile | Inputs, unit: str, row_bytes: int = 0
 ) -> Generator[Any, None, None]:
     """Yield all rows of an array, or batches of inputs, with a progress bar on a terminal.
 
     A batch may be overwritten by the next. `row_bytes` are the bytes of the caller's result of a
-    row: they count as bytes of the batch. With a `function`, its results are yielded, in the same
-    order; with more `threads`, they are computed in these, from smaller batches.
+    row: they count as bytes of the batch.
     """
-    size = _batch_size(threads)
+    with progress(source.shape[0], unit) as advance:
+        for span in batch_spans(source, row_bytes):
+            part = (
+                source.read(*span) if isinstance(source, ArrayFile) else source.read(*span, _BATCH)
+            )
+            yield part
+            advance(len(part))
 
-    def work(span: tuple[int, int]) -> Any:
-        part = source.read(*span) if isinstance(source, ArrayFile) else source.read(*span, size)
-        return part if function is None else function(part)
+
+def results(
+    source: Inputs,
+    unit: str,
+    like: npt.NDArray[Any],
+    function: Callable[[Tile], Iterable[tuple[Rows, npt.NDArray[Any]]]],
+    threads: int = 1,
+) -> Generator[npt.NDArray[Any], None, None]:
+    """Yield the results of all rows of inputs in order, some rows at a time; they are like `like`.
+
+    The function returns those of the rows of a tile, in any order. It runs in threads.
+    """
+    row_bytes = prod(like.shape[1:]) * like.itemsize
+
+    def tiles() -> Iterator[tuple[npt.NDArray[Any], Callable[[], Tile], bool]]:
+        for span in batch_spans(source, row_bytes, threads):
+            batch = source.read(*span, _batch_size(threads))
+            result = np.empty((len(batch), *like.shape[1:]), like.dtype)
+            *others, last = batch.tiles
+            yield from ((result, tile, False) for tile in others)
+            yield result, last, True
+
+    def work(item: tuple[npt.NDArray[Any], Callable[[], Tile], bool]) -> npt.NDArray[Any] | None:
+        result, tile, is_last = item
+        for rows, values in function(tile()):
+            result[rows] = values
+        return result if is_last else None  # when it is taken, all tiles before are done
 
     with (
         progress(source.shape[0], unit) as advance,
-        closing(_in_order(work, batch_spans(source, row_bytes, threads), threads)) as results,
+        closing(in_order(work, tiles(), threads)) as done,
     ):
-        for result in results:
-            yield result
-            advance(len(result))
+        for result in done:
+            if result is not None:
+                yield result
+                advance(len(result))
 
 
 def _batch_size(threads: int) -> int:
@@ -95,26 +124,6 @@ def batch_spans(
     if isinstance(source, ArrayFile):
         return array_spans(source, size, row_bytes, _BATCH)
     return source.spans(size, row_bytes, _BATCH)
-
-
-def _in_order(
-    work: Callable[[tuple[int, int]], Result], items: Iterable[tuple[int, int]], threads: int
-) -> Generator[Result, None, None]:
-    """Yield the results of `work`, computed in threads; few of them wait to be taken."""
-    if threads == 1:
-        yield from map(work, items)
-        return
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # an interrupted command ends at once
 
 
 @contextmanager

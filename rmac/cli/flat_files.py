@@ -18,7 +18,7 @@ from rmac._io import InputFile
 from rmac.cli.array_file import ArrayFile, checked_shape, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     Checked = Callable[[int, int, npt.NDArray[np.uint8]], None]
 
@@ -165,25 +165,32 @@ def _read_columns(
         rows[:, i : i + len(some)] = some[:, first - start : first - start + count].T
 
 
+class Sums(NamedTuple):
+    """The CRC-32 of the arrays of a file."""
+
+    before: npt.NDArray[np.uint32]  # of what stands before the data
+    after: npt.NDArray[np.uint32]  # with the data
+    damaged: Callable[[int], ValueError]  # the error for an array that has another
+
+
 @dataclass(frozen=True)
 class FlatArrays:
     """Where the arrays of a container lie in its file, in C order."""
 
     file: InputFile
-    offsets: Sequence[int]
-    swapped: Callable[[int], bool] | None = None  # whether an array has the other byte order
-    checked: Callable[[int, memoryview], None] | None = None  # gets the bytes of an array
+    offsets: npt.NDArray[np.int64]
+    swapped: npt.NDArray[np.bool_]  # whether an array has the other byte order
+    sums: Sums | None = None
 
-    def fill(self, members: Sequence[int], block: npt.NDArray[Any]) -> None:
+    def fill(self, members: npt.NDArray[np.intp], block: npt.NDArray[Any]) -> None:
         """Read arrays of one shape into a contiguous block of them."""
-        data = memoryview(block.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-        self.file.read_each(data, [self.offsets[i] for i in members])
+        rows = block.reshape(len(block), -1).view(np.uint8)
+        crcs = None if self.sums is None else self.sums.before[members]
+        self.file.read_each(rows, self.offsets[members], crcs)
         self.file.require_unchanged()
-        size = len(data) // len(members)
-        if self.checked is not None:
-            for k, i in enumerate(members):
-                self.checked(i, data[k * size : (k + 1) * size])
-        if self.swapped is not None:
-            for k, i in enumerate(members):
-                if self.swapped(i):
-                    block[k].byteswap(inplace=True)
+        if self.sums is not None and crcs is not None:
+            wrong = crcs != self.sums.after[members]
+            if wrong.any():
+                raise self.sums.damaged(int(members[wrong.argmax()]))
+        for k in np.flatnonzero(self.swapped[members]):
+            block[k].byteswap(inplace=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmac._io import InputFile
-from rmac.cli.array_file import ArrayFile, Container, checked_shape, readable
+from rmac.cli.array_file import ArrayFile, Container, Kind, checked_shape, kinds_of, readable
 
 if TYPE_CHECKING:
     import h5py
@@ -32,13 +32,17 @@ def open_hdf5(path: str) -> Container:
         found = _datasets_of(file)
         names = sorted(found)
         datasets = [found[name] for name in names]
-        shapes = [checked_shape(one.shape or (), one.dtype.itemsize) for one in datasets]
-        dtypes = [_native(one) for one in datasets]
+        kinds, kind_of = kinds_of(map(_kind_of, datasets))
 
     def open_one(i: int) -> ArrayFile:
-        return _open_dataset(f"{path}[{names[i]}]", datasets[i], shapes[i], dtypes[i], held)
+        return _open_dataset(f"{path}[{names[i]}]", datasets[i], kinds[kind_of[i]], held)
 
-    return Container(path, names, shapes, dtypes, open_one, chunk_bytes=1)
+    return Container(path, names, kinds, kind_of, open_one, chunk_bytes=1)
+
+
+def _kind_of(dataset: h5py.Dataset) -> Kind:
+    shape = checked_shape(dataset.shape or (), dataset.dtype.itemsize)
+    return Kind(shape, _native(dataset))
 
 
 def _datasets_of(file: h5py.File) -> dict[str, h5py.Dataset]:
@@ -78,10 +82,10 @@ def _native(dataset: h5py.Dataset) -> np.dtype[Any] | None:
 def _open_dataset(
     name: str,
     dataset: h5py.Dataset,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any] | None,
+    kind: Kind,
     held: InputFile,
 ) -> ArrayFile:
+    shape, dtype = kind
     if dtype is None:
         raise TypeError(f"{name}: expected numbers, got {dataset.dtype}")
     if dataset.external or dataset.is_virtual:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rmac._checks import warn
-from rmac.cli.array_file import ArrayFile, Container, chosen_key, require_no_key
+from rmac.cli.array_file import (
+    ArrayFile,
+    Container,
+    Kind,
+    chosen_key,
+    kinds_of,
+    require_no_key,
+)
 from rmac.cli.flat_files import open_npy
 from rmac.cli.formats import READ, is_read, open_file, split_path, suffix_of
 from rmac.cli.parts import ArrayRows, ArraysAsRows, Batch, Part
@@ -57,7 +64,7 @@ class Inputs:
     @property
     def shape(self) -> Shape:
         """The number of rows and the shape of the first; others may differ in size."""
-        return (self._ends[-1], *self.parts[0].shapes[0])
+        return (self._ends[-1], *next(iter(self.parts[0].shapes)))
 
     @property
     def ndim(self) -> int:
@@ -71,23 +78,20 @@ class Inputs:
 
     def require_alike(self, axis: int, what: str) -> None:
         """Raise unless all rows have as many axes, and the same length along one of a row's."""
-        first = self.parts[0].shapes[0]
-        for part in self.parts:
-            for row, shape in enumerate(part.shapes):
-                if len(shape) != len(first):
-                    expected = f"{len(first)} axes of a row, as {self.parts[0].label(0)} has"
-                    raise ValueError(f"{part.label(row)}: expected {expected}, got shape {shape}")
-                if shape[axis] != first[axis]:
-                    expected = f"{first[axis]} {what}, as {self.parts[0].label(0)} has"
-                    raise ValueError(f"{part.label(row)}: expected {expected}, got {shape[axis]}")
+        first, like = next(iter(self.parts[0].shapes.items()))
+        for shape, name in chain.from_iterable(part.shapes.items() for part in self.parts):
+            if len(shape) != len(first):
+                expected = f"{len(first)} axes of a row, as {like} has"
+                raise ValueError(f"{name}: expected {expected}, got shape {shape}")
+            if shape[axis] != first[axis]:
+                expected = f"{first[axis]} {what}, as {like} has"
+                raise ValueError(f"{name}: expected {expected}, got {shape[axis]}")
 
     def distinct(self) -> dict[Shape, str]:
-        """Return the shapes of rows, with the name of a row of each."""
+        """Return the shapes of rows, with what error messages call a row of each."""
         found: dict[Shape, str] = {}
-        for part in self.parts:
-            for row, shape in enumerate(part.shapes):
-                if shape not in found:
-                    found[shape] = part.name if len(part.shapes) < len(part) else part.label(row)
+        for shape, name in chain.from_iterable(part.shapes.items() for part in self.parts):
+            found.setdefault(shape, name)
         return found
 
     @property
@@ -199,8 +203,8 @@ def _parts_of(path: str, key: str, axes: Collection[int], *, one: bool) -> list[
     alone = Container(
         path,
         [_stem(path)],
-        [opened.shape],
-        [opened.dtype],
+        [Kind(opened.shape, opened.dtype)],
+        np.zeros(1, np.intp),
         lambda _i: opened,
         chunk_bytes=opened.chunk_bytes,
         labels=[path],
@@ -218,21 +222,21 @@ def _parts_of_arrays(paths: list[str], axes: Collection[int]) -> list[Part]:
     """Return the rows of several .npy files."""
     if not paths:
         return []
-    marks, shapes, dtypes = [], [], []
+    marks, kinds = [], []
     for path in paths:
         array = open_npy(path)
         marks.append(_mark(path))
-        shapes.append(array.shape)
-        dtypes.append(array.dtype)
+        kinds.append(Kind(array.shape, array.dtype))
 
     def open_one(i: int) -> ArrayFile:
         array = open_npy(paths[i])
-        if (array.shape, array.dtype, _mark(paths[i])) != (shapes[i], dtypes[i], marks[i]):
+        if (array.shape, array.dtype) != kinds[i] or _mark(paths[i]) != marks[i]:
             raise OSError(f"{paths[i]}: was changed while it was read; run again once it is whole")
         return array
 
     names = [_stem(path) for path in paths]
-    return _parts_of_files(Container(paths[0], names, shapes, dtypes, open_one, labels=paths), axes)
+    files = Container(paths[0], names, *kinds_of(kinds), open_one, labels=paths)
+    return _parts_of_files(files, axes)
 
 
 def _mark(path: str) -> tuple[int, ...]:
@@ -244,8 +248,9 @@ def _parts_of_files(files: Container, axes: Collection[int]) -> list[Part]:
     """Return the rows of files that are an array each: all of it, or a row if it has fewer axes."""
     parts: list[Part] = []
     rows: list[int] = []
-    for i, shape in enumerate(files.shapes):
-        if len(shape) not in axes and len(shape) + 1 in axes:
+    for i in range(len(files.names)):
+        dim = len(files.shape(i))
+        if dim not in axes and dim + 1 in axes:
             rows.append(i)
             continue
         parts += _as_rows(files, rows)
@@ -256,7 +261,8 @@ def _parts_of_files(files: Container, axes: Collection[int]) -> list[Part]:
 
 def _as_rows(files: Container, rows: list[int]) -> list[Part]:
     names = [files.names[i] for i in rows]
-    return [ArraysAsRows(files, rows, names, leading=False)] if rows else []
+    members = np.array(rows, np.intp)
+    return [ArraysAsRows(files, members, names, leading=False)] if rows else []
 
 
 def _chosen(container: Container, key: str | None, axes: Collection[int]) -> Part:
@@ -264,33 +270,27 @@ def _chosen(container: Container, key: str | None, axes: Collection[int]) -> Par
     prefix = ""
     if key is not None and key not in container.names:
         prefix = key.rstrip("/") + "/"
-    found = {
-        name.removeprefix(prefix): i
-        for i, name in enumerate(container.names)
-        if name.startswith(prefix)
-    }
+    found = {name: i for i, name in enumerate(container.names)}
+    if prefix:
+        found = {
+            name.removeprefix(prefix): i for name, i in found.items() if name.startswith(prefix)
+        }
     naming = found.get(_NAMES)
     if naming is not None and (key == _NAMES or not _is_text(container, naming)):
         naming = None
     if naming is not None:
         del found[_NAMES]
     if key is not None and (not prefix or not found):
-        found = {
-            key: dict(zip(container.names, range(len(container.names)), strict=True))[
-                chosen_key(container.path, key, container.names)
-            ]
-        }
-    dims = {len(container.shapes[i]) for i in found.values()}
+        found = {key: container.names.index(chosen_key(container.path, key, container.names))}
+    members = np.fromiter(found.values(), np.intp, len(found))
+    shapes = {container.kinds[kind].shape for kind in np.unique(container.kind_of[members])}
+    dims = set(map(len, shapes))
     if len(dims) == 1:
         (dim,) = dims
-        leading = (
-            dim in axes
-            and len(found) > 1
-            and all(container.shapes[i][0] == 1 for i in found.values())
-        )
+        leading = dim in axes and len(found) > 1 and all(shape[0] == 1 for shape in shapes)
         separate = dim + 1 in axes and (len(found) > 1 or dim not in axes)
         if leading or separate:
-            return ArraysAsRows(container, list(found.values()), list(found), leading=not separate)
+            return ArraysAsRows(container, members, list(found), leading=not separate)
     elif (odd := _odd(container, found, axes)) is not None:
         raise ValueError(odd)
     array = container.open(found[chosen_key(container.path, None, found)])
@@ -299,10 +299,10 @@ def _chosen(container: Container, key: str | None, axes: Collection[int]) -> Par
 
 def _odd(container: Container, found: dict[str, int], axes: Collection[int]) -> str | None:
     """Return what is wrong if most arrays are rows, and some are not."""
-    others = [i for i in found.values() if len(container.shapes[i]) + 1 not in axes]
+    others = [i for i in found.values() if len(container.shape(i)) + 1 not in axes]
     if not 0 < 2 * len(others) < len(found):
         return None
-    other, shape = others[0], container.shapes[others[0]]
+    other, shape = others[0], container.shape(others[0])
     expected = f"{' or '.join(str(n - 1) for n in sorted(axes))} axes, as most arrays there have"
     return (
         f"{container.label(other)}: expected {expected}, got shape {shape}; save what is no row "
@@ -311,13 +311,13 @@ def _odd(container: Container, found: dict[str, int], axes: Collection[int]) -> 
 
 
 def _is_text(container: Container, i: int) -> bool:
-    dtype = container.dtypes[i]
-    return dtype is not None and dtype.kind in "US" and len(container.shapes[i]) == 1
+    shape, dtype = container.kinds[container.kind_of[i]]
+    return dtype is not None and dtype.kind in "US" and len(shape) == 1
 
 
 def _names_of(container: Container, naming: int | None, array: ArrayFile) -> list[str] | None:
     """Return the names of the rows of an array, if the container has them."""
-    if naming is None or container.shapes[naming][0] != array.shape[0]:
+    if naming is None or container.shape(naming)[0] != array.shape[0]:
         return None
     names = container.open(naming)
     if names.shape[0] * names.dtype.itemsize > _MOST_NAMES:

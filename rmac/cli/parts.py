@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from threading import local
 from typing import TYPE_CHECKING, Any
@@ -17,41 +18,29 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from rmac.cli.array_file import ArrayFile, Container, Shape
+    from rmac.cli.array_file import ArrayFile, Container, Kind, Shape
 
 _kept = local()  # the buffer of each thread
 # Bytes of a batch of the arrays of a container. It is read tile by tile, and the larger it is, the
-# larger are the blocks of one shape. But all threads must have some batches.
-_WINDOW = 1 << 28
-_FEWEST_BATCHES = 16
+# larger are the blocks of one shape.
+_WINDOW = 1 << 29
 
-Rows = slice | list[int]
+Rows = npt.NDArray[np.intp]
 Tile = list[tuple[Rows, npt.NDArray[Any]]]  # which rows of a batch, and these (n, ...)
 
 
 @dataclass
 class Batch:
-    """Some rows, in tiles of blocks of one shape each. The next tile overwrites the last one."""
+    """Some rows, in tiles of blocks of one shape each.
+
+    A tile is a function that reads it, into memory of the thread that the next tile overwrites.
+    """
 
     count: int
-    tiles: Iterable[Tile]
+    tiles: Iterable[Callable[[], Tile]]
 
     def __len__(self) -> int:
         return self.count
-
-    def map(
-        self,
-        function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
-        like: npt.NDArray[Any],
-    ) -> npt.NDArray[Any]:
-        """Return the results of a function for all rows, in their order; they are like `like`."""
-        result = np.empty((self.count, *like.shape[1:]), like.dtype)
-        for tile in self.tiles:
-            for rows, block in tile:
-                if type(rows) is slice:
-                    return function(block)
-                result[rows] = function(block)
-        return result
 
 
 class Part(ABC):
@@ -59,7 +48,9 @@ class Part(ABC):
 
     name: str  # in error messages
     names: Sequence[str] | None  # of the rows, if they have names
-    shapes: Sequence[Shape]  # of all rows; only one if they are equal
+    # The shapes of rows that differ, that of the first row first, with a row of each as error
+    # messages call it.
+    shapes: dict[Shape, str]
     dtype: np.dtype[Any]
     chunk_bytes: int  # not 0 if the part cannot be shared by threads
 
@@ -91,7 +82,7 @@ class ArrayRows(Part):
 
     def __init__(self, array: ArrayFile, names: Sequence[str] | None = None) -> None:
         self.name, self.names, self._array = array.name, names, array
-        self.shapes, self.dtype = [array.shape[1:]], array.dtype
+        self.shapes, self.dtype = {array.shape[1:]: array.name}, array.dtype
         self.chunk_bytes = array.chunk_bytes
 
     def __len__(self) -> int:
@@ -104,7 +95,8 @@ class ArrayRows(Part):
         return array_spans(self._array, size, row_bytes, most)
 
     def read(self, first: int, last: int, size: int) -> Batch:  # noqa: ARG002, D102
-        return Batch(last - first, [[(slice(None), self._array.read(first, last))]])
+        rows = np.arange(last - first)
+        return Batch(len(rows), [lambda: [(rows, self._array.read(first, last))]])
 
     def unwritten(self, first: int, last: int) -> npt.NDArray[np.intp]:  # noqa: D102
         return self._array.unwritten(first, last)
@@ -130,28 +122,38 @@ class ArraysAsRows(Part):
     """
 
     def __init__(
-        self, container: Container, members: Sequence[int], names: Sequence[str], *, leading: bool
+        self,
+        container: Container,
+        members: npt.NDArray[np.intp],
+        names: Sequence[str],
+        *,
+        leading: bool,
     ) -> None:
         """Take members of a container; with a `leading` axis of length 1, the row's, or without."""
         self.name, self.names = container.path, names
         self.chunk_bytes = container.chunk_bytes
         self._container, self._members = container, members
-        self.shapes = [container.shapes[i][int(leading) :] for i in members]
-        self.dtype = self._common_dtype()
-        sizes = {shape: prod(shape) * self.dtype.itemsize for shape in set(self.shapes)}
-        self._sizes = np.array([sizes[shape] for shape in self.shapes])
+        kinds, firsts, self._kind_of = np.unique(
+            container.kind_of[members], return_index=True, return_inverse=True
+        )
+        self._shapes = [container.kinds[kind].shape[int(leading) :] for kind in kinds]
+        self.shapes = {self._shapes[self._kind_of[row]]: self.label(row) for row in sorted(firsts)}
+        self.dtype = self._common_dtype(sorted(firsts))
+        sizes = [prod(shape) * self.dtype.itemsize for shape in self._shapes]
+        self._sizes = np.array(sizes, np.int64)[self._kind_of]
 
-    def _common_dtype(self) -> np.dtype[Any]:
-        container, members = self._container, self._members
-        first = container.dtypes[members[0]]
-        for i in members:
-            dtype = container.dtypes[i]
-            if dtype is None:
-                container.open(i)  # raises
-            elif dtype is not first and dtype != first:
+    def _common_dtype(self, rows: Sequence[int]) -> np.dtype[Any]:
+        """Return the dtype of all rows, which some of each kind have, or raise."""
+        container, members = self._container, self._members[rows]
+        kinds: list[Kind] = [container.kinds[kind] for kind in container.kind_of[members]]
+        first = kinds[0].dtype
+        for i, kind in zip(members, kinds, strict=True):
+            if kind.dtype is None:
+                container.open(int(i))  # raises
+            elif kind.dtype != first:
                 raise TypeError(
                     f"{container.label(i)}: expected {first}, as {container.label(members[0])} "
-                    f"has, got {dtype}"
+                    f"has, got {kind.dtype}"
                 )
         assert first is not None
         return first
@@ -166,11 +168,11 @@ class ArraysAsRows(Part):
         self,
         size: int,
         row_bytes: int,
-        most: int,  # noqa: ARG002
+        most: int,
     ) -> Iterator[tuple[int, int]]:
-        ends = np.cumsum(self._sizes)
-        fitting = max(1, size // max(1, row_bytes))
-        size = max(size, min(_WINDOW, int(ends[-1]) // _FEWEST_BATCHES))
+        ends = np.cumsum(self._sizes, dtype=float)  # which does not overflow
+        fitting = max(1, most // max(1, row_bytes))
+        size = max(size, _WINDOW)
         first, done = 0, 0
         while first < len(ends):
             last = max(first + 1, int(np.searchsorted(ends, done + size, "right")))
@@ -181,34 +183,34 @@ class ArraysAsRows(Part):
     def read(self, first: int, last: int, size: int) -> Batch:  # noqa: D102
         return Batch(last - first, self._tiles(first, last, size))
 
-    def _tiles(self, first: int, last: int, size: int) -> Iterator[Tile]:
+    def _tiles(self, first: int, last: int, size: int) -> Iterator[Callable[[], Tile]]:
         """Yield tiles of about a size, sorted by the shapes of rows."""
-        alike: dict[Shape, list[int]] = {}
-        for row, shape in enumerate(self.shapes[first:last]):
-            alike.setdefault(shape, []).append(row)
-        pieces: list[tuple[Shape, list[int]]] = []
+        kinds = self._kind_of[first:last]
+        order = np.argsort(kinds, kind="stable")
+        pieces: list[tuple[Shape, Rows]] = []
         room = size
-        for shape, rows in alike.items():
+        for rows in np.split(order, 1 + np.flatnonzero(np.diff(kinds[order]))):
+            shape = self._shapes[kinds[rows[0]]]
             bytes_each = max(1, int(self._sizes[first + rows[0]]))
-            while rows:
+            while len(rows):
                 count = room // bytes_each
                 if not count and pieces:  # the tile is full
-                    yield self._tile(first, pieces)
+                    yield partial(self._tile, first, pieces)
                     pieces, room = [], size
                     continue
                 some, rows = rows[: max(1, count)], rows[max(1, count) :]
                 pieces.append((shape, some))
                 room -= len(some) * bytes_each
-        yield self._tile(first, pieces)
+        yield partial(self._tile, first, pieces)
 
-    def _tile(self, first: int, pieces: list[tuple[Shape, list[int]]]) -> Tile:
+    def _tile(self, first: int, pieces: list[tuple[Shape, Rows]]) -> Tile:
         """Read some rows of each of several shapes."""
         sizes = [len(rows) * prod(shape) * self.dtype.itemsize for shape, rows in pieces]
         buffer, at = self._buffer(sum(sizes)), 0
         tile: Tile = []
         for (shape, rows), size in zip(pieces, sizes, strict=True):
             block = buffer[at : at + size].view(self.dtype).reshape(len(rows), *shape)
-            self._fill([self._members[first + row] for row in rows], block)
+            self._fill(self._members[first + rows], block)
             tile.append((rows, block))
             at += size
         return tile
@@ -221,17 +223,17 @@ class ArraysAsRows(Part):
             kept = _kept.buffer = np.empty(size, np.uint8)
         return kept[:size]
 
-    def _fill(self, members: list[int], block: npt.NDArray[Any]) -> None:
+    def _fill(self, members: npt.NDArray[np.intp], block: npt.NDArray[Any]) -> None:
         if self._container.fill is not None:
             self._container.fill(members, block)
             return
-        for i, place in zip(members, block, strict=True):
+        for i, place in zip(members.tolist(), block, strict=True):
             array = self._container.open(i)
             place[...] = array.read(0, array.shape[0]).reshape(place.shape)
 
     def unwritten(self, first: int, last: int) -> npt.NDArray[np.intp]:  # noqa: D102
         if not self.chunk_bytes:
             return np.empty(0, np.intp)
-        arrays = (self._container.open(i) for i in self._members[first:last])
+        arrays = (self._container.open(int(i)) for i in self._members[first:last])
         missing = [len(array.unwritten(0, array.shape[0])) > 0 for array in arrays]
         return first + np.flatnonzero(missing)

@@ -35,17 +35,17 @@ class BadRows:
 
     def add(self, batch: npt.NDArray[Any]) -> None:
         """Look at the next rows (N, C) or (N, R, C); raise if one is bad and the command strict."""
-        self.look(range(len(batch)), batch)
+        self.look(np.arange(len(batch)), batch)
         self.passed(len(batch))
 
     def look(
-        self, rows: range | list[int], block: npt.NDArray[Any], *, finite: bool = False
+        self, rows: npt.NDArray[np.intp], block: npt.NDArray[Any], *, finite: bool = False
     ) -> None:
         """Look at some of the rows that are next, by their places among these.
 
         Also raise if they must be `finite` and one is not.
         """
-        numbers = self._seen + np.asarray(rows, np.intp)
+        numbers = self._seen + rows
         self._in_sight = max(self._in_sight, len(rows))
         flat = block.reshape(len(block), -1)
         known = np.zeros(len(block), bool)

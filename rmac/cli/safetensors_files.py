@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import chain
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rmac._dtypes import DTYPES, bfloat16
 from rmac._io import InputFile
-from rmac.cli.array_file import ArrayFile, Container, checked_shape, readable
+from rmac.cli.array_file import ArrayFile, Container, Kind, checked_shape, readable
 from rmac.cli.flat_files import FlatArrays, flat_array, require_bytes, start_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _KIND = ".safetensors file"
 _HEADER = 10_000_000  # bytes; some 100,000 tensors
 _ENTRY = (b'"dtype"', b'"shape"', b'"data_offsets"')
 _METADATA = b'"__metadata__"'
-_WORDS = {int, str}
 _CODES = {info.safetensors: info.name for info in DTYPES.values()}
 
 
@@ -27,59 +31,77 @@ def open_safetensors(path: str) -> Container:
     file = InputFile(path)
     with readable(path, _KIND):
         tensors, start = _header(file)
-        places = {name: _place(name, entry) for name, entry in tensors.items()}
-    names = sorted(tensors, key=places.__getitem__)
+        names = list(tensors)
+        places = _places(names, tensors.values())
+    order = np.lexsort((places[:, 1], places[:, 0]))
+    names, places = [names[i] for i in order.tolist()], places[order]
     _require_tiling(path, names, places, file.size - start)
-    shapes, dtypes = _shapes_and_dtypes(path, names, tensors, places)
+    codes, kinds, kind_of = _kinds_of(path, names, tensors)
+    _require_sizes(path, names, places[:, 1] - places[:, 0], codes, kinds, kind_of)
+    offsets = start + places[:, 0]
 
     def open_one(i: int) -> ArrayFile:
-        name, dtype = f"{path}[{names[i]}]", dtypes[i]
+        name, (shape, dtype) = f"{path}[{names[i]}]", kinds[kind_of[i]]
         if dtype is None:
-            code = str(tensors[names[i]]["dtype"])
+            code = codes[kind_of[i]]
             if code == "BF16":
                 bfloat16()  # raises
             raise TypeError(f"{name}: expected one of {', '.join(_CODES)}, got {code}")
         stored = dtype if sys.byteorder == "little" else dtype.newbyteorder("<")
-        return flat_array(file, name, shapes[i], stored, start + places[names[i]][0])
+        return flat_array(file, name, shape, stored, int(offsets[i]))
 
-    offsets = [start + places[name][0] for name in names]
-    flat = FlatArrays(file, offsets, None if sys.byteorder == "little" else lambda _i: True)
-    return Container(path, names, shapes, dtypes, open_one, flat.fill)
+    flat = FlatArrays(file, offsets, np.full(len(names), sys.byteorder == "big"))
+    return Container(path, names, kinds, kind_of, open_one, flat.fill)
 
 
-def _shapes_and_dtypes(
-    path: str,
-    names: list[str],
-    tensors: dict[str, dict[str, Any]],
-    places: dict[str, tuple[int, int]],
-) -> tuple[list[tuple[int, ...]], list[np.dtype[Any] | None]]:
-    """Return the shapes and dtypes of tensors, or raise; there may be very many of few kinds."""
-    known: dict[tuple[Any, ...], tuple[tuple[int, ...], np.dtype[Any] | None, int]] = {}
-    shapes, dtypes = [], []
+def _places(names: list[str], entries: Collection[Any]) -> npt.NDArray[np.int64]:
+    """Return where the data of tensors begin and end (N, 2), or raise."""
+    pairs = [entry["data_offsets"] for entry in entries]
+    for name, (first, last) in zip(names, pairs, strict=True):
+        if not (type(first) is type(last) is int and 0 <= first <= last):
+            raise ValueError(f"the data_offsets of {name} are {first} and {last}")
+    return np.fromiter(chain.from_iterable(pairs), np.int64, 2 * len(pairs)).reshape(-1, 2)
+
+
+def _kinds_of(
+    path: str, names: list[str], tensors: dict[str, dict[str, Any]]
+) -> tuple[list[str], list[Kind], npt.NDArray[np.intp]]:
+    """Return the codes of dtypes and the kinds that differ, and which of them each tensor has."""
+    known: dict[str, int] = {}
+    codes: list[str] = []
+    kinds: list[Kind] = []
+    kind_of = []
     for name in names:
         entry = tensors[name]
-        try:
-            kind = (entry["dtype"], *entry["shape"])
-            # Equal numbers are one key, but only integers are sizes.
-            found = known.get(kind) if set(map(type, kind)) <= _WORDS else None
-        except (KeyError, TypeError):  # which is told below
-            found = None
-        if found is None:
+        key = f"{entry.get('dtype')!r}{entry.get('shape')!r}"  # 1, 1.0 and true differ
+        if key not in known:
             with readable(f"{path}[{name}]", _KIND):
                 code, shape = str(entry["dtype"]), checked_shape(entry["shape"], itemsize=8)
-            dtype = _dtype_of(code)
-            size = -1 if dtype is None else prod(shape) * dtype.itemsize
-            found = known[code, *shape] = shape, dtype, size
-        shape, dtype, size = found
-        first, last = places[name]
-        if last - first != size >= 0:
-            raise ValueError(
-                f"{path}[{name}]: expected the bytes of {entry['dtype']} {shape}, got "
-                f"{last - first} bytes"
-            )
-        shapes.append(shape)
-        dtypes.append(dtype)
-    return shapes, dtypes
+            known[key] = len(kinds)
+            codes.append(code)
+            kinds.append(Kind(shape, _dtype_of(code)))
+        kind_of.append(known[key])
+    return codes, kinds, np.array(kind_of, np.intp)
+
+
+def _require_sizes(
+    path: str,
+    names: list[str],
+    sizes: npt.NDArray[np.int64],
+    codes: list[str],
+    kinds: list[Kind],
+    kind_of: npt.NDArray[np.intp],
+) -> None:
+    """Raise unless each tensor has the bytes of its dtype and shape."""
+    expected = [-1 if dtype is None else prod(shape) * dtype.itemsize for shape, dtype in kinds]
+    each = np.array(expected, np.int64)[kind_of]
+    wrong = (each >= 0) & (sizes != each)
+    if wrong.any():
+        i = int(wrong.argmax())
+        code, shape = codes[kind_of[i]], kinds[kind_of[i]].shape
+        raise ValueError(
+            f"{path}[{names[i]}]: expected the bytes of {code} {shape}, got {sizes[i]} bytes"
+        )
 
 
 def _dtype_of(code: str) -> np.dtype[Any] | None:
@@ -104,7 +126,8 @@ def _header(file: InputFile) -> tuple[dict[str, dict[str, Any]], int]:
     count = len(header) - ("__metadata__" in header)
     if b"\\" in text or text.count(_METADATA) > 1 or {text.count(one) for one in _ENTRY} != {count}:
         header = json.loads(text, object_pairs_hook=unique)
-    return {key: entry for key, entry in header.items() if key != "__metadata__"}, 8 + size
+    header.pop("__metadata__", None)
+    return header, 8 + size
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -115,26 +138,13 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _place(name: str, entry: Any) -> tuple[int, int]:
-    """Return where the data of a tensor begin and end, or raise."""
-    first, last = entry["data_offsets"]
-    if not (type(first) is type(last) is int and 0 <= first <= last):
-        raise ValueError(f"the data_offsets of {name} are {first} and {last}")
-    return first, last
-
-
-def _require_tiling(
-    path: str, names: list[str], places: dict[str, tuple[int, int]], size: int
-) -> None:
+def _require_tiling(path: str, names: list[str], places: npt.NDArray[np.int64], size: int) -> None:
     """Raise unless each byte of the data is in one tensor."""
-    at = 0
-    for name in names:
-        first, last = places[name]
-        if first != at:
-            fault = "are in no tensor" if first > at else "are in two tensors"
-            raise ValueError(
-                f"{path}: {abs(first - at)} bytes before {name} {fault}: it is damaged"
-            )
-        at = last
-    if extra := require_bytes(path, at, size):
+    ends = np.append(0, places[:, 1])
+    gaps = places[:, 0] - ends[:-1]
+    if gaps.any():
+        i = int(gaps.astype(bool).argmax())
+        fault = "are in no tensor" if gaps[i] > 0 else "are in two tensors"
+        raise ValueError(f"{path}: {abs(gaps[i])} bytes before {names[i]} {fault}: it is damaged")
+    if extra := require_bytes(path, int(ends[-1]), size):
         raise ValueError(f"{path}: {extra} bytes at its end are in no tensor: it is damaged")

@@ -36,9 +36,8 @@ def run(options: argparse.Namespace) -> None:
         with atomic_write(options.output, *vectors.paths) as file:
             with closing(batches(vectors, "row")) as parts:
                 for part in parts:
-                    for rows, block in chain.from_iterable(part.tiles):
-                        places = range(len(block)) if isinstance(rows, slice) else rows
-                        bad.look(places, block, finite=True)
+                    for rows, block in chain.from_iterable(tile() for tile in part.tiles):
+                        bad.look(rows, block, finite=True)
                         whitening.partial_fit(block)
                     bad.passed(len(part))
             bad.tell()

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmac._io import InputFile, require_regular
-from rmac.cli.array_file import ArrayFile, Container, checked_shape, readable
+from rmac.cli.array_file import ArrayFile, Container, Kind, checked_shape, kinds_of, readable
 from rmac.cli.zarr_chunks import Unpacking, codecs_of, rows_at_once
 from rmac.cli.zip_files import data_starts, members_of
 
@@ -101,7 +101,7 @@ class _Zip:
             members = members_of(self._file)
             for _ in data_starts(self._file, members, 0):
                 pass
-            self._sizes = {member.name: member.size for member in members}
+            self._sizes = dict(zip(members.names, members.sizes.tolist(), strict=True))
             for name, size in self._sizes.items():
                 if name.rpartition("/")[2] in _METADATA:
                     _require_at_most(name, size, _METADATA_BYTES)
@@ -139,8 +139,8 @@ def holds_zarr(path: str) -> bool:
     """Tell whether a zip file is that of a Zarr store."""
     file = InputFile(path)
     with readable(path, "zip file"):
-        names = [member.name.rpartition("/")[2] for member in members_of(file)]
-    return any(name in _METADATA for name in names)
+        names = members_of(file).names
+    return any(name.rpartition("/")[2] in _METADATA for name in names)
 
 
 def open_zarr(path: str) -> ArrayFile | Container:
@@ -179,14 +179,16 @@ def _opened(files: _Files, node: Any, root: str) -> ArrayFile | Container:
     with readable(files.path, files.kind):
         arrays = _arrays_of(files, node, root)
         names = sorted(arrays)
-        shapes = [checked_shape(arrays[name].shape, 1) for name in names]
-        dtypes = [_native(arrays[name].dtype) for name in names]
+        found = (arrays[name] for name in names)
+        kinds = kinds_of(
+            Kind(checked_shape(one.shape, one.dtype.itemsize), _native(one.dtype)) for one in found
+        )
 
     def open_one(i: int) -> ArrayFile:
         name = names[i]
         return _zarr_array(f"{files.path}[{name}]", files, _join(root, name), arrays[name])
 
-    return Container(files.path, names, shapes, dtypes, open_one, chunk_bytes=1)
+    return Container(files.path, names, *kinds, open_one, chunk_bytes=1)
 
 
 def _join(group: str, name: str) -> str:

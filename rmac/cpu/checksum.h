@@ -90,14 +90,20 @@ FOLDING static uint32_t rmac_crc32_of_blocks(uint32_t crc, const uint8_t *data, 
     return ~(uint32_t)_mm_extract_epi32(_mm_xor_si128(a, b), 1);
 }
 
-/* Add data to a checksum; return of how many bytes: 0 if they are few, or the machine cannot. */
+/* Add data to a checksum; return of how many bytes: all, or 0 if they are few or the machine cannot. */
 static size_t rmac_add_to_crc32(uint32_t *crc, const uint8_t *data, size_t size)
 {
+    const size_t blocks = size & ~(size_t)15;
     __builtin_cpu_init();
     if (size < 64 || !__builtin_cpu_supports("pclmul") || !__builtin_cpu_supports("sse4.1"))
         return 0;
-    size &= ~(size_t)15;
-    *crc = rmac_crc32_of_blocks(*crc, data, size);
+    uint32_t sum = ~rmac_crc32_of_blocks(*crc, data, blocks);
+    for (size_t i = blocks; i < size; ++i) {
+        sum ^= data[i];
+        for (int bit = 0; bit < 8; ++bit)
+            sum = sum >> 1 ^ (0xedb88320 & -(sum & 1));
+    }
+    *crc = ~sum;
     return size;
 }
 

@@ -1,10 +1,19 @@
 from enum import IntEnum
 
+import numpy as np
+import numpy.typing as npt
+
 from rmac.cpu.plan import PlanTables
 
 LINE_BYTES: int
 
 def add_to_crc32(data: bytes | bytearray | memoryview, crc: int) -> tuple[int, int]: ...
+def read_rows(
+    descriptor: int,
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.uint8],
+    crcs: npt.NDArray[np.uint32] | None = None,
+) -> int: ...
 
 class Path(IntEnum):
     CHANNELS = 0

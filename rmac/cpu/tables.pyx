@@ -5,24 +5,54 @@
 Each is made by `__cinit__`, so that none is half made, and `__init__` changes none.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 cdef extern from "lines.h":
     enum: LINE
 
-cdef extern from "checksum.h" nogil:
+cdef extern from "reads.h" nogil:
     size_t rmac_add_to_crc32(uint32_t* crc, const unsigned char* data, size_t size)
+    Py_ssize_t rmac_read_rows(
+        int descriptor, const int64_t* offsets, unsigned char* rows, Py_ssize_t count, size_t size,
+        uint32_t* crcs,
+    )
 
 LINE_BYTES = LINE
 
 
 def add_to_crc32(const unsigned char[::1] data not None, uint32_t crc):
-    """Return the CRC-32 with some of the first bytes of data added, and how many of them."""
+    """Return the CRC-32 with data added, and of how many bytes: all or none.
+
+    It is none if they are few, or if the machine has no instructions for it.
+    """
     cdef size_t size = data.shape[0], done = 0
     if size:
         with nogil:
             done = rmac_add_to_crc32(&crc, &data[0], size)
     return crc, done
+
+
+def read_rows(
+    int descriptor, const int64_t[::1] offsets not None, unsigned char[:, ::1] rows not None,
+    uint32_t[::1] crcs=None,
+):
+    """Fill rows with the bytes of a file from an offset each; add them to the CRC-32 of each.
+
+    Return how many of the first rows were read and added. It ends at the first read that fails or
+    is short; it does nothing where files have no `pread`, and adds where `add_to_crc32` does.
+    """
+    cdef Py_ssize_t done = 0, count = rows.shape[0]
+    cdef uint32_t* sums = NULL
+    if offsets.shape[0] != count or (crcs is not None and crcs.shape[0] != count):
+        raise ValueError(f"expected as many offsets and crcs as rows, {count}")
+    if count:
+        if crcs is not None:
+            sums = &crcs[0]
+        with nogil:
+            done = rmac_read_rows(
+                descriptor, &offsets[0], &rows[0, 0], count, rows.shape[1], sums
+            )
+    return done
 
 
 cdef class Plan:
