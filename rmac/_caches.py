@@ -87,5 +87,12 @@ class Cache:
         return result
 
     def _size(self, args: tuple[Any, ...], result: Any) -> int:
-        keys = sum(len(arg) for arg in args if type(arg) is bytes)
-        return _OBJECT_BYTES + keys + self._nbytes(result)
+        return _OBJECT_BYTES + _bytes_in(args) + self._nbytes(result)
+
+
+def _bytes_in(key: tuple[Any, ...]) -> int:
+    """Return the length of all bytes objects of a key, and of those in its tuples."""
+    return sum(
+        len(part) if type(part) is bytes else _bytes_in(part) if type(part) is tuple else 0
+        for part in key
+    )

@@ -1,11 +1,13 @@
 """What only the GPU backend does. Other tests check its results too, through `xp`."""
 
+import importlib
 import math
 import re
 import subprocess
 import sys
 from enum import IntEnum
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -338,6 +340,25 @@ def test_rois_are_not_copied_without_need(gpu, rng, monkeypatch):
     assert_same_values(to_host(rmac.roi_pool(x, rois, output_size=1, out=out)), expected)
 
 
+def test_calls_at_the_same_time_write_to_launches_of_their_own(gpu, rng, monkeypatch):
+    """The second call runs when the first has written its addresses, but not launched yet."""
+    first, second = (
+        gpu.asarray(random_map(rng, (2, 40, 9, 12), DTYPES["float32"])) for _ in range(2)
+    )
+    expected = [to_host(rmac.region_pool(x)) for x in (first, second)]
+    compiled, between = launches.kernel, []
+
+    def kernel(name):
+        if not between:
+            between.append(None)
+            between[0] = to_host(rmac.region_pool(second))
+        return compiled(name)
+
+    monkeypatch.setattr(launches, "kernel", kernel)
+    assert_same_values(to_host(rmac.region_pool(first)), expected[0])
+    assert_same_values(between[0], expected[1])
+
+
 def test_a_result_in_out_is_handed_over_to_its_library(gpu, monkeypatch):
     """Else a stream of the library may read it before the kernels have run."""
     if gpu.__name__ != "shim":
@@ -473,3 +494,65 @@ def test_the_package_has_its_kernels():
     )
     rois = ["pool_rois", "write_rois"]
     assert names == ["pool_rows", "pool_channels", "pool_planes", "pool_means", *rois, "describe"]
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """The module bench/gpu.py with a CuPy that only writes down what is called."""
+    folder = Path(__file__).parents[1] / "bench"
+    if not folder.is_dir():
+        pytest.skip("needs the repository")
+    called = []
+
+    class Event:
+        record = synchronize = lambda self: called.append(self)
+
+    class Busy:
+        def __imul__(self, _factor):
+            called.append("busy")
+            return self
+
+    cuda_functions = SimpleNamespace(
+        Event=Event,
+        Device=lambda: SimpleNamespace(synchronize=lambda: called.append("wait")),
+        get_elapsed_time=lambda _start, _stop: 1.0,
+        runtime=SimpleNamespace(getDeviceProperties=lambda _device: {"name": b"none"}),
+    )
+    cupy = ModuleType("cupy")
+    cupy.cuda, cupy.float32, cupy.ones = cuda_functions, np.float32, lambda *_: Busy()
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.syspath_prepend(str(folder))
+    for name in ("gpu", "run", "peers"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module("gpu"), called
+    for name in ("gpu", "run", "peers"):
+        sys.modules.pop(name, None)
+
+
+def test_the_benchmark_times_the_device_alone(benchmark):
+    """Calls that wait for the host between two events would count as the time of kernels."""
+    gpu, called = benchmark
+    inputs = ["a", "b", "c"]
+    gpu.milliseconds(called.append, inputs, gpu.CALLS)
+    waited = called.index("wait")
+    start, stop = (i for i, one in enumerate(called[:-1]) if isinstance(one, gpu.cp.cuda.Event))
+    assert called[waited + 1 : start] == ["busy"] * gpu.HEAD_START
+    timed = called[start + 1 : stop]
+    assert len(timed) >= 50
+    assert timed[:4] == ["a", "b", "c", "a"]
+    assert called[stop + 1 :] == [called[stop]]
+
+
+def test_the_benchmark_compiles_peers_for_two_shapes(benchmark, monkeypatch):
+    """Each compilation takes most of a minute of a device that is there for ten."""
+    gpu, _ = benchmark
+    measured, peers = [], []
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    monkeypatch.setattr(gpu, "inputs_for", lambda *case: [case])
+    monkeypatch.setattr(gpu, "candidates_for", lambda *_: {})
+    monkeypatch.setattr(gpu, "peers_for", lambda inputs, _options: peers.append(inputs[0]))
+    monkeypatch.setattr(gpu, "measure", lambda _inputs, case, *_: measured.append(case))
+    gpu.main()
+    assert len(measured) > 10
+    assert peers == measured[-2:]
+    assert len(set(peers)) == 2 == len(gpu.PEER_SHAPES)

@@ -51,7 +51,6 @@ Array = Any  # cupy.ndarray
 Struct = npt.NDArray[Any]  # of no dimensions: one struct
 
 _INT_MAX = (1 << 31) - 1  # of the kernels' sizes
-_POOL_BYTES = np.dtype(f"V{POOL_LAUNCH.itemsize}")
 # Where the first batch's address is, and how far apart addresses are, in words of 8 bytes.
 _FIRST_ADDRESS = POOL_LAUNCH.fields["batch"][1] // 8  # type: ignore[index]
 _BATCH_WORDS = POOL_LAUNCH["batch"].base.itemsize // 8
@@ -59,12 +58,18 @@ _NORM_BYTES = NORM_PARTS * np.dtype(np.float64).itemsize
 _DESCRIBE = {np.dtype(real): f"describe<{c_name(np.dtype(real))}>" for real in ("f4", "f8")}
 
 
-def _by_value(struct: Struct) -> Struct:
-    """Return a struct as an argument of a kernel.
+def _by_value(struct: Struct) -> Any:
+    """Return a struct as an argument of launches: CuPy keeps where its memory is.
 
-    CuPy takes 20 us for an argument with fields, and less than 1 us for the same bytes without.
+    At each launch CuPy takes 20 us for an array with fields, 1.2 us for one without, and nothing
+    for such an argument.
     """
-    return struct.view(f"V{struct.itemsize}")
+    return namespace().cuda.function.CNumpyArray(struct.view(f"V{struct.nbytes}"))
+
+
+def address(pointer: int) -> Any:
+    """Return an address as an argument of a kernel; CuPy takes 0.4 us more for a number."""
+    return namespace().cuda.function.CIntptr(pointer)
 
 
 class _Maps(NamedTuple):
@@ -95,63 +100,58 @@ class _Launch(NamedTuple):
     shared: int
     words: npt.NDArray[np.int64]  # the struct PoolLaunch
     addresses: list[tuple[int, int, int]]  # a place in words; a batch's number; bytes to add
-    options: tuple[Struct, ...]  # further arguments
+    options: tuple[Any, ...]  # further arguments
+    # Copies of the words, as arguments too, that no call uses now. A call takes one and returns it.
+    spare: list[tuple[npt.NDArray[np.int64], Any]]
 
 
 def launch_pooling(
     batches: Sequence[Array],
     boxes: Sequence[npt.NDArray[np.int64]],
-    out: Array,
+    out: Any,
     most_regions: int,
     spec: KernelSpec,
 ) -> None:
-    """Write regional vectors (N, most_regions, C).
+    """Write regional vectors (N, most_regions, C) to `out`, an array or an `address`.
 
     A map with fewer regions leaves its last rows as they are.
     """
     pointers = [x.data.ptr for x in batches]
-    if len(batches) == 1:
-        (x,) = batches
-        launches = _launches_of_batch(
-            x.shape, x.strides, pointers[0] % WIDEST_LOAD, boxes[0].tobytes(), most_regions, spec
-        )
-    else:
-        maps = [
-            _Maps(x.shape, x.strides, pointer % WIDEST_LOAD)
-            for x, pointer in zip(batches, pointers, strict=True)
-        ]
-        launches = _pool_launches(maps, [grid.tobytes() for grid in boxes], most_regions, spec)
-    for launch in launches:
-        words = launch.words.copy()
+    maps = tuple(
+        [(x.shape, x.strides, at % WIDEST_LOAD) for x, at in zip(batches, pointers, strict=True)]
+    )
+    grids = tuple([grid.tobytes() for grid in boxes])
+    for launch in _pool_launches(maps, grids, most_regions, spec):
+        try:
+            words, argument = spare = launch.spare.pop()
+        except IndexError:
+            words = launch.words.copy()
+            argument = _by_value(words)
+            spare = words, argument
         for place, batch, offset in launch.addresses:
             words[place] = pointers[batch] + offset
         kernel(launch.name)(
             (launch.blocks,),
             launch.threads,
-            (words.view(_POOL_BYTES), *launch.options, out),
+            (argument, *launch.options, out),
             shared_mem=launch.shared,
         )
+        launch.spare.append(spare)
 
 
-@cached(lambda launches: sum(launch.words.nbytes for launch in launches))
-def _launches_of_batch(
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-    misalignment: int,
-    boxes: bytes,
+@cached(lambda launches: sum(2 * launch.words.nbytes for launch in launches))  # with a copy
+def _pool_launches(
+    batches: tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...],
+    boxes: tuple[bytes, ...],
     most_regions: int,
     spec: KernelSpec,
 ) -> list[_Launch]:
-    """Return the launches that pool one batch."""
-    return _pool_launches([_Maps(shape, strides, misalignment)], [boxes], most_regions, spec)
+    """Return the launches that pool batches, as few as their capacity allows.
 
-
-def _pool_launches(
-    batches: list[_Maps], boxes: list[bytes], most_regions: int, spec: KernelSpec
-) -> list[_Launch]:
-    """Return the launches that pool batches, as few as their capacity allows."""
+    The batches are given as the fields of `_Maps`.
+    """
     launches = []
-    for jobs in _jobs_by_kernel(batches, boxes, spec):
+    for jobs in _jobs_by_kernel([_Maps(*maps) for maps in batches], boxes, spec):
         while jobs:
             launch = _launch_of_first_jobs(jobs, most_regions, spec)
             launches.append(launch)
@@ -160,7 +160,7 @@ def _pool_launches(
 
 
 def _jobs_by_kernel(
-    batches: list[_Maps], boxes: list[bytes], spec: KernelSpec
+    batches: list[_Maps], boxes: Sequence[bytes], spec: KernelSpec
 ) -> Iterable[list[_Job]]:
     """Return lists of jobs that one kernel does with one shape of its blocks."""
     jobs_of_kernel: dict[tuple[Form, int, int], list[_Job]] = {}
@@ -211,7 +211,7 @@ def _launch_of_first_jobs(jobs: list[_Job], most_regions: int, spec: KernelSpec)
     launch["batches"] = len(taken)
     places = range(_FIRST_ADDRESS, _FIRST_ADDRESS + len(taken) * _BATCH_WORDS, _BATCH_WORDS)
     shared = max(job.route.shared for job in taken)
-    options: tuple[Struct, ...] = ()
+    options: tuple[Any, ...] = ()
     if spec.sums:
         by_channels = taken[0].route.form is Form.CHANNELS
         options = (_by_value(np.array((spec.p, by_channels), MEAN_OPTIONS)),)
@@ -225,6 +225,7 @@ def _launch_of_first_jobs(jobs: list[_Job], most_regions: int, spec: KernelSpec)
         launch.reshape(1).view(np.int64),
         [(place, job.batch, job.offset) for place, job in zip(places, taken, strict=True)],
         options,
+        spare=[],
     )
 
 
@@ -260,18 +261,22 @@ def launch_boxes(boxes: npt.NDArray[np.int64], images: int, rois: Array) -> None
 
 
 def launch_description(
-    vectors: Array, regions: list[int], out: Array, aggregation: AggregationOptions
+    vectors: Any,
+    shape: tuple[int, int, int],
+    regions: list[int],
+    divisors: Any,
+    out: Array,
+    aggregation: AggregationOptions,
 ) -> None:
     """Describe images by their regional vectors (N, most_regions, D), which are overwritten.
 
-    `regions` holds each image's number of regions, or one number for all images.
+    `divisors` is memory for the kernels, (N, most_regions, 2). It and `vectors` are arrays, or an
+    `address`. `regions` holds each image's number of regions, or one number for all images.
     """
-    images, most_regions, _ = vectors.shape
-    divisors = keep_for_graph(namespace().empty((images, most_regions, 2), vectors.dtype))
     same = regions[0] if len(set(regions)) == 1 else 0
     counts = () if same else tuple(regions)
-    for launch, blocks in _describe_launches(vectors.shape, same, counts, aggregation):
-        kernel(_DESCRIBE[vectors.dtype])(
+    for launch, blocks in _describe_launches(shape, same, counts, aggregation):
+        kernel(_DESCRIBE[out.dtype])(
             (blocks,),
             (DESCRIBE_THREADS,),
             (launch, vectors, divisors, out),
@@ -279,13 +284,13 @@ def launch_description(
         )
 
 
-@cached(lambda launches: sum(launch.nbytes for launch, _ in launches))
+@cached(lambda launches: len(launches) * DESCRIBE_LAUNCH.itemsize)
 def _describe_launches(
     shape: tuple[int, int, int],
     same_count: int,
     counts: tuple[int, ...],
     aggregation: AggregationOptions,
-) -> list[tuple[Struct, int]]:
+) -> list[tuple[Any, int]]:
     """Return launches that describe all images, and the number of images of each.
 
     All images have the same number of regions, or each has its own in `counts`.

@@ -26,7 +26,11 @@ class ndarray:  # noqa: N801
     __module__ = "cupy"
     __array_ufunc__ = None
 
-    def __init__(self, host):
+    def __init__(self, host, dtype=None):
+        """Wrap an array of the host, or make one of a shape and a dtype that is full of noise."""
+        if not isinstance(host, np.ndarray):
+            size = int(np.prod(host)) * np.dtype(dtype).itemsize
+            host = np.frombuffer(bytearray(os.urandom(size)), np.uint8).view(dtype).reshape(host)
         self._host = host
         self.device = cuda.Device(0)
         self.data = SimpleNamespace(ptr=host.ctypes.data)
@@ -118,10 +122,7 @@ nan = np.nan
 
 
 def empty(shape, dtype=float):
-    """Memory full of noise."""
-    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    noise = np.frombuffer(os.urandom(count), np.uint8).copy() if count else np.empty(0, np.uint8)
-    return ndarray(noise.view(dtype).reshape(shape))
+    return ndarray(shape, dtype)
 
 
 def zeros(shape, dtype=float):
@@ -170,6 +171,7 @@ class Device:
 cuda = SimpleNamespace(
     Device=Device,
     get_current_stream=lambda: SimpleNamespace(is_capturing=lambda: False),
+    function=SimpleNamespace(CNumpyArray=np.asarray, CIntptr=np.intp),
 )
 
 
