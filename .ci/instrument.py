@@ -6,11 +6,10 @@
 import sys
 from pathlib import Path
 
-# The memory of a call's workspace is a line longer than the workspace, which starts at a line. The
-# bytes before and after the workspace must not be touched.
-POISON = '''
-from rmac.cpu.keys cimport LINE
-
+# Memory of a workspace is a line longer than the workspace, which starts at a line. The bytes
+# before and after the workspace must not be touched.
+FIRST_LINE = "\ncdef inline char* first_line("
+POISON = f'''
 cdef extern from *:
     """
     #ifdef __SANITIZE_ADDRESS__
@@ -22,26 +21,25 @@ cdef extern from *:
     """
     void poison_memory(const char* start, const char* stop) noexcept
 
-
-cdef void share_workspace('''
-SHARED = "        batches[i].workspace_size = size\n"
-POISONED = f"""{SHARED}\
-        poison_memory(PyBytes_AsString(memory), batches[i].workspace)
-        poison_memory(
-            batches[i].workspace + len(memory) - LINE, PyBytes_AsString(memory) + len(memory)
-        )
+{FIRST_LINE}'''
+FOUND = "    return <char*>whole_lines(<uintptr_t>PyBytes_AsString(memory))\n"
+POISONED = """\
+    cdef char* start = PyBytes_AsString(memory)
+    cdef char* first = <char*>whole_lines(<uintptr_t>start)
+    poison_memory(start, first)
+    poison_memory(first + len(memory) - LINE, start + len(memory))
+    return first
 """
-# The text of a change may be in several modules of kernels; each that has it is changed.
-KERNELS = "rmac/cpu/*.p[yx][xd]"
+KERNELS, BUFFERS = "rmac/cpu/kernels.pyx", "rmac/cpu/buffers.pxd"
 EXACT_WORKSPACE = [
-    (KERNELS, "\ncdef void share_workspace(", POISON),
-    (KERNELS, SHARED, POISONED),
+    (BUFFERS, FIRST_LINE, POISON),
+    (BUFFERS, FOUND, POISONED),
     # -O1 compiles fast, and leaves out no access to memory.
     ("meson.build", "'-O3', ", "'-O1', "),
 ]
 
 TASK = "<key_t*>(batch.workspace + thread * batch.workspace_size)"
-ALLOCATED = "\ncdef bytes uninitialised("
+SHARING = "\ncdef void share_workspace("
 KEPT = """
 _kept = b""
 
@@ -56,14 +54,14 @@ cdef bytes kept(Py_ssize_t size):
 FAULTS = {
     # A line too few of workspace.
     "overflow": [
-        (KERNELS, "size_product(workers, size), LINE)", "size_product(workers, size), 0)")
+        (BUFFERS, "size_product(workers, size), LINE)", "size_product(workers, size), 0)")
     ],
     # The workers of a call share one workspace.
     "race of workers": [(KERNELS, TASK, "<key_t*>batch.workspace")],
     # The calls of all Python threads share one workspace.
     "race of threads": [
         (KERNELS, "workspace = uninitialised(", "workspace = kept("),
-        (KERNELS, ALLOCATED, KEPT + ALLOCATED),
+        (KERNELS, SHARING, KEPT + SHARING),
     ],
     # A region lacks the last of the lines that it is made of.
     "wrong value": [
@@ -76,7 +74,7 @@ FAULTS = {
     # A shift as wide as its type, which C does not define.
     "undefined": [
         (
-            KERNELS,
+            BUFFERS,
             "    out.kind, out.p, out.zero_point = spec.kind,",
             "    out.kind, out.p, out.zero_point = spec.kind | (1 << (spec.kind + 32)) & 0,",
         )
@@ -87,22 +85,20 @@ FAULTS = {
 def main():
     """Change the files of the copy."""
     folder, *fault = sys.argv[1:]
+    for file, before, after in [*EXACT_WORKSPACE, *(FAULTS[fault[0]] if fault else [])]:
+        path = Path(folder, file)
+        text = path.read_text(encoding="utf-8")
+        if before not in text:
+            sys.exit(f"{file} no longer has {before!r}: edit .ci/instrument.py")
+        path.write_text(text.replace(before, after), encoding="utf-8")
     require_known_workspaces(Path(folder))
-    for files, before, after in [*EXACT_WORKSPACE, *(FAULTS[fault[0]] if fault else [])]:
-        texts = {path: path.read_text(encoding="utf-8") for path in Path(folder).glob(files)}
-        changed = {path: text.replace(before, after) for path, text in texts.items()}
-        if changed == texts:
-            sys.exit(f"{files} no longer has {before!r}: edit .ci/instrument.py")
-        for path, text in changed.items():
-            path.write_text(text, encoding="utf-8")
 
 
 def require_known_workspaces(folder):
     """Exit if a module of kernels has a workspace whose ends would not be poisoned."""
-    poisoned = [before for files, before, _ in EXACT_WORKSPACE if files == KERNELS]
-    for path in sorted(folder.glob(KERNELS)):
+    for path in sorted(folder.glob("rmac/cpu/*.pyx")):
         text = path.read_text(encoding="utf-8")
-        if "workspace" in text and not all(before in text for before in poisoned):
+        if "uninitialised(workspace_of_workers" in text and "first_line(" not in text:
             sys.exit(f"{path.name} has a workspace of another kind: edit .ci/instrument.py")
 
 

@@ -21,10 +21,10 @@ from cpython.bytes cimport PyBytes_AsString
 from cython cimport floating
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY
-from libc.stdint cimport int8_t, int16_t, int64_t, uint64_t, uintptr_t
+from libc.stdint cimport int8_t, int16_t, int64_t, uint64_t
 
 from rmac.cpu.buffers cimport (
-    size_product, size_sum, uninitialised, whole_lines, workspace_of_workers,
+    first_line, size_product, size_sum, uninitialised, whole_lines, workspace_of_workers,
 )
 from rmac.cpu.candidates cimport (
     Batch, Box, Candidates, Found, Height, Job, Run, ScoreBox, batch_of, compare_boxes, is_better,
@@ -512,7 +512,7 @@ cdef search_images(
             index += 1
     call.workspace_size = thread_bytes(batches, n, &call)
     cdef bytes workspace = uninitialised(workspace_of_workers(workers, call.workspace_size))
-    call.workspace = <char*>whole_lines(<uintptr_t>PyBytes_AsString(workspace))
+    call.workspace = first_line(workspace)
     search_groups(&call, jobs, n_jobs, <floating>0, found, overflows)
     if options.grid:
         with nogil:
@@ -544,7 +544,7 @@ cdef search_groups(
         sums = uninitialised(size_sum(size, LINE))
         overflow_memory = uninitialised((stop - first) * call.tiles)
         found_memory = uninitialised((stop - first) * parts * call.n_queries * sizeof(Found))
-        memory = <char*>whole_lines(<uintptr_t>PyBytes_AsString(sums))
+        memory = first_line(sums)
         of_tasks = PyBytes_AsString(overflow_memory)
         found = <Found*>PyBytes_AsString(found_memory)
         for task in range(first, stop):

@@ -10,7 +10,8 @@ Threads: with the GIL.
 from cpython.buffer cimport (
     PyBUF_C_CONTIGUOUS, PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
 )
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
+from libc.stdint cimport uintptr_t
 
 from rmac.cpu.keys cimport LINE
 from rmac.cpu.tables cimport KernelSpec
@@ -71,3 +72,8 @@ cdef inline bytes uninitialised(Py_ssize_t size):
 cdef inline Py_ssize_t workspace_of_workers(int workers, Py_ssize_t size) noexcept:
     """Return the bytes for all workers, and a line so that they can start at one."""
     return size_sum(size_product(workers, size), LINE)
+
+
+cdef inline char* first_line(bytes memory) noexcept:
+    """Return where the first whole line starts, of memory with a line more than it must hold."""
+    return <char*>whole_lines(<uintptr_t>PyBytes_AsString(memory))

@@ -23,10 +23,10 @@ above: each must name cdivision itself, or its divisions check for zero.
 from cpython.bytes cimport PyBytes_AsString
 from cython cimport floating
 from cython.parallel cimport prange, threadid
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint64_t, uintptr_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint64_t
 
 from rmac.cpu.buffers cimport (
-    Memory, map_of, memory_of, size_product, size_sum, uninitialised, whole_lines,
+    Memory, first_line, map_of, memory_of, size_product, size_sum, uninitialised, whole_lines,
     workspace_of_workers,
 )
 from rmac.cpu.describe cimport Aggregation, normalize, normalize_each, sum_regions
@@ -104,7 +104,7 @@ cdef void share_workspace(
     """Give the batches memory that holds `size` bytes, whole lines, for each worker, and a line."""
     cdef Py_ssize_t i
     for i in range(n):
-        batches[i].workspace = <char*>whole_lines(<uintptr_t>PyBytes_AsString(memory))
+        batches[i].workspace = first_line(memory)
         batches[i].workspace_size = size
 
 

@@ -20,7 +20,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 from rmac.cpu.buffers cimport (
-    size_product, size_sum, uninitialised, whole_lines, workspace_of_workers,
+    first_line, size_product, size_sum, uninitialised, whole_lines, workspace_of_workers,
 )
 from rmac.cpu.candidates cimport (
     Batch, Box, Candidates, Found, Height, Job, Run, batch_of, compare_boxes, is_better, most_sums,
@@ -315,7 +315,7 @@ def search(
     most = size_product(most, sizeof(int64_t))
     call.workspace_size = whole_lines(size_product(size, sizeof(double)))
     cdef bytes workspace = uninitialised(workspace_of_workers(workers, call.workspace_size))
-    call.workspace = <char*>whole_lines(<uintptr_t>PyBytes_AsString(workspace))
+    call.workspace = first_line(workspace)
     n = min(images, workers)
     cdef bytes integrals = uninitialised(size_sum(size_product(n, most), 8))
     cdef char* memory = <char*>((<uintptr_t>PyBytes_AsString(integrals) + 7) // 8 * 8)
