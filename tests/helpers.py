@@ -14,6 +14,7 @@ import pytest
 import zarr
 
 from rmac import _backend, _dtypes, _options
+from rmac.cpu import isa
 
 DTYPES = {
     name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in _dtypes.DTYPES
@@ -41,6 +42,21 @@ def readme_parts():
     text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     parts = [part.partition("\n") for part in text.split("\n## ")]
     return {heading: content for heading, _, content in parts}
+
+
+def outputs_of_isas(code, data):
+    """Return what a program writes with each instruction set of this machine, given `data`."""
+    return [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            input=data,
+            env={**os.environ, "RMAC_ISA": name},
+            capture_output=True,
+            cwd="/",
+            check=True,
+        ).stdout
+        for name in isa.available_isas()
+    ]
 
 
 def run_python(code, **environment):

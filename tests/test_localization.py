@@ -1,9 +1,6 @@
 """The boxes and scores of `localize`: as the paper's code, and as each box scored by itself."""
 
 import itertools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import boxes_reference as reference
@@ -16,6 +13,7 @@ from helpers import (
     MEMORY,
     Tensor,
     examples,
+    outputs_of_isas,
     peak_memory,
     random_map,
     stored_as,
@@ -24,7 +22,7 @@ from hypothesis import given, settings
 
 import rmac
 from rmac import localization
-from rmac.cpu import isa, search
+from rmac.cpu import search
 
 SEARCHES = ["best", "grid", "aml"]
 
@@ -303,17 +301,7 @@ def test_isas_agree(rng):
         "        sys.stdout.buffer.write(found.boxes.tobytes())\n"
         "        sys.stdout.buffer.write(found.scores.astype('f8').tobytes())\n"
     )
-    results = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            input=x.tobytes() + queries.tobytes(),
-            env={**os.environ, "RMAC_ISA": name},
-            capture_output=True,
-            cwd="/",
-            check=True,
-        ).stdout
-        for name in isa.available_isas()
-    ]
+    results = outputs_of_isas(code, x.tobytes() + queries.tobytes())
     blocks = [np.frombuffer(result, np.int64).reshape(8, 30) for result in results]
     for block in blocks:
         np.testing.assert_array_equal(block[:, :24], blocks[0][:, :24])
