@@ -151,6 +151,6 @@ def test_the_gpu_describes_more_images_than_one_launch_has_blocks(monkeypatch):
     options = rmac._options.aggregation_options(True, "sum", True, 0.0)
     found = [
         (int(launch.view(DESCRIBE_LAUNCH)["first_image"]), images)
-        for launch, images in launches._describe_launches((8, 5, 4), 5, (), options)
+        for launch, images in launches._describe_launches((8, 5, 4), 5, (), options, False)
     ]
     assert found == [(0, 3), (3, 3), (6, 2)]

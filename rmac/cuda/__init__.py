@@ -34,6 +34,7 @@ from rmac.cuda.arrays import (
 from rmac.cuda.launches import (
     launch_boxes,
     launch_description,
+    launch_pooled_description,
     launch_pooling,
     launch_roi_pooling,
 )
@@ -142,16 +143,14 @@ def rmac(
     The images are one batch, or several batches of one image each.
     """
     _require_no_workers(workers)
-    regions = [len(grid) for grid in boxes]
-    shape = len(out), max(regions), batches[0].shape[1]
+    shape = len(out), max(map(len, boxes)), batches[0].shape[1]
     with device_context(batches[0]):
         if leaves_in_place(aggregation.aggregate):
             vectors = out.reshape(shape)
         else:
             vectors = keep_for_graph(namespace().empty(shape, out.dtype))
         spec = kernel_spec(batches[0].dtype, pooling, out.dtype)
-        launch_pooling(batches, boxes, vectors, max(regions), spec)
-        launch_description(vectors, regions, out, aggregation)
+        launch_pooled_description(batches, boxes, vectors, out, spec, aggregation)
 
 
 def describe(vectors: Array, out: Array, aggregation: AggregationOptions) -> None:

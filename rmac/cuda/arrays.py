@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rmac._forks import Lock
 
@@ -21,6 +24,9 @@ DLPACK_DEVICES: tuple[int, ...] = (2, 13)  # CUDA memory, and CUDA managed memor
 # when a graph is gone. So none is freed, and there are no more than so many bytes. Not measured.
 _MOST_FOR_GRAPHS = 1 << 32
 _LEAST_ALLOCATION = 512  # bytes
+_LEAST_COUNTERS = 1024  # 4 KiB
+_MOST_STREAMS = 64  # whose counters are kept
+_counters: dict[tuple[int, int, int], Array] = {}
 _kept_for_graphs: list[Array] = []
 _bytes_for_graphs = 0
 _keeping = Lock()
@@ -129,6 +135,25 @@ def to_device(x: Array, index: int | None) -> Array:
 def to_host(x: Array) -> Array:
     """Return a copy of `x` on the host."""
     return namespace().asnumpy(x)
+
+
+def zero_counters(count: int) -> Array:
+    """Return at least so many counters at 0, for kernels of the current stream that leave them so.
+
+    Kernels of one stream run one after the other, and so may share them.
+    """
+    cupy = namespace()
+    stream = cupy.cuda.get_current_stream()
+    if stream.is_capturing():
+        return keep_for_graph(cupy.zeros(count, np.uint32))
+    # a stream of each thread has the same number in all threads
+    key = cupy.cuda.Device().id, stream.ptr, threading.get_ident()
+    counters = _counters.get(key)
+    if counters is None or len(counters) < count:
+        if len(_counters) >= _MOST_STREAMS:
+            _counters.clear()
+        counters = _counters[key] = cupy.zeros(max(count, _LEAST_COUNTERS), np.uint32)
+    return counters
 
 
 def keep_for_graph(array: Array) -> Array:

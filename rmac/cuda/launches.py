@@ -6,6 +6,7 @@ for the device or reads from it.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,12 +15,14 @@ import numpy.typing as npt
 from rmac._caches import cached
 from rmac._dtypes import DTYPES
 from rmac._options import AggregationOptions
-from rmac.cuda.arrays import keep_for_graph, namespace
+from rmac.cuda.arrays import keep_for_graph, namespace, zero_counters
 from rmac.cuda.c_types import c_name
 from rmac.cuda.route import (
+    DESCRIBE_SHARED,
     DESCRIBE_THREADS,
+    MANY_IMAGES,
     MOST_BLOCKS,
-    NORM_PARTS,
+    NORM_GROUP,
     THREADS,
     WIDEST_LOAD,
     Form,
@@ -38,6 +41,7 @@ from rmac.cuda.structs import (
     BOXES,
     COUNTS,
     DESCRIBE_LAUNCH,
+    DESCRIPTION,
     MEAN_OPTIONS,
     PLAN_WORDS,
     POOL_LAUNCH,
@@ -55,7 +59,7 @@ _POOL_BYTES = np.dtype(f"V{POOL_LAUNCH.itemsize}")
 # Where the first batch's address is, and how far apart addresses are, in words of 8 bytes.
 _FIRST_ADDRESS = POOL_LAUNCH.fields["batch"][1] // 8  # type: ignore[index]
 _BATCH_WORDS = POOL_LAUNCH["batch"].base.itemsize // 8
-_NORM_BYTES = NORM_PARTS * np.dtype(np.float64).itemsize
+_NO_DESCRIPTION = np.zeros(1, f"V{DESCRIPTION.itemsize}")
 _DESCRIBE = {np.dtype(real): f"describe<{c_name(np.dtype(real))}>" for real in ("f4", "f8")}
 
 
@@ -84,6 +88,7 @@ class _Job(NamedTuple):
     offset: int  # of the first of them, in bytes from the batch's address
     first_image: int  # of them, in the output
     route: Route
+    takes_all: bool  # whether it is all regions, and squares can be summed in groups
 
 
 class _Launch(NamedTuple):
@@ -96,6 +101,7 @@ class _Launch(NamedTuple):
     words: npt.NDArray[np.int64]  # the struct PoolLaunch
     addresses: list[tuple[int, int, int]]  # a place in words; a batch's number; bytes to add
     options: tuple[Struct, ...]  # further arguments
+    takes_all: bool  # as in its jobs
 
 
 def launch_pooling(
@@ -109,18 +115,55 @@ def launch_pooling(
 
     A map with fewer regions leaves its last rows as they are.
     """
+    launches = _launches(batches, boxes, most_regions, spec)
+    _launch(launches, batches, _NO_DESCRIPTION, out)
+
+
+def launch_pooled_description(
+    batches: Sequence[Array],
+    boxes: Sequence[npt.NDArray[np.int64]],
+    vectors: Array,
+    out: Array,
+    spec: KernelSpec,
+    aggregation: AggregationOptions,
+) -> None:
+    """Write regional vectors (N, most_regions, C), and describe the images by them."""
+    images, most_regions, _ = vectors.shape
+    launches = _launches(batches, boxes, most_regions, spec)
+    squares = _memory_for_squares(vectors)
+    takes_all = images <= _INT_MAX and all(launch.takes_all for launch in launches)
+    in_place = leaves_in_place(aggregation.aggregate)
+    fused = takes_all and images >= MANY_IMAGES and not in_place
+    finished = zero_counters(images) if fused else None
+    description = _description(aggregation).copy()
+    if takes_all:
+        description[-3:] = squares.data.ptr, 0, out.data.ptr
+        if finished is not None:
+            description[-2] = finished.data.ptr
+    _launch(launches, batches, description.view(_NO_DESCRIPTION.dtype), vectors)
+    if finished is None:
+        regions = [len(grid) for grid in boxes]
+        _launch_description(vectors, regions, out, aggregation, squares, are_squared=takes_all)
+
+
+def _launches(
+    batches: Sequence[Array],
+    boxes: Sequence[npt.NDArray[np.int64]],
+    most_regions: int,
+    spec: KernelSpec,
+) -> list[_Launch]:
+    """Return the launches that pool batches."""
+    maps = [_Maps(x.shape, x.strides, x.data.ptr % WIDEST_LOAD) for x in batches]
+    if len(maps) == 1:
+        return _launches_of_batch(*maps[0], boxes[0].tobytes(), most_regions, spec)
+    return _pool_launches(maps, [grid.tobytes() for grid in boxes], most_regions, spec)
+
+
+def _launch(
+    launches: list[_Launch], batches: Sequence[Array], description: Struct, out: Array
+) -> None:
+    """Launch the kernels that pool."""
     pointers = [x.data.ptr for x in batches]
-    if len(batches) == 1:
-        (x,) = batches
-        launches = _launches_of_batch(
-            x.shape, x.strides, pointers[0] % WIDEST_LOAD, boxes[0].tobytes(), most_regions, spec
-        )
-    else:
-        maps = [
-            _Maps(x.shape, x.strides, pointer % WIDEST_LOAD)
-            for x, pointer in zip(batches, pointers, strict=True)
-        ]
-        launches = _pool_launches(maps, [grid.tobytes() for grid in boxes], most_regions, spec)
     for launch in launches:
         words = launch.words.copy()
         for place, batch, offset in launch.addresses:
@@ -128,7 +171,7 @@ def launch_pooling(
         kernel(launch.name)(
             (launch.blocks,),
             launch.threads,
-            (words.view(_POOL_BYTES), *launch.options, out),
+            (words.view(_POOL_BYTES), description, *launch.options, out),
             shared_mem=launch.shared,
         )
 
@@ -170,12 +213,14 @@ def _jobs_by_kernel(
     for batch, (maps, grid) in enumerate(zip(batches, boxes, strict=True)):
         _require_32_bits(maps.shape)
         images, channels = maps.shape[:2]
-        for route in region_routes(*maps, grid, least, spec):
+        routes = region_routes(*maps, grid, least, spec)
+        for route in routes:
+            takes_all = len(routes) == 1 and not route.channels % NORM_GROUP
             jobs = jobs_of_kernel.setdefault((route.form, route.vector, route.channels), [])
             most = max(1, MOST_BLOCKS // max(1, -(-channels // route.channels)))
             for first in range(0, images, most):
                 some, offset = min(most, images - first), first * maps.strides[0]
-                jobs.append(_Job(batch, maps, some, offset, first_image + first, route))
+                jobs.append(_Job(batch, maps, some, offset, first_image + first, route, takes_all))
         first_image += images
     return jobs_of_kernel.values()
 
@@ -210,7 +255,7 @@ def _launch_of_first_jobs(jobs: list[_Job], most_regions: int, spec: KernelSpec)
         taken.append(job)
     launch["batches"] = len(taken)
     places = range(_FIRST_ADDRESS, _FIRST_ADDRESS + len(taken) * _BATCH_WORDS, _BATCH_WORDS)
-    shared = max(job.route.shared for job in taken)
+    shared = max(DESCRIBE_SHARED, *(job.route.shared for job in taken))
     options: tuple[Struct, ...] = ()
     if spec.sums:
         by_channels = taken[0].route.form is Form.CHANNELS
@@ -225,6 +270,7 @@ def _launch_of_first_jobs(jobs: list[_Job], most_regions: int, spec: KernelSpec)
         launch.reshape(1).view(np.int64),
         [(place, job.batch, job.offset) for place, job in zip(places, taken, strict=True)],
         options,
+        all(job.takes_all for job in taken),
     )
 
 
@@ -266,16 +312,50 @@ def launch_description(
 
     `regions` holds each image's number of regions, or one number for all images.
     """
-    images, most_regions, _ = vectors.shape
-    divisors = keep_for_graph(namespace().empty((images, most_regions, 2), vectors.dtype))
+    squares = _memory_for_squares(vectors)
+    _launch_description(vectors, regions, out, aggregation, squares, are_squared=False)
+
+
+def _memory_for_squares(vectors: Array) -> Array:
+    """Return memory for the sums of squares of each group of channels of each vector."""
+    images, most_regions, channels = vectors.shape
+    shape = images, most_regions, -(-channels // NORM_GROUP)
+    return keep_for_graph(namespace().empty(shape, np.float64))
+
+
+@lru_cache
+def _description(aggregation: AggregationOptions) -> npt.NDArray[np.int64]:
+    """Return the struct Description, but for its addresses."""
+    description = np.zeros(1, DESCRIPTION)
+    _set_options(description["options"], aggregation)
+    return description.view(np.int64)
+
+
+def _set_options(options: Struct, aggregation: AggregationOptions) -> None:
+    options["in_place"] = leaves_in_place(aggregation.aggregate)
+    for name in AggregationOptions._fields:
+        options[name] = getattr(aggregation, name)
+
+
+def _launch_description(
+    vectors: Array,
+    regions: list[int],
+    out: Array,
+    aggregation: AggregationOptions,
+    squares: Array,
+    *,
+    are_squared: bool,
+) -> None:
+    """Describe images; sum the squares of their vectors first, unless they are known."""
     same = regions[0] if len(set(regions)) == 1 else 0
     counts = () if same else tuple(regions)
-    for launch, blocks in _describe_launches(vectors.shape, same, counts, aggregation):
+    launches = _describe_launches(vectors.shape, same, counts, aggregation, are_squared)
+    for launch, blocks in launches:
         kernel(_DESCRIBE[vectors.dtype])(
             (blocks,),
             (DESCRIBE_THREADS,),
-            (launch, vectors, divisors, out),
-            shared_mem=_NORM_BYTES,
+            (launch, vectors, squares, out),
+            shared_mem=DESCRIBE_SHARED,
         )
 
 
@@ -285,6 +365,7 @@ def _describe_launches(
     same_count: int,
     counts: tuple[int, ...],
     aggregation: AggregationOptions,
+    are_squared: bool,
 ) -> list[tuple[Struct, int]]:
     """Return launches that describe all images, and the number of images of each.
 
@@ -293,11 +374,8 @@ def _describe_launches(
     images, most_regions, channels = shape
     launch = np.zeros((), DESCRIBE_LAUNCH)
     launch["most_regions"], launch["channels"] = most_regions, channels
-    launch["same_count"] = same_count
-    options = launch["options"]
-    options["in_place"] = leaves_in_place(aggregation.aggregate)
-    for name in AggregationOptions._fields:
-        options[name] = getattr(aggregation, name)
+    launch["same_count"], launch["are_squared"] = same_count, are_squared
+    _set_options(launch["options"], aggregation)
     launches = []
     most = COUNTS if counts else MOST_BLOCKS
     for first in range(0, images, most):

@@ -90,7 +90,8 @@ __device__ void sum_tiles(
 }
 
 template <Kind kind, typename Sum, typename Out>
-__global__ void pool_means(const PoolLaunch launch, const MeanOptions options, Out *out)
+__global__ void pool_means(
+    const PoolLaunch launch, const Description description, const MeanOptions options, Out *out)
 {
     Sum *sums = (Sum *)shared_memory;
     const Task task = task_of_block(launch, CHANNEL_BLOCK);
@@ -105,4 +106,5 @@ __global__ void pool_means(const PoolLaunch launch, const MeanOptions options, O
             out[output_index(launch, task, region, channel)] =
                 (Out)mean_of_region(task, region, sums + channel, parts, options.p);
     }
+    describe_pooled<kind>(launch, task, CHANNEL_BLOCK, description, out);
 }

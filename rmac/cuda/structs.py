@@ -85,8 +85,19 @@ DESCRIBE_LAUNCH = np.dtype(
         ("most_regions", np.int32),
         ("channels", np.int32),
         ("options", _AGGREGATION),
+        ("are_squared", np.int32),
         ("same_count", np.int32),
         ("counts", np.int32, COUNTS),
+    ],
+    align=True,
+)
+
+DESCRIPTION = np.dtype(
+    [
+        ("options", _AGGREGATION),
+        ("squares", np.intp),
+        ("finished", np.intp),
+        ("descriptors", np.intp),
     ],
     align=True,
 )
@@ -101,4 +112,5 @@ STRUCTS = {
     "BoxLaunch": BOX_LAUNCH,
     "AggregationOptions": _AGGREGATION,
     "DescribeLaunch": DESCRIBE_LAUNCH,
+    "Description": DESCRIPTION,
 }

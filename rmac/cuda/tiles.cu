@@ -96,4 +96,15 @@ __device__ inline Index output_index(
     return row * launch.channels + task.first_channel + channel;
 }
 
-__device__ inline int thread_of_block() { return threadIdx.y * blockDim.x + threadIdx.x; }
+/* Return the number of a thread. It is computed at each use: if kept, it and what follows from it would
+   take registers from the loads in flight. */
+__device__ inline int thread_of_block()
+{
+    int thread = threadIdx.y * blockDim.x + threadIdx.x;
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+r"(thread));
+#endif
+    return thread;
+}
+
+__device__ inline int threads_of_block() { return blockDim.x * blockDim.y; }

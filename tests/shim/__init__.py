@@ -169,7 +169,7 @@ class Device:
 
 cuda = SimpleNamespace(
     Device=Device,
-    get_current_stream=lambda: SimpleNamespace(is_capturing=lambda: False),
+    get_current_stream=lambda: SimpleNamespace(is_capturing=lambda: False, ptr=0),
 )
 
 
