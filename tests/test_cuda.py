@@ -114,6 +114,11 @@ def test_every_specialisation_compiles_without_spills(arch):
     assert set(spills) == {("0", "0")}
 
 
+def _pooling(lines):
+    """Return the machine code before the block of an image that is the last describes it."""
+    return sass.until(lines, "MEMBAR")
+
+
 @pytest.mark.parametrize(
     ("name", "least"),
     [
@@ -121,7 +126,6 @@ def test_every_specialisation_compiles_without_spills(arch):
         ("pool_rows<FLOAT16, 8, float>", 8),
         ("pool_channels<FLOAT32, 4, int>", 8),
         ("pool_channels<FLOAT16, 8, float>", 8),
-        ("pool_planes<FLOAT32, 4, int>", 8),
         ("describe<float>", 8),
         ("describe<double>", 8),
     ],
@@ -133,7 +137,7 @@ def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
         "LOADS = 64 / sizeof(Real);", "LOADS = 1;"
     )
     in_flight, with_one = (
-        sass.loads_in_flight(sass.machine_code(text, [name], tmp_path)[name])
+        sass.loads_in_flight(_pooling(sass.machine_code(text, [name], tmp_path)[name]))
         for text in (code, one)
     )
     assert in_flight >= least > with_one
@@ -142,15 +146,11 @@ def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
 def test_planes_are_copied_without_registers(tmp_path):
     """Such copies are all in flight, however many they are."""
     name = "pool_planes<FLOAT32, 4, float>"
-    found = {
-        arch: [
-            copy
-            for copy in ("LDGSTS.E.BYPASS.128", "LDG.E.128")
-            if copy
-            in "".join(sass.machine_code(source.kernel_source(), [name], tmp_path, arch)[name])
-        ]
-        for arch in ("sm_75", "sm_80", "sm_90")
-    }
+    found = {}
+    for arch in ("sm_75", "sm_80", "sm_90"):
+        lines = sass.machine_code(source.kernel_source(), [name], tmp_path, arch)[name]
+        copying = "".join(sass.until(lines, "BAR.SYNC"))
+        found[arch] = [copy for copy in ("LDGSTS.E.BYPASS.128", "LDG.E.128") if copy in copying]
     assert found == {
         "sm_75": ["LDG.E.128"],
         "sm_80": ["LDGSTS.E.BYPASS.128"],
@@ -168,7 +168,7 @@ def test_a_kernel_has_few_instructions_for_a_byte(tmp_path, kernel, kind, vector
     code = source.kernel_source()
     one_by_one = code.replace("sizeof(BitsOf<kind>) <= 2 && count % 2 == 0", "false")
     in_pairs, alone = (
-        sass.instructions_per_byte(sass.machine_code(text, [name], tmp_path)[name])
+        sass.instructions_per_byte(_pooling(sass.machine_code(text, [name], tmp_path)[name]))
         for text in (code, one_by_one)
     )
     print(f"{name}: {in_pairs:.2f} instructions for a byte")
