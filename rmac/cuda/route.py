@@ -36,7 +36,8 @@ _ROW_THREADS = 64  # the most threads of pool_rows that read one row; not measur
 # maps of 7x7: 2 planes 0.67, 4 0.72; without pool_planes it was 0.23.
 _LARGEST_PLANE = 1024
 _PLANES_OF_LANE = (4, 2, 1)
-# An image's descriptor is made by one block. 64 and 256 images of 2048 channels, pooled from 24x32
+# An image's descriptor is made by one block of `describe`, where no block that pools does it. When
+# `describe` squared all vectors itself: 64 and 256 images of 2048 channels, pooled from 24x32
 # and 7x7: 256 threads 0.72 and 0.42, 512 0.77 and 0.47, 1024 0.80 and 0.43.
 DESCRIBE_THREADS = 1024
 DESCRIBE_SHARED = 4112  # bytes of shared memory of a block that describes an image
