@@ -48,8 +48,8 @@ class Part(ABC):
 
     name: str  # in error messages
     names: Sequence[str] | None  # of the rows, if they have names
-    # The shapes of rows that differ, that of the first row first, with a row of each as error
-    # messages call it.
+    # Each different shape of a row, and the name in error messages of one row that has it. The
+    # shape of the first row comes first.
     shapes: dict[Shape, str]
     dtype: np.dtype[Any]
     chunk_bytes: int  # not 0 if the part cannot be shared by threads

@@ -76,7 +76,7 @@ _BEHIND = (12, 16, 20, 24)  # bytes of the sizes behind a member
 
 @dataclass(frozen=True)
 class Members:
-    """The members of a zip file: an element of each list and array for each."""
+    """The members of a zip file. Each list and array has one element for each member."""
 
     names: list[str]
     encoded: list[bytes]  # the names in the file

@@ -173,8 +173,8 @@ typedef struct {
 SUMS(float)
 SUMS(double)
 
-/* The sums of k boxes. `keys` names what cells hold, of which a line becomes RATIO lines of numbers;
-   `lines` counts lines of numbers. */
+/* The sums of k boxes. `keys` names what cells hold. A line of keys is widened to one or more lines
+   of numbers; `lines` counts the lines of numbers. */
 #define GROUP(keys, real, k, half)                                                                 \
     ALWAYS_INLINE Sums_##real group_##keys##_##k(                                                  \
         Parts parts, const char *query, char *kept, int lines)                                     \

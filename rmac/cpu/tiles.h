@@ -54,8 +54,8 @@ static int make_keys_ready(int16_t *keys, ptrdiff_t n, int inf, int low, int hig
 TAKE_LARGER(float)
 TAKE_LARGER(double)
 
-/* The largest number of rows of n numbers, `stride` bytes apart; inf if one is a NaN. Rows are read in
-   vectors, of which the last overlaps. */
+/* The largest number in rows of n numbers, `stride` bytes apart; inf if any is a NaN. A row is read
+   in whole vectors: the last one ends where the row ends, and reads some numbers again. */
 #define LARGEST_IN_VECTORS(name, real, bits, size)                                                 \
     static real largest_##name(const char *row, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t n)     \
     {                                                                                              \
