@@ -2,294 +2,40 @@
 # cython: initializedcheck=False, freethreading_compatible=True
 """The box of a map whose maxima are most similar to a query's, among all boxes or a grid of them.
 
-Accumulation
-    The squares and products of a box are summed in float32 over the channels of a tile, in an order
-    that is the same for every box; tiles are summed in float64. Maps of float64, and those with
-    values whose squares may overflow or underflow in float32, are summed in float64 throughout.
-NaN
-    A box with a NaN or infinite maximum has no score.
-Memory
-    A thread packs a tile of channels for all cells of a map, so that a line holds one cell of 16
-    channels. It doubles the rows and columns that each cell stands for as boxes grow: a box is the
-    maximum of four cells. The sums of a box are kept for each tile until all tiles are done.
 Threads
     A task takes one tile and one job, which is an image or some of its strips: the boxes of one
-    height that start in one row. No sum depends on jobs or threads.
+    height that start in one row.
+Accumulation, NaN and memory
+    See scores.pxd.
 """
 
 from cpython.bytes cimport PyBytes_AsString
 from cython cimport floating
 from cython.parallel cimport prange, threadid
 from libc.math cimport INFINITY
-from libc.stdint cimport int8_t, int16_t, int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from rmac.cpu.buffers cimport (
     first_line, size_product, size_sum, uninitialised, whole_lines, workspace_of_workers,
 )
 from rmac.cpu.candidates cimport (
-    Batch, Box, Candidates, Found, Height, Job, Run, ScoreBox, batch_of, compare_boxes, is_better,
-    most_sums, refine, whole_map, write_found,
+    Batch, Candidates, Found, Height, Job, batch_of, is_better, most_sums, write_found,
 )
 from rmac.cpu.keys cimport LINE, lanes_of
+from rmac.cpu.scores cimport (
+    Call, Context, cells_of_digits, cells_of_kind, compare_strips, refine_image,
+    rmac_has_byte_products, sum_tile,
+)
 from rmac.cpu.tables cimport KernelSpec, Kind
-from rmac.cpu.tiles cimport maxima_of_box, pack_tile
 from rmac.cpu.values cimport Map
 
 cdef extern from "floats.h" nogil:
     uint64_t set_default_floats()
     void restore_floats(uint64_t before)
 
-cdef extern from "scores.h" nogil:
-    enum: MOST_LINES
-    ctypedef struct Parts:
-        const char* first
-        const char* second
-        Py_ssize_t step
-    ctypedef struct Cells:
-        # What the cells of a table hold, and the functions for it.
-        void (*combine)(char* out, const char* a, const char* b, Py_ssize_t size) noexcept nogil
-        void (*score)(
-            Parts parts, Py_ssize_t n, const char* queries, Py_ssize_t n_queries, void* out,
-            int lines,
-        ) noexcept nogil
-    bint rmac_has_byte_products()
-    const Cells cells_of_floats, cells_of_doubles, cells_of_digits
-    const Cells* cells_of_kind
-    void find_lengths(double* squares, Py_ssize_t n)
-    double find_scores(const double* lengths, double* products, Py_ssize_t n, bint rounded)
-    # Sums have the type of the last argument.
-    void total_sums(
-        double* totals, const void* sums, Py_ssize_t stride, Py_ssize_t tiles, Py_ssize_t n,
-        double like,
-    )
-
 cdef enum:
     MOST_SUMS = 1 << 24      # bytes of sums that are kept at a time
     TASKS_PER_WORKER = 8     # that are dealt out at a time
-
-cdef struct Call:
-    const char* queries  # (tile, query, lane), of length 1; or digits of lanes
-    Py_ssize_t query     # bytes of a query, in a tile
-    Py_ssize_t n_queries
-    int lines            # of numbers in a cell; of keys if queries are digits
-    Py_ssize_t lanes
-    Py_ssize_t tiles
-    const Cells* cells
-    int kind             # of what cells hold
-    Py_ssize_t cell      # bytes of a cell
-    bint rounded         # whether scores are rounded to float32
-    bint small_first     # whether fewer cells are better at equal scores
-    int workers
-    char* workspace
-    Py_ssize_t workspace_size
-
-
-cdef bint pack_cells(
-    const Call* call, const Job* job, Py_ssize_t tile, char* cells, char* row
-) noexcept nogil:
-    cdef Py_ssize_t lanes = call.lanes, first = tile * call.lanes
-    if call.kind == Kind.UINT8 or call.kind == Kind.INT8:
-        return pack_tile(&job.batch.x, job.image, first, <int8_t*>cells, lanes, <int8_t*>row)
-    if call.kind == Kind.FLOAT16 or call.kind == Kind.BFLOAT16:
-        return pack_tile(&job.batch.x, job.image, first, <int16_t*>cells, lanes, <int16_t*>row)
-    if call.kind == Kind.FLOAT32:
-        return pack_tile(&job.batch.x, job.image, first, <float*>cells, lanes, <float*>row)
-    return pack_tile(&job.batch.x, job.image, first, <double*>cells, lanes, <double*>row)
-
-
-cdef void grow_table(
-    const Call* call, const Map* x, const Height* height, char* cells, Py_ssize_t* spans
-) noexcept nogil:
-    """Double the rows and columns that each cell stands for, as far as boxes of a height need."""
-    while 2 * spans[0] <= height.height:
-        call.cells.combine(
-            cells, cells, cells + spans[0] * x.width * call.cell,
-            (x.height - 2 * spans[0] + 1) * x.width * call.cell,
-        )
-        spans[0] *= 2
-    while 2 * spans[1] <= height.span:
-        call.cells.combine(
-            cells, cells, cells + spans[1] * call.cell,
-            ((x.height - spans[0] + 1) * x.width - spans[1]) * call.cell,
-        )
-        spans[1] *= 2
-
-
-cdef void sum_strip(
-    const Call* call, const Batch* batch, const Height* height, const char* row,
-    Py_ssize_t span, const char* queries, char* workspace, floating* sums,
-) noexcept nogil:
-    """Write the sums of all boxes of a height that start in one row of cells.
-
-    In `row` a cell stands for the whole height, and for a span of columns.
-    """
-    cdef const Run* run
-    cdef Py_ssize_t i
-    cdef Parts parts
-    parts.step = batch.candidates.step * call.cell
-    for i in range(height.first_run, height.stop_run):
-        run = batch.candidates.runs + i
-        while 2 * span <= run.width:
-            call.cells.combine(
-                workspace, row, row + span * call.cell, (batch.x.width - 2 * span + 1) * call.cell
-            )
-            row = workspace
-            span *= 2
-        parts.first, parts.second = row, row + (run.width - span) * call.cell
-        call.cells.score(
-            parts, run.columns, queries + run.first_query * call.query, run.queries, sums,
-            call.lines,
-        )
-        sums += run.columns * (1 + run.queries)
-
-
-cdef bint sum_tile(
-    const Call* call, const Job* job, Py_ssize_t tile, char* cells, floating like
-) noexcept nogil:
-    """Write the sums of the boxes of a job over one tile; return whether they may overflow."""
-    cdef const Batch* batch = job.batch
-    cdef Py_ssize_t step = batch.x.width * call.cell
-    cdef floating* sums = <floating*>job.memory + tile * job.sums
-    cdef const char* queries = call.queries + tile * call.n_queries * call.query
-    cdef char* workspace = cells + batch.x.height * step  # of a row
-    cdef const char* row
-    cdef Py_ssize_t[2] spans
-    cdef Py_ssize_t i, strip
-    cdef const Height* height
-    if pack_cells(call, job, tile, cells, workspace):
-        return True
-    spans[0] = spans[1] = 1
-    for i in range(batch.candidates.n_heights):
-        height = batch.candidates.heights + i
-        if height.first_strip + height.rows <= job.first:
-            continue
-        if height.first_strip >= job.stop:
-            break
-        grow_table(call, &batch.x, height, cells, spans)
-        for strip in range(
-            max(job.first, height.first_strip), min(job.stop, height.first_strip + height.rows)
-        ):
-            row = cells + (strip - height.first_strip) * batch.candidates.step * step
-            if height.height > spans[0]:
-                call.cells.combine(
-                    workspace, row, row + (height.height - spans[0]) * step,
-                    step - (spans[1] - 1) * call.cell,
-                )
-                row = workspace
-            sum_strip(call, batch, height, row, spans[1], queries, workspace, sums)
-            sums += height.sums
-    return False
-
-
-cdef void compare_run(
-    const Call* call, const Height* height, const Run* run, Py_ssize_t y, Py_ssize_t step,
-    double* sums, Found* found,
-) noexcept nogil:
-    """Compare the boxes of a run with the best so far of each query; `sums` are overwritten."""
-    cdef double* scores = sums
-    cdef Py_ssize_t query
-    cdef Found one
-    one.cells, one.box.x1 = height.height * run.width, 0
-    one.box.y1, one.box.y2 = y, y + height.height - 1
-    find_lengths(sums, run.columns)
-    for query in range(run.first_query, run.first_query + run.queries):
-        scores += run.columns
-        if find_scores(sums, scores, run.columns, call.rounded) >= found[query].score:
-            compare_boxes(
-                scores, run.columns, &one, run.width, step, call.small_first, found + query
-            )
-
-
-cdef void compare_strips(
-    const Call* call, const Job* job, Py_ssize_t part, Py_ssize_t parts, double* totals,
-    floating like, Found* found,
-) noexcept nogil:
-    """Write the best box of each query in a part of the strips of a job."""
-    cdef const Candidates* candidates = &job.batch.candidates
-    cdef Py_ssize_t size = job.stop - job.first
-    cdef Py_ssize_t first = job.first + size * part // parts
-    cdef Py_ssize_t stop = job.first + size * (part + 1) // parts
-    cdef Py_ssize_t i, j, strip, y, place
-    cdef const floating* sums
-    cdef const Height* height
-    cdef const Run* run
-    for i in range(call.n_queries):
-        found[i].score = -INFINITY
-    for i in range(candidates.n_heights):
-        height = candidates.heights + i
-        for strip in range(
-            max(first, height.first_strip), min(stop, height.first_strip + height.rows)
-        ):
-            y = strip - height.first_strip
-            sums = <const floating*>job.memory + (
-                height.first_sum + y * height.sums - job.first_sum
-            )
-            total_sums(totals, sums, job.sums, call.tiles, height.sums, like)
-            place = 0
-            for j in range(height.first_run, height.stop_run):
-                run = candidates.runs + j
-                compare_run(
-                    call, height, run, y * candidates.step, candidates.step, totals + place, found
-                )
-                place += run.columns * (1 + run.queries)
-
-
-# Refinement of a grid's best box.
-
-cdef struct Context:
-    # What the score of a box is of.
-    const Call* call
-    const Job* job
-    Py_ssize_t query
-    char* workspace
-
-
-cdef double score_maxima(const Context* of, const Box* box, floating* maxima) noexcept nogil:
-    """Return the score of one box, the same as `sum_tile` and `compare_run` give it."""
-    cdef const Call* call = of.call
-    cdef Py_ssize_t size = call.tiles * call.lanes
-    cdef const Cells* cells = &cells_of_floats if floating is float else &cells_of_doubles
-    cdef const floating* query = <const floating*>call.queries + of.query * call.lanes
-    cdef floating[2] sums
-    cdef double squares = 0, products = 0
-    cdef Py_ssize_t tile
-    cdef Parts parts
-    maxima_of_box(&of.job.batch.x, of.job.image, box, maxima, size, maxima + size)
-    parts.step = 0
-    for tile in range(call.tiles):
-        parts.first = parts.second = <const char*>(maxima + tile * call.lanes)
-        cells.score(parts, 1, <const char*>query, 1, sums, call.lines)
-        query += call.n_queries * call.lanes
-        squares += sums[0]
-        products += sums[1]
-    find_lengths(&squares, 1)
-    find_scores(&squares, &products, 1, call.rounded)
-    return products
-
-
-cdef double score_box_float(const void* context, const Box* box) noexcept nogil:
-    cdef const Context* of = <const Context*>context
-    return score_maxima(of, box, <float*>of.workspace)
-
-
-cdef double score_box_double(const void* context, const Box* box) noexcept nogil:
-    cdef const Context* of = <const Context*>context
-    return score_maxima(of, box, <double*>of.workspace)
-
-
-cdef void refine_image(
-    const Context* of, Py_ssize_t steps, Py_ssize_t sweeps, floating like, Found* found
-) noexcept nogil:
-    """Refine the best box of a query, or the whole map if there is none."""
-    cdef const Map* x = &of.job.batch.x
-    cdef ScoreBox score_box = score_box_double
-    if floating is float:
-        score_box = score_box_float
-    if found.score == -INFINITY:
-        found.box = whole_map(x)
-        found.score = score_box(of, &found.box)
-    if found.score > -INFINITY:
-        refine(x, score_box, of, steps, sweeps, found)
 
 
 # Tasks.
@@ -412,12 +158,14 @@ cdef Py_ssize_t thread_bytes(const Batch* batches, Py_ssize_t n, const Call* cal
 
     They are for a tile and a row, for the sums of a strip, or for a box and its maxima.
     """
-    cdef Py_ssize_t i, cells, size = 0
+    cdef Py_ssize_t i, size = 0
     cdef const Map* x
     for i in range(n):
         x = &batches[i].x
-        cells = size_sum(size_product(x.height, x.width), x.width)
-        size = max(size, size_product(cells, call.cell))
+        size = max(size, size_sum(
+            size_product(size_product(x.height, x.width), call.cell),
+            size_product(x.width, call.row_cell),
+        ))
         size = max(size, size_product(most_sums(&batches[i].candidates), sizeof(double)))
         size = max(size, size_sum(
             call.tiles * call.lanes * <Py_ssize_t>sizeof(double),
@@ -487,6 +235,7 @@ cdef search_images(
     call.kind = spec.kind if floating is float else Kind.FLOAT64
     call.cells = &cells_of_digits if options.digits else cells_of_kind + call.kind
     call.cell = call.lanes * (spec.itemsize if floating is float else sizeof(double))
+    call.row_cell = call.lanes * sizeof(floating) if call.cells.widen else call.cell
     call.rounded, call.small_first = options.rounded, options.small_first
     call.workers = workers
     cdef bytes batch_memory = uninitialised(n * sizeof(Batch))
