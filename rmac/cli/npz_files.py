@@ -63,12 +63,12 @@ class _Archive:
 
     def __init__(self, path: str, file: InputFile, members: Members) -> None:
         self._path, self._file = path, file
-        for name in members.names:
-            if not name.endswith((".npy", "/")):
-                raise ValueError(f"{name} in it is no .npy file")
         which = np.array([name.endswith(".npy") for name in members.names], bool)
+        for i in np.flatnonzero(~which).tolist():
+            if not members.names[i].endswith("/"):
+                raise ValueError(f"{members.names[i]} in it is no .npy file")
         self.headers, header_of, starts = _headers_of(file, members, which)
-        self.names = [name[:-4] for name in members.names if name.endswith(".npy")]
+        self.names = [members.names[i][:-4] for i in np.flatnonzero(which).tolist()]
         self.deflated = members.methods[which] != STORED
         self.header_of = header_of[which]
         self._starts, self._stored = starts[which], members.stored[which]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rmac._config import add_to_crc32
+from rmac._config import add_to_crc32, are_equal, record_ends
 from rmac._forks import Lock
 from rmac.cli.pool import in_order
 
@@ -50,8 +50,7 @@ _ENTRY = np.dtype(
         ("offset", "<u4"),
     ]
 )
-_SIZES = struct.Struct("<3H")  # of what follows an entry: name, extra field and comment
-_SIZES_AT = 28  # bytes into the entry
+_SIZES_AT = 28  # bytes into the entry: the sizes of name, extra field and comment, which follow it
 _ENTRY_MARK, _LOCAL_MARK = 0x0201_4B50, 0x0403_4B50
 _LOCAL = np.dtype(
     [
@@ -79,7 +78,9 @@ class Members:
     """The members of a zip file. Each list and array has one element for each member."""
 
     names: list[str]
-    encoded: list[bytes]  # the names in the file
+    directory: bytes
+    name_starts: npt.NDArray[np.int64]  # in the directory
+    name_sizes: npt.NDArray[np.int64]  # in bytes
     flags: npt.NDArray[np.uint16]
     methods: npt.NDArray[np.uint16]  # of compression
     crcs: npt.NDArray[np.uint32]
@@ -100,26 +101,26 @@ class Starts(NamedTuple):
 def members_of(file: InputFile) -> Members:
     """Return the members of a zip file in the order of its directory, or raise."""
     count, size, start = _directory_place(file)
-    directory = bytearray(size)
-    file.read_into(memoryview(directory), start)
-    starts, entries, encoded = _entries(bytes(directory), count)
-    utf8 = (entries["flags"] & _UTF8 > 0).tolist()
-    names = [
-        name.decode("utf-8" if plain or name.isascii() else "cp437")  # the other codec is slow
-        for name, plain in zip(encoded, utf8, strict=True)
-    ]
+    buffer = bytearray(size)
+    file.read_into(memoryview(buffer), start)
+    directory = bytes(buffer)
+    entries, starts = _entries(directory, count)
+    sizes = entries["name_size"].astype(np.int64)
+    names = _names(directory, starts, sizes, entries["flags"] & _UTF8 > 0)
     if len(set(names)) < count:
         raise ValueError("a name is twice in its directory")
     wide = {key: entries[key].astype(np.int64) for key in ("size", "stored", "offset")}
     for i in np.flatnonzero(np.any([one == _IN_64_BITS for one in wide.values()], axis=0)):
-        at = starts[i] + _ENTRY.itemsize + len(encoded[i])
+        at = int(starts[i] + sizes[i])
         extra = directory[at : at + int(entries["extra_size"][i])]
         numbers = _in_64_bits(extra, [int(one[i]) for one in wide.values()])
         for one, number in zip(wide.values(), numbers, strict=True):
             one[i] = number
     members = Members(
         names,
-        encoded,
+        directory,
+        starts,
+        sizes,
         entries["flags"],
         entries["method"],
         entries["crc"],
@@ -131,23 +132,35 @@ def members_of(file: InputFile) -> Members:
     return members
 
 
-def _entries(directory: bytes, count: int) -> tuple[list[int], npt.NDArray[Any], list[bytes]]:
-    """Return where the entries of a directory start, their fields, and their names."""
-    starts: list[int] = []
-    at, size = 0, _ENTRY.itemsize
-    while at < len(directory) and len(starts) <= count:
-        starts.append(at)
-        name_size, extra_size, comment_size = _SIZES.unpack_from(directory, at + _SIZES_AT)
-        at += size + name_size + extra_size + comment_size
-    if at != len(directory) or len(starts) != count:
+def _entries(directory: bytes, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Return the fields of the entries of a directory, and where the name of each starts."""
+    ends = np.zeros(count + 1, np.int64)
+    if not record_ends(directory, _ENTRY.itemsize, _SIZES_AT, ends[1:]):
         raise ValueError(f"its directory has not {count} members, or is damaged")
-    fields = [directory[at : at + size] for at in starts]
-    entries = np.frombuffer(b"".join(fields), _ENTRY)
+    if not count:
+        return np.empty(0, _ENTRY), ends[1:]
+    every = np.lib.stride_tricks.sliding_window_view(
+        np.frombuffer(directory, np.uint8), _ENTRY.itemsize
+    )
+    entries = every[ends[:-1]].view(_ENTRY).reshape(-1)
     if (entries["mark"] != _ENTRY_MARK).any():
         raise ValueError("its directory is damaged")
-    ends = np.array(starts, np.int64) + size
-    both = zip(ends.tolist(), (ends + entries["name_size"]).tolist(), strict=True)
-    return starts, entries, [directory[at:end] for at, end in both]
+    return entries, ends[:-1] + _ENTRY.itemsize
+
+
+def _names(
+    directory: bytes,
+    starts: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64],
+    utf8: npt.NDArray[np.bool_],
+) -> list[str]:
+    """Return the names of members."""
+    ends = (starts + sizes).tolist()
+    encoded = (directory[at:end] for at, end in zip(starts.tolist(), ends, strict=True))
+    return [
+        name.decode("utf-8" if plain or name.isascii() else "cp437")  # the other codec is slow
+        for name, plain in zip(encoded, utf8.tolist(), strict=True)
+    ]
 
 
 def _require_possible(members: Members, most: int) -> None:
@@ -195,7 +208,7 @@ def _directory_place(file: InputFile) -> tuple[int, int, int]:
     return count, size, start
 
 
-def _in_64_bits(extra: bytearray, numbers: list[int]) -> list[int]:
+def _in_64_bits(extra: bytes, numbers: list[int]) -> list[int]:
     """Return numbers with those from the extra field that are there."""
     at = 0
     while at + 4 <= len(extra):
@@ -214,7 +227,7 @@ def data_starts(file: InputFile, members: Members, more: int) -> Iterator[Starts
     none.
     """
     end, behind = 0, False  # of the last member; whether its sizes may follow
-    most = _LOCAL.itemsize + max(map(len, members.encoded), default=0) + 64 + more
+    most = _LOCAL.itemsize + int(members.name_sizes.max(initial=0)) + 64 + more
     order = np.argsort(members.offsets, kind="stable")
     step = max(1, _HEADERS // most)
     parts = [order[first : first + step] for first in range(0, len(order), step)]
@@ -224,7 +237,7 @@ def data_starts(file: InputFile, members: Members, more: int) -> Iterator[Starts
         for some, rows in zip(parts, reads, strict=True):
             offsets = members.offsets[some]
             read = rows.tobytes()
-            sizes = _local_sizes(members, some, rows, read)
+            sizes = _local_sizes(members, some, rows)
             ends = np.append(end, offsets + sizes + members.stored[some])
             behinds = np.append(behind, members.flags[some] & _SIZES_BEHIND > 0)
             gaps = offsets - ends[:-1]
@@ -241,16 +254,15 @@ def data_starts(file: InputFile, members: Members, more: int) -> Iterator[Starts
 
 
 def _local_sizes(
-    members: Members, some: npt.NDArray[np.intp], rows: npt.NDArray[np.uint8], data: bytes
+    members: Members, some: npt.NDArray[np.intp], rows: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.int64]:
     """Return the bytes of the headers in front of members, or raise if the directory differs.
 
-    `rows` are the bytes from where each starts, and `data` are those of all.
+    `rows` are the bytes from where each starts.
     """
     size = _LOCAL.itemsize
     local = rows[:, :size].copy().view(_LOCAL).reshape(-1)
-    encoded = [members.encoded[i] for i in some.tolist()]
-    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    lengths = members.name_sizes[some]
     _require(
         (local["mark"] == _LOCAL_MARK)
         & (local["flags"] & _ENCRYPTED == 0)
@@ -258,11 +270,11 @@ def _local_sizes(
         & (local["name_size"] == lengths),
         lambda i: f"{members.names[some[i]]} has another header than in the directory",
     )
-    places = range(size, len(data), rows.shape[1])
-    _require(
-        np.fromiter(map(data.startswith, encoded, places), bool, len(encoded)),
-        lambda i: f"{members.names[some[i]]} has another name in its own header",
-    )
+    places = size + np.arange(len(rows)) * rows.shape[1]
+    same = np.empty(len(rows), bool)
+    names = members.name_starts[some]
+    are_equal(members.directory, names, rows.reshape(-1), places, lengths, same)
+    _require(same, lambda i: f"{members.names[some[i]]} has another name in its own header")
     result: npt.NDArray[np.int64] = size + lengths + local["extra_size"]
     return result
 

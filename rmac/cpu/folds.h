@@ -87,4 +87,5 @@ ALWAYS_INLINE void fold_double(Numbers_double *sums)
 
 /* Which register, of as many as one has numbers, gives the i-th sum. */
 #define PIECES (REGISTER / 16)
-#define PLACE(i, count) ((unsigned)(i) % ((count) / PIECES) * PIECES + (unsigned)(i) / ((count) / PIECES))
+#define PLACE(i, count)                                                                            \
+    ((unsigned)(i) % ((count) / PIECES) * PIECES + (unsigned)(i) / ((count) / PIECES))

@@ -119,7 +119,7 @@ SUMS(double)
                     KEPT_IN_REGISTER(query);                                                       \
                     UNROLLED for (int k = 0; k < 2; k++)                                           \
                         part[k][j] = FMA_##real((Numbers_##real)*(const Register *)(kept[k] + at), \
-                            (Numbers_##real)query, part[k][j]);                                                    \
+                            (Numbers_##real)query, part[k][j]);                                    \
                 }                                                                                  \
             UNROLLED for (int j = 0; j < AT_ONCE; j++)                                             \
                 UNROLLED for (int k = 0; k < 2; k++)                                               \
