@@ -12,7 +12,7 @@ from helpers import GRID_OPTIONS
 from hypothesis import given
 
 import rmac
-from rmac import regions
+from rmac import _windows, regions
 
 SIZE = st.integers(1, 120)
 
@@ -132,7 +132,7 @@ def test_coverage_counts_cells(height, width, options):
 
 
 def test_gaps_are_warned_of_once(monkeypatch):
-    monkeypatch.setattr(regions, "_warned_of_gaps", False)
+    monkeypatch.setattr(_windows, "_warned_of_gaps", False)
     x = np.ones((1, 1, 3, 997), np.float32)  # of a size that no other test makes a grid of
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -150,7 +150,7 @@ def test_gaps_are_warned_of_once(monkeypatch):
 
 
 def test_code_without_the_name_of_a_module_is_warned(monkeypatch):
-    monkeypatch.setattr(regions, "_warned_of_gaps", False)
+    monkeypatch.setattr(_windows, "_warned_of_gaps", False)
     with pytest.warns(UserWarning, match="in no R-MAC region"):
         exec("make(3, 983, 3, 0.4, 'caffe2')", {"make": regions.make_grid})
 
@@ -159,12 +159,12 @@ def test_code_without_the_name_of_a_module_is_warned(monkeypatch):
 @pytest.mark.parametrize("preset", regions.PRESETS)
 def test_every_grid_with_gaps_is_warned_of(monkeypatch, overlap, preset):
     for height, width in itertools.product(range(1, 9), [*range(1, 70), 500]):
-        monkeypatch.setattr(regions, "_warned_of_gaps", False)
-        regions._cached_windows.cache.clear()
+        monkeypatch.setattr(_windows, "_warned_of_gaps", False)
+        _windows.cached_windows.cache.clear()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             grid = regions.make_grid(height, width, 2, overlap, preset)
-        assert regions._warned_of_gaps == (grid.coverage < 1)
+        assert _windows._warned_of_gaps == (grid.coverage < 1)
 
 
 def test_maps_too_large_for_a_grid():
