@@ -8,7 +8,7 @@ import warnings
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from helpers import GRID_OPTIONS
+from helpers import GRID_OPTIONS, raises_line
 from hypothesis import given
 
 import rmac
@@ -224,6 +224,5 @@ def test_to_image_scales_each_axis_by_its_own_factor():
     ],
 )
 def test_errors(change, error, message):
-    with pytest.raises(error) as raised:
+    with raises_line(error, message):
         rmac.region_grid(**{"height": 7, "width": 7, **change})
-    assert message in str(raised.value)
