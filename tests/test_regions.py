@@ -167,6 +167,15 @@ def test_every_grid_with_gaps_is_warned_of(monkeypatch, overlap, preset):
         assert _windows._warned_of_gaps == (grid.coverage < 1)
 
 
+@pytest.mark.parametrize("preset", _windows.PRESETS)
+def test_regions_lie_on_maps_whose_size_float32_rounds(preset):
+    """Beyond 2**24 cells, the last start rounds to one outside; this size is an example."""
+    height, width = 101_774_078, 305_322_234
+    boxes = rmac.region_grid(height, width, preset=preset).boxes
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2:] < (width, height)).all()
+
+
 def test_maps_too_large_for_a_grid():
     side = 1 << 31
     high, long = np.broadcast_to(np.uint8(0), (1, 1, side, 1)), np.broadcast_to(0.0, (1, side, 1))
