@@ -302,6 +302,15 @@ def test_repeated_calls_take_no_memory(rng):
     assert peak_memory(lambda: w._state.apply_to(vectors, out)) < w.projection.nbytes // 4
 
 
+def test_new_options_replace_what_was_computed_with_the_old():
+    w = Whitening(4).fit(VECTORS)
+    vectors = VECTORS.astype(np.float32)
+    assert w.apply(vectors).shape == (150, 4)
+    expected = Whitening(2, eps=0.5).fit(VECTORS)
+    assert_same_whitening(w.set_params(dim=2, eps=0.5), expected)
+    np.testing.assert_array_equal(w.apply(vectors), expected.apply(vectors))
+
+
 def test_arrays_are_read_only():
     w = Whitening().fit(VECTORS)
     for array in (w.mean, w.projection, w.variances):
