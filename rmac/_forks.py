@@ -1,4 +1,4 @@
-"""What a forked child needs, which has one thread of its parent, and the memory of all."""
+"""What a forked child needs: it has one thread of its parent, and the memory of all threads."""
 
 from __future__ import annotations
 

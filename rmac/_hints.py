@@ -100,7 +100,7 @@ def for_axes(shape: tuple[int, ...], layout: str, name: str) -> str:
 def _for_tokens(shape: tuple[int, ...], name: str) -> str:
     """Return how tokens (N, T, C) of a vision transformer become maps, if they may be some.
 
-    Only of a square of patches the shape tells which tokens these are.
+    The shape tells which tokens they are only if the patches fill a square.
     """
     images, tokens, channels = shape
     if channels < _FEWEST_CHANNELS:

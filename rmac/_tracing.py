@@ -71,7 +71,7 @@ def being_compiled() -> bool:
 
 
 def untraced(function: Callable[Params, Result]) -> Callable[[], Callable[Params, Result]]:
-    """Return what returns the function in a form that torch.compile calls, but does not trace.
+    """Return a function that returns `function` in a form which torch.compile calls, untraced.
 
     PyTorch may be imported later than this runs.
     """

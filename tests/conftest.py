@@ -14,6 +14,7 @@ import pytest
 from helpers import Tensor
 
 from rmac import Whitening
+from rmac.cli import files, main
 from rmac.cpu import route
 
 BACKENDS = os.environ.get("RMAC_TEST_BACKENDS", "numpy").split(",")
@@ -101,6 +102,35 @@ def query_file(beside, rng):
 @pytest.fixture
 def ranks_file(beside):
     return beside(np.array([[4, 0, 2], [1, 3, -1]]))
+
+
+@pytest.fixture
+def maps(rng):
+    """Feature maps of 40 images by their names: of several sizes, some of them rare."""
+    sides = [(9, 7), (9, 8), (9, 7), (5, 12), (9, 7)] * 7 + [
+        (6, 6),
+        (3, 20),
+        (9, 8),
+        (1, 9),
+        (9, 7),
+    ]
+    return {
+        f"photo {i:02d}": rng.standard_normal((8, *side)).astype("float32")
+        for i, side in enumerate(sides)
+    }
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a command on inputs, in small batches; return its exit status."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "_TILE", 9000)
+    monkeypatch.setattr(files, "_BATCH", 40_000)
+
+    def call(command, *inputs, output="o.npz"):
+        return main([command, *map(str, inputs), "-o", output])
+
+    return call
 
 
 @pytest.fixture(params=["describe", "whiten", "apply", "locate", "rerank"])

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -28,6 +29,15 @@ SPECIAL = (np.nan, -np.nan, -np.inf, np.inf, 0.0, -0.0)
 def examples(count):
     """How many inputs a test draws: fewer where a thread of a GPU is a function call."""
     return count // 10 if "shim" in os.environ.get("RMAC_TEST_BACKENDS", "") else count
+
+
+@contextmanager
+def raises_line(error, message):
+    """The block must raise an error of one line, with this text in it."""
+    with pytest.raises(error) as raised:
+        yield
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def optional_module(name):
@@ -141,8 +151,8 @@ def stored_as(x, memory, rng):
     return np.broadcast_to(view, x.shape)
 
 
-class Tensor:
-    """An array of a library of its own, that knows DLPack and nothing else."""
+class Capsule:
+    """An array of a library of its own, which knows nothing but `__dlpack__`."""
 
     __module__ = "elsewhere"
 
@@ -151,6 +161,12 @@ class Tensor:
 
     def __dlpack__(self, **options):
         return self._array.__dlpack__(**options)
+
+
+class Tensor(Capsule):
+    """An array of that library, which knows DLPack and nothing else."""
+
+    __module__ = "elsewhere"
 
     def __dlpack_device__(self):
         return self._array.__dlpack_device__()

@@ -12,6 +12,7 @@ from helpers import (
     examples,
     optional_module,
     peak_memory,
+    raises_line,
     random_map,
     stored_as,
     to_host,
@@ -215,6 +216,5 @@ OnDevice.__module__ = "cupy"
     ],
 )
 def test_errors(x, weights, sizes, error, message):
-    with pytest.raises(error) as raised:
+    with raises_line(error, message):
         rmac.branch_pool(x, weights, sizes)
-    assert message in str(raised.value)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rmac
-from rmac import _arrays, _caches, regions
+from rmac import _arrays, _caches, _windows, regions
 from rmac._caches import cached
 from rmac.cpu import plan, route
 from rmac.cuda import arrays as cuda_arrays
@@ -19,7 +19,7 @@ FUNCTIONS = [
     route.region_route,
     plan.region_plan,
     regions._cached_grid,
-    regions._cached_windows,
+    _windows.cached_windows,
     _arrays._boxes_inside,
     cuda_plan.region_plans,
 ]

@@ -1,6 +1,5 @@
-"""Queries on the command line: found in maps, re-ranked by what is in their boxes, evaluated."""
+"""Queries on the command line: found in maps, and re-ranked by what is in their boxes."""
 
-import json
 import os
 
 import numpy as np
@@ -192,76 +191,8 @@ def test_rerank_puts_maps_that_are_not_finite_last(run, maps, capsys):
     assert not os.path.exists("s.npy")
 
 
-GROUND_TRUTH = [
-    {"easy": [5], "hard": [6, 7], "junk": [0]},
-    {"easy": [9], "hard": [], "junk": [1]},
-]
-
-
-def write_truth(content=GROUND_TRUTH):
-    with open("truth.json", "w") as file:
-        json.dump(content, file)
-
-
-def test_evaluate(run, maps, rng, capsys):
-    del maps
-    ranks = np.stack([rng.permutation(12) for _ in range(2)])
-    np.save("ranks.npy", ranks)
-    write_truth({"gnd": GROUND_TRUTH, "imlist": ["a"]})
-    assert run("evaluate", "ranks.npy", "truth.json", "--at", 1, 3, "-o", "s.json") == 0
-    lines = capsys.readouterr().out.splitlines()
-    result = rmac.evaluate(ranks, GROUND_TRUTH, at=[1, 3])
-    assert lines[0].split() == ["protocol", "queries", "mAP", "mP@1", "mP@3"]
-    for line, (protocol, count) in zip(
-        lines[1:], (("easy", 2), ("medium", 2), ("hard", 1)), strict=True
-    ):
-        scores = getattr(result, protocol)
-        numbers = [scores.map, *scores.mean_precision]
-        assert line.split() == [protocol, str(count), *(f"{n:.4f}" for n in numbers)]
-    with open("s.json") as file:
-        saved = json.load(file)
-    assert saved["easy"]["ap"] == result.easy.ap.tolist()
-    assert saved["hard"]["ap"][1] is None
-    assert saved["medium"]["precision"] == result.medium.precision.tolist()
-    assert saved["medium"]["at"] == [1, 3]
-
-
-def test_evaluate_descriptors(run, maps, rng, capsys, monkeypatch):
-    """Of queries of their own, and by themselves."""
-    del maps
-    monkeypatch.setattr(files, "_BATCH", 100)
-    descriptors = rng.standard_normal((12, 4)).astype("float32")
-    queries = rng.standard_normal((2, 4)).astype("float32")
-    np.save("d.npy", descriptors)
-    np.save("q.npy", queries)
-    write_truth()
-    assert run("evaluate", "d.npy", "truth.json", "--queries", "q.npy", "-o", "s.json") == 0
-    ranks = np.argsort(-(queries @ descriptors.T), axis=1, kind="stable")
-    expected = rmac.evaluate(ranks, GROUND_TRUTH)
-    with open("s.json") as file:
-        assert json.load(file)["medium"]["ap"] == expected.medium.ap.tolist()
-    write_truth([{"easy": [(i + 1) % 12], "hard": [], "junk": [i]} for i in range(12)])
-    assert run("evaluate", "d.npy", "truth.json") == 0
-    assert "easy           12" in capsys.readouterr().out
-
-
-def test_evaluate_tells_bad_descriptors(run, maps, rng, capsys):
-    del maps
-    descriptors = rng.random((12, 4))
-    descriptors[7] = np.nan
-    np.save("d.npy", descriptors)
-    np.save("q.npy", descriptors[:2])
-    write_truth()
-    command = ["evaluate", "d.npy", "truth.json", "--queries", "q.npy"]
-    assert run(*command) == 0
-    assert "d.npy: bad rows among the first 12: 1 not finite (7)" in capsys.readouterr().err
-    assert run(*command, "--strict") == 2
-    assert "d.npy: bad rows" in error_of(capsys, "evaluate")
-
-
 LOCATE = ["locate", "maps.npy", "queries.npy"]
 RERANK = ["rerank", "maps.npy", "queries.npy", "ranks.npy"]
-EVALUATE = ["evaluate", "ranks.npy", "truth.json"]
 WRONG = {
     "vectors of other channels": (LOCATE, "queries.npy", np.ones((2, 5)), "queries.npy: expected"),
     "maps of other channels": (
@@ -341,30 +272,6 @@ WRONG = {
         "ranks.npy: expected 6 columns, as the descriptors of queries have, got 5",
     ),
     "vectors to rerank": (RERANK, "queries.npy", np.ones((2, 6)), "queries.npy: expected 4 axes"),
-    "ranks to evaluate": (
-        EVALUATE,
-        "ranks.npy",
-        [[1, 1], [2, 3]],
-        "ranks.npy[0]: expected each im",
-    ),
-    "one row to evaluate": (
-        EVALUATE,
-        "ranks.npy",
-        [[1, 2]],
-        "truth.json: expected 1, one for each",
-    ),
-    "queries of ranks": (
-        [*EVALUATE, "--queries", "queries.npy"],
-        "ranks.npy",
-        [[1, 2], [3, 4]],
-        "--queries: expected none, since ranks.npy holds ranks",
-    ),
-    "maps as queries": (
-        [*EVALUATE, "--queries", "queries.npy"],
-        "ranks.npy",
-        np.ones((12, 6)),
-        "queries.npy: expected descriptors (Q, D), got shape (2, 6, 7, 9)",
-    ),
 }
 
 
@@ -373,68 +280,11 @@ WRONG = {
 def test_wrong_files(run, capsys, case):
     command, name, content, message = WRONG[case]
     np.save("ranks.npy", [[1, 2], [3, 4]])
-    write_truth()
     np.save(name, content)
-    output = ["-o", "o.json" if command[0] == "evaluate" else "o.npy"]
     before = sorted(os.listdir())
-    assert run(*command, *output) == 2
+    assert run(*command, "-o", "o.npy") == 2
     assert error_of(capsys, command[0]).startswith(message)
     assert sorted(os.listdir()) == before
-
-
-TRUTHS = {
-    "text": ("hello", "truth.json: not a JSON file that can be read: "),
-    "pickle": ("\x80\x04]\x94.", "truth.json: not a JSON file that can be read: "),
-    "deep": ("[" * 100_000, "truth.json: not a JSON file that can be read: "),
-    "twice": ('[{"easy": [], "easy": []}]', "not a JSON file that can be read: a name is twice"),
-    "more": ("[] []", "truth.json: not a JSON file that can be read: Extra data"),
-    "number": ("3", "truth.json: expected a list of dictionaries, got int"),
-    "no junk": ('[{"easy": [1], "hard": []}]', "truth.json[0]: expected a dictionary with the key"),
-    "floats": (
-        '[{"easy": [1.5], "hard": [], "junk": []}]',
-        "truth.json[0]['easy']: expected integers, got float64",
-    ),
-    "both": (
-        '[{"easy": [1], "hard": [1], "junk": []}]',
-        "truth.json[0]: expected no image in both easy and hard, got 1",
-    ),
-    "huge": (
-        f'[{{"easy": [{10**30}], "hard": [], "junk": []}}]',
-        "truth.json[0]['easy']: expected",
-    ),
-}
-
-
-@pytest.mark.usefixtures("maps")
-@pytest.mark.parametrize("case", TRUTHS)
-def test_wrong_ground_truth(run, capsys, case):
-    text, message = TRUTHS[case]
-    np.save("ranks.npy", [[1, 2]])
-    with open("truth.json", "w", encoding="latin-1") as file:
-        file.write(text)
-    assert run("evaluate", "ranks.npy", "truth.json") == 2
-    assert message in error_of(capsys, "evaluate")
-
-
-@pytest.mark.usefixtures("maps")
-def test_a_ground_truth_that_is_too_large(run, capsys, monkeypatch):
-    monkeypatch.setattr("rmac.cli.evaluate._MOST_BYTES", 50)
-    np.save("ranks.npy", [[1, 2]])
-    write_truth()
-    assert run("evaluate", "ranks.npy", "truth.json") == 2
-    assert "truth.json: expected a ground truth of at most 50 bytes" in error_of(capsys, "evaluate")
-
-
-@pytest.mark.usefixtures("maps")
-@pytest.mark.parametrize("other", ["truth.json", "ranks.json"])
-def test_evaluate_replaces_no_input(run, capsys, other):
-    np.save("ranks.npy", [[1, 2], [3, 4]])
-    os.rename("ranks.npy", "ranks.json")
-    write_truth()
-    assert run("evaluate", "ranks.json", "truth.json", "-o", other) == 2
-    assert "the output would replace the input" in error_of(capsys, "evaluate")
-    assert run("evaluate", "ranks.json", "truth.json", "-o", "s.npy") == 2
-    assert error_of(capsys, "evaluate").startswith("--output: expected a name that ends in .json")
 
 
 @pytest.mark.usefixtures("maps")
@@ -462,14 +312,11 @@ def test_rerank_replaces_no_input(run, capsys, name):
             ["--whitening", "queries.npy"],
             "queries.npy: expected a file that Whitening.save",
         ),
-        (EVALUATE, ["--at", "0"], "--at: expected an integer of at least 1, got 0"),
     ],
 )
 def test_wrong_options(run, capsys, command, flags, message):
     np.save("ranks.npy", [[1, 2], [3, 4]])
-    write_truth()
-    output = ["-o", "o.json" if command[0] == "evaluate" else "o.npy"]
-    assert run(*command, *output, *flags) == 2
+    assert run(*command, "-o", "o.npy", *flags) == 2
     assert error_of(capsys, command[0]).startswith(message)
 
 

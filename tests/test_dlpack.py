@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import DTYPES, Tensor, optional_module, peak_memory, random_map
+from helpers import DTYPES, Capsule, Tensor, optional_module, peak_memory, random_map
 
 import rmac
 
@@ -130,18 +130,6 @@ class Subclass(Tensor):
     """A tensor of a class that a user made."""
 
     __module__ = "somewhere"
-
-
-class Capsule:
-    """An array that knows nothing but `__dlpack__`."""
-
-    __module__ = "elsewhere"
-
-    def __init__(self, array):
-        self._array = array
-
-    def __dlpack__(self, **options):
-        return self._array.__dlpack__(**options)
 
 
 @pytest.mark.usefixtures("elsewhere")

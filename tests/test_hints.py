@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rmac
-from rmac import _hints, regions
+from rmac import _hints, _windows
 
 X = np.random.default_rng(0).random((2, 128, 9, 12), dtype=np.float32)
 LAST = X.transpose(0, 2, 3, 1)  # (2, 9, 12, 128)
@@ -243,10 +243,10 @@ def test_which_shapes_are_taken_for_tokens(shape, is_tokens):
 
 
 def test_a_map_that_is_as_long_as_it_has_channels(monkeypatch):
-    monkeypatch.setattr(regions, "_warned_of_gaps", False)
+    monkeypatch.setattr(_windows, "_warned_of_gaps", False)
     with pytest.warns(UserWarning, match='If 2048 is the number of channels, layout="NHWC"'):
         rmac.rmac(np.zeros((1, 7, 11, 2048), np.float32))
-    monkeypatch.setattr(regions, "_warned_of_gaps", False)
+    monkeypatch.setattr(_windows, "_warned_of_gaps", False)
     with pytest.warns(UserWarning, match=r"in no R-MAC region .* sizes of map\.$"):
         rmac.region_grid(7, 2047)
 

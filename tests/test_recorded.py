@@ -18,10 +18,11 @@ def recorded():
     return {path.stem: dict(np.load(path).items()) for path in sorted(DATA.glob("*.npz"))}
 
 
-@pytest.mark.parametrize(
-    ("preset", "count"), [("caffe2", 2240), ("matlab", 1280), ("cirtorch", 1280)]
-)
-def test_grids(recorded, preset, count):
+RECORDED = {"caffe2": 2240, "matlab": 1280, "cirtorch": 1280}  # grids of each preset
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_grids(recorded, preset):
     grids = recorded["grids"]
     differing = []
     ends = np.cumsum(grids[f"{preset}_counts"])
@@ -32,7 +33,7 @@ def test_grids(recorded, preset, count):
         if not np.array_equal(grid.boxes, boxes):
             differing.append(tuple(args))
     assert differing == []
-    assert len(arguments) == count
+    assert len(arguments) == RECORDED[preset]
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 32), (7, 7), (5, 9), (2, 32), (1, 1)])

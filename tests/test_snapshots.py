@@ -63,6 +63,18 @@ def test_an_option_that_changes_is_read_at_each_call(call, option, values):
     np.testing.assert_array_equal(call(number), call(second), option)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "equal"),
+    [("levels", 2, 2.0), ("levels", 1, True), ("workers", 1, True), ("zero_point", 0, False)],
+)
+@pytest.mark.parametrize("call", [rmac.rmac, rmac.region_pool])
+def test_options_that_equal_others_are_checked(call, option, value, equal):
+    """Also after a call with the others, whose checks are cached."""
+    call(X, **{option: value})
+    with pytest.raises(TypeError, match=f"^{option}: expected an integer"):
+        call(X, **{option: equal})
+
+
 def test_boxes_are_checked_in_a_copy():
     boxes = np.zeros((3, 4), np.int64)
     checked = _arrays.region_boxes(boxes, 9, 12, sequence=False)

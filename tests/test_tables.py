@@ -1,5 +1,6 @@
 """Each fact stands in one table, and what repeats it, such as a type or a text, agrees with it."""
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ import rmac
 from rmac import _arrays, _backend, _dtypes, _options, _typing, regions
 
 PACKAGE = Path(__file__).parent.parent / "rmac"
+MODULES = [path for path in PACKAGE.rglob("*.py") if "\n__all__ = " in path.read_text("utf-8")]
 INSTALLED = {".py", ".pyi", ".cu", ".npz", ".typed"}
 
 
@@ -23,6 +25,52 @@ def test_every_file_is_named_in_the_build():
         name for path in files if f"'{(name := path.relative_to(PACKAGE).as_posix())}'" not in text
     ]
     assert missing == []
+
+
+def names_of(tree):
+    """All names of a module; and the documented functions and classes, or imports without any."""
+    definitions = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assigned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    documented = {
+        node.name
+        for node in definitions
+        if not node.name.startswith("_") and "\n---" in (ast.get_docstring(node) or "")
+    }
+    known = imported | assigned | {node.name for node in definitions}
+    return known, documented if definitions else imported
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_module_lists_what_it_documents(path):
+    """In `__all__`, read from the source: frameworks may be missing."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    (listed,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+    )
+    known, documented = names_of(tree)
+    assert known >= set(listed)
+    if path != PACKAGE / "__init__.py":  # test_package.py has its names
+        assert documented <= set(listed)
+
+
+def test_results_do_not_depend_on_the_flags_of_the_compiler():
+    """All kernels are compiled with those that meson.build requires."""
+    text = (PACKAGE.parent / "meson.build").read_text()
+    needed = re.search(r"foreach needed : \[(.*?)\]", text)[1].split(", ")
+    assert needed == ["'-fwrapv'", "'-ffp-contract=off'"]
+    arguments = re.search(r"^kernel_args = .*?^\]", text, re.MULTILINE | re.DOTALL)[0]
+    assert all(flag in arguments for flag in needed)
+    text = (PACKAGE / "meson.build").read_text()
+    compiled = re.findall(r"^ *c_args: (\w+)", text, re.MULTILINE)
+    assert compiled == ["kernel_args"] * len(re.findall(r"py\.extension_module\(", text))
 
 
 def test_names_that_users_write_are_those_of_the_code():

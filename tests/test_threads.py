@@ -1,9 +1,11 @@
 """Threads: how many a call starts, how they share its work, and how many are the default."""
 
 import os
+import re
 import sys
 import tempfile
 from math import ceil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +81,19 @@ def test_a_call_starts_the_workers_it_is_given(call):
     """No thread for one worker, and one more for each further worker: the caller is the first."""
     code = f"print([started({CALLS[call]}, workers=n) for n in (1, 2, 3)])"
     assert printed(code) == "[0, 1, 1]"
+
+
+def test_every_parallel_loop_takes_the_workers_of_its_call():
+    """Read from the source: where a call has several loops, one of them starts the threads."""
+    folder = Path(__file__).parent.parent / "rmac" / "cpu"
+    loops = [
+        loop
+        for path in sorted(folder.glob("*.p[xy][xd]"))
+        for loop in re.findall(r" in prange\((.*)\):", path.read_text(encoding="utf-8"))
+    ]
+    assert len(loops) > 8
+    for loop in loops:
+        assert re.search(r", num_threads=(call\.)?workers$", loop), loop
 
 
 @counts_threads

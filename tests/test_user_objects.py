@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from fuzz.values import Equal, NoHash
 
 import rmac
 from rmac import _checks
@@ -49,20 +50,6 @@ class RaisingClass:
     @property
     def __class__(self):
         raise KeyError("mine")
-
-
-class Unhashable(str):
-    __slots__ = ()
-    __hash__ = None
-
-
-class EqualToAll(str):
-    __slots__ = ()
-
-    def __eq__(self, other):
-        return True
-
-    __hash__ = str.__hash__
 
 
 # Each argument of the public functions, by its name in the error.
@@ -129,7 +116,7 @@ def test_an_object_that_raises_is_an_error_of_its_argument(name, call):
         for kind in (Raising, RaisingArray, RaisingSequence):
             _, text = error_of(call, kind(error))
             assert text.startswith((f"{name}: expected", f"{name}[0]: expected"))
-    for value in (RaisingList(X), RaisingClass(), Unhashable("zzz"), EqualToAll("zzz")):
+    for value in (RaisingList(X), RaisingClass(), NoHash("zzz"), Equal("zzz")):
         _, text = error_of(call, value)
         assert text.startswith((f"{name}: expected", f"{name}[0]: expected"))
 
@@ -193,14 +180,14 @@ def test_numbers_that_no_float_holds_are_refused(name, call, value):
 
 
 def test_words_are_plain_text():
-    for kind in (Unhashable, EqualToAll, np.str_):
+    for kind in (NoHash, Equal, np.str_):
         assert rmac.region_grid(5, 6, preset=kind("matlab")).preset == "matlab"
         options = {"layout": kind("NHWC"), "pool": kind("mean"), "aggregate": kind("mean")}
         expected = rmac.rmac(X, layout="NHWC", pool="mean", aggregate="mean")
         np.testing.assert_array_equal(rmac.rmac(X, **options), expected)
         result = rmac.operators.run_on_device(kind("RMAC"), X, kind("cpu"))
         np.testing.assert_array_equal(result, rmac.rmac(X))
-    assert type(rmac.region_grid(5, 6, preset=Unhashable("matlab")).preset) is str
+    assert type(rmac.region_grid(5, 6, preset=NoHash("matlab")).preset) is str
 
 
 def test_an_integer_may_be_an_array_without_axes():

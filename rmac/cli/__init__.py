@@ -15,15 +15,15 @@ from rmac import __version__
 from rmac._options import AGGREGATES, LAYOUTS, MAP_LAYOUTS, POOLS, PRESETS, SEARCHES
 from rmac._terminal import explain, say, silence
 from rmac.cli import apply, demo, describe, evaluate, locate, rerank, whiten
-from rmac.cli.formats import READ
+from rmac.cli.array_file import READ
 from rmac.whitening.state import VECTOR_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 READ_ONE = READ.replace(" and ", " or ")
-# Objects between two collections of garbage. The names and sizes of 20,000 maps are some 200,000,
-# and none of them is garbage: to look at all again and again takes a third of the time of opening.
+# Objects between two garbage collections. The names and sizes of 20,000 maps are some 200,000, and
+# none of them is garbage: collecting again and again took a third of the time of opening.
 _OBJECTS = 200_000
 _EXPECTED = (OSError, ValueError, TypeError, ImportError, MemoryError, Warning)
 

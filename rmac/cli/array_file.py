@@ -13,6 +13,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+READ = ".npy, .npz, .safetensors, .h5 and Zarr"  # the kinds of files, for messages
+
 Shape = tuple[int, ...]
 
 _MOST_AXES = 32  # of any NumPy

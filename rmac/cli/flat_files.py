@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 from rmac._io import InputFile
-from rmac.cli.array_file import ArrayFile, checked_shape, readable
+from rmac.cli.array_file import READ, ArrayFile, checked_shape, readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ def npy_header(start: bytes) -> NpyHeader:
     if start.startswith(_USUAL) and len(start) >= (size := start[8] + 256 * start[9] + 10):
         return _parsed(start[:size])
     if not start.startswith(npy.MAGIC_PREFIX):
-        raise ValueError("it has other contents; rmac reads .npy, .npz, .safetensors, .h5 and Zarr")
+        raise ValueError(f"it has other contents; rmac reads {READ}")
     version = (*start[6:8],)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its format has version {version}")

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from rmac._io import InputFile
+from rmac.cli.array_file import READ
 from rmac.cli.flat_files import open_npy, start_of
 from rmac.cli.hdf5_files import open_hdf5
 from rmac.cli.npz_files import open_npz
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rmac.cli.array_file import ArrayFile, Container
-
-READ = ".npy, .npz, .safetensors, .h5 and Zarr"
 
 
 def _open_any_zip(path: str) -> ArrayFile | Container:
@@ -61,7 +60,7 @@ def suffix_of(path: str) -> str:
 
 
 def is_read(path: str) -> bool:
-    """Tell whether a file or folder is of a kind that is read, by its name."""
+    """Return whether a file or folder is of a kind that is read, by its name."""
     return is_zarr(path) if os.path.isdir(path) else suffix_of(path) in READERS
 
 

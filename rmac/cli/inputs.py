@@ -11,6 +11,7 @@ import numpy as np
 
 from rmac._checks import warn
 from rmac.cli.array_file import (
+    READ,
     ArrayFile,
     Container,
     Kind,
@@ -19,7 +20,7 @@ from rmac.cli.array_file import (
     require_no_key,
 )
 from rmac.cli.flat_files import open_npy
-from rmac.cli.formats import READ, is_read, open_file, split_path, suffix_of
+from rmac.cli.formats import is_read, open_file, split_path, suffix_of
 from rmac.cli.parts import ArrayRows, ArraysAsRows, Batch, Part
 from rmac.cli.zarr_files import is_zarr
 
@@ -275,10 +276,10 @@ def _chosen(container: Container, key: str | None, axes: Collection[int]) -> Par
         found = {
             name.removeprefix(prefix): i for name, i in found.items() if name.startswith(prefix)
         }
-    naming = found.get(_NAMES)
-    if naming is not None and (key == _NAMES or not _is_text(container, naming)):
-        naming = None
-    if naming is not None:
+    names_at = found.get(_NAMES)
+    if names_at is not None and (key == _NAMES or not _is_text(container, names_at)):
+        names_at = None
+    if names_at is not None:
         del found[_NAMES]
     if key is not None and (not prefix or not found):
         found = {key: container.names.index(chosen_key(container.path, key, container.names))}
@@ -294,7 +295,7 @@ def _chosen(container: Container, key: str | None, axes: Collection[int]) -> Par
     elif (odd := _odd(container, found, axes)) is not None:
         raise ValueError(odd)
     array = container.open(found[chosen_key(container.path, None, found)])
-    return _whole(array, _names_of(container, naming, array))
+    return _whole(array, _names_of(container, names_at, array))
 
 
 def _odd(container: Container, found: dict[str, int], axes: Collection[int]) -> str | None:
@@ -315,11 +316,11 @@ def _is_text(container: Container, i: int) -> bool:
     return dtype is not None and dtype.kind in "US" and len(shape) == 1
 
 
-def _names_of(container: Container, naming: int | None, array: ArrayFile) -> list[str] | None:
+def _names_of(container: Container, names_at: int | None, array: ArrayFile) -> list[str] | None:
     """Return the names of the rows of an array, if the container has them."""
-    if naming is None or container.shape(naming)[0] != array.shape[0]:
+    if names_at is None or container.shape(names_at)[0] != array.shape[0]:
         return None
-    names = container.open(naming)
+    names = container.open(names_at)
     if names.shape[0] * names.dtype.itemsize > _MOST_NAMES:
         raise ValueError(f"{names.name}: expected names of at most {_MOST_NAMES} bytes in all")
     texts = names.read(0, names.shape[0]).tolist()

@@ -41,7 +41,7 @@ class BadRows:
     def look(
         self, rows: npt.NDArray[np.intp], block: npt.NDArray[Any], *, finite: bool = False
     ) -> None:
-        """Look at some of the rows that are next, by their places among these.
+        """Look at some of the next rows; `rows` are their places among the next rows.
 
         Also raise if they must be `finite` and one is not.
         """

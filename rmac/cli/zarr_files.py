@@ -131,12 +131,12 @@ class _Zip:
 
 
 def is_zarr(path: str) -> bool:
-    """Tell whether a folder is a Zarr group or array."""
+    """Return whether a folder is a Zarr group or array."""
     return any(os.path.lexists(os.path.join(path, name)) for name in _METADATA)
 
 
 def holds_zarr(path: str) -> bool:
-    """Tell whether a zip file is that of a Zarr store."""
+    """Return whether a zip file is that of a Zarr store."""
     file = InputFile(path)
     with readable(path, "zip file"):
         names = members_of(file).names

@@ -69,7 +69,7 @@ _LOCAL = np.dtype(
 _READERS = 2
 _IN_64_BITS = 0xFFFF_FFFF  # the size or place of a member is in its extra field
 _POLYNOMIAL = 0xEDB8_8320  # of CRC-32
-_ENCRYPTED, _SIZES_BEHIND, _UTF8 = 1, 8, 1 << 11
+_ENCRYPTED, _SIZES_BEHIND, _UTF8 = 1, 8, 1 << 11  # bits of the flags
 _BEHIND = (12, 16, 20, 24)  # bytes of the sizes behind a member
 
 
@@ -223,8 +223,7 @@ def _in_64_bits(extra: bytes, numbers: list[int]) -> list[int]:
 def data_starts(file: InputFile, members: Members, more: int) -> Iterator[Starts]:
     """Yield where the data of all members start, in the order of the file, and `more` bytes there.
 
-    Some headers are so long that these are not there. Raise if members overlap, or bytes are in
-    none.
+    After a long header these bytes may be missing. Raise if members overlap, or bytes are in none.
     """
     end, behind = 0, False  # of the last member; whether its sizes may follow
     most = _LOCAL.itemsize + int(members.name_sizes.max(initial=0)) + 64 + more

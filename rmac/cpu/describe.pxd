@@ -12,6 +12,7 @@ from cython cimport floating
 from libc.math cimport INFINITY, fabs, fma, fmaf, sqrt
 
 from rmac.cpu.keys cimport Line, add_lines, add_squares, hide_target, load_line, store_line
+from rmac.cpu.tables cimport Aggregate
 
 cdef extern from *:
     """
@@ -29,6 +30,17 @@ cdef struct Aggregation:
     int aggregate
     bint normalize
     double eps
+
+
+cdef inline Aggregation aggregation_of(options) except *:
+    """Return `rmac._options.AggregationOptions` as a struct."""
+    cdef Aggregation out
+    out.aggregate = options.aggregate
+    if out.aggregate not in (Aggregate.NONE, Aggregate.SUM, Aggregate.MEAN, Aggregate.CONCAT):
+        raise ValueError(f"aggregate: expected an Aggregate, got {options.aggregate}")
+    out.normalize_regions, out.normalize = options.normalize_regions, options.normalize
+    out.eps = options.eps
+    return out
 
 
 cdef inline double sum_of_squares(const floating* values, Py_ssize_t n) noexcept nogil:

@@ -26,14 +26,16 @@ from cython.parallel cimport prange, threadid
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint64_t
 
 from rmac.cpu.buffers cimport (
-    Memory, first_line, map_of, memory_of, size_product, size_sum, uninitialised, whole_lines,
+    Memory, map_of, memory_of, size_product, size_sum, uninitialised, whole_lines,
     workspace_of_workers,
 )
-from rmac.cpu.describe cimport Aggregation, normalize, normalize_each, sum_regions
+from rmac.cpu.describe cimport (
+    Aggregation, aggregation_of, normalize, normalize_each, sum_regions,
+)
 from rmac.cpu.keys cimport key_t
 from rmac.cpu.paths cimport (
-    Batch, Block, Target, pool_bands, pool_planes, pool_rows, slot_keys, store_region,
-    workspace_keys,
+    Batch, Block, Target, pool_bands, pool_planes, pool_rows, share_workspace, slot_keys,
+    store_region, workspace_keys,
 )
 from rmac.cpu.tables cimport Aggregate, KernelSpec, Kind, Path, Route
 from rmac.cpu.values cimport Map
@@ -85,27 +87,6 @@ cdef Batch batch_of(x, Route route, KernelSpec spec) except *:
     batch.blocks = (batch.x.channels + batch.route.lanes - 1) // batch.route.lanes
     batch.pooling_size = whole_lines(workspace_bytes(route, spec))
     return batch
-
-
-cdef Aggregation aggregation_of(options) except *:
-    """Return `rmac._options.AggregationOptions` as a struct."""
-    cdef Aggregation out
-    out.aggregate = options.aggregate
-    if out.aggregate not in (Aggregate.NONE, Aggregate.SUM, Aggregate.MEAN, Aggregate.CONCAT):
-        raise ValueError(f"aggregate: expected an Aggregate, got {options.aggregate}")
-    out.normalize_regions, out.normalize = options.normalize_regions, options.normalize
-    out.eps = options.eps
-    return out
-
-
-cdef void share_workspace(
-    Batch* batches, Py_ssize_t n, bytes memory, Py_ssize_t size
-) noexcept:
-    """Give the batches memory that holds `size` bytes, whole lines, for each worker, and a line."""
-    cdef Py_ssize_t i
-    for i in range(n):
-        batches[i].workspace = first_line(memory)
-        batches[i].workspace_size = size
 
 
 cdef Py_ssize_t tasks_of(const Call* call) noexcept:

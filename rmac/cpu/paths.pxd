@@ -14,7 +14,7 @@ Threads: each task runs on one thread.
 from cython cimport floating
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uintptr_t
 
-from rmac.cpu.buffers cimport size_product, size_sum
+from rmac.cpu.buffers cimport first_line, size_product, size_sum
 from rmac.cpu.keys cimport (
     Vectors, call_pool_short_vectors, combine, hide_target, identity, key_t, lanes_of, pool_vectors
 )
@@ -48,6 +48,16 @@ cdef struct Target:
     char* data
     Py_ssize_t itemsize
     bint to_float32  # whether maxima are widened to float32; else they keep their dtype
+
+
+cdef inline void share_workspace(
+    Batch* batches, Py_ssize_t n, bytes memory, Py_ssize_t size
+) noexcept:
+    """Give the batches memory that holds `size` bytes, whole lines, for each worker, and a line."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        batches[i].workspace = first_line(memory)
+        batches[i].workspace_size = size
 
 
 cdef inline Py_ssize_t prefetch_distance(

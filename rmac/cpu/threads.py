@@ -11,6 +11,8 @@ from rmac._forks import call_in_children
 from rmac.cpu.isa import kernels
 
 _MOST = 8 * (os.cpu_count() or 1)  # threads; a bound on memory, as more than CPUs gain nothing
+_MOST_DIGITS = 9  # of OMP_NUM_THREADS: a number of 10 digits may be beyond C's int
+_PF_FORKNOEXEC = 0x40  # of Linux's process flags: it was forked, and has not executed a program
 
 
 def workers_for(workers: int | None) -> int:
@@ -51,7 +53,6 @@ def _is_number(text: str) -> bool:
     return digits.isascii() and digits.isdecimal() and len(digits) <= _MOST_DIGITS
 
 
-_MOST_DIGITS = 9  # a number of 10 digits may be beyond C's int
 _NUMBER_IS_SET = _is_number(os.environ.get("OMP_NUM_THREADS", ""))
 
 
@@ -109,6 +110,5 @@ def _after_fork() -> None:
     _forked = True
 
 
-_PF_FORKNOEXEC = 0x40  # of Linux's process flags: it was forked, and has not executed a program
 _forked = _is_forked()
 call_in_children(_after_fork)

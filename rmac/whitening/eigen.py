@@ -37,8 +37,8 @@ def _krylov(matrix: Array, count: int) -> tuple[Array, Array] | None:
     The basis is orthogonalised in full, and Rayleigh-Ritz gives the eigenvectors in it, until
     their residuals are rounding (Musco and Musco, "Randomized block Krylov methods for stronger
     and faster approximate singular value decomposition", 2015). A block has at least `count`
-    vectors, in general position. So it finds `count` eigenvectors also of an eigenvalue that
-    occurs more often.
+    vectors, in general position. So it also finds all eigenvectors of an eigenvalue that occurs
+    up to `count` times.
     """
     xp, size = namespace_of(matrix), len(matrix)
     block, limit = count + _SPARE, size // 2
