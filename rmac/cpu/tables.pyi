@@ -15,6 +15,10 @@ def read_rows(
     crcs: npt.NDArray[np.uint32] | None = None,
 ) -> int: ...
 
+class DefaultFloats:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
+
 class Path(IntEnum):
     CHANNELS = 0
     ROWS = 1
