@@ -21,6 +21,7 @@ from rmac._caches import cached
 from rmac._checks import ask, is_list, reason, shorten, shown, type_name
 from rmac._dlpack import from_foreign, snapshot
 from rmac._dtypes import DtypeInfo, dtype_info
+from rmac._floats import default_floats
 from rmac.regions import RegionGrid
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ def real_numbers(x: Array, name: str, shapes: Sequence[tuple[int, ...]] = ()) ->
     _require_real(x, name)
     if shapes and x.shape not in shapes:
         raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got {x.shape}")
-    copy = x.astype(np.float64, order="C")
+    with default_floats():
+        copy = x.astype(np.float64, order="C")
     backend.require_finite(copy, name)
     return copy
 
@@ -256,17 +258,25 @@ def host_copy(name: str, value: Any, shape: str) -> npt.NDArray[Any]:
     """
     if backend_of_type(type(value)) not in (None, HOST):
         raise TypeError(f"{name}: expected integers on the host, got {type_name(value)}")
+    arrays: list[npt.NDArray[Any]] = []
     try:
-        parts = list(value) if is_list(value) else [np.asanyarray(value)]
-        copy = np.array(parts if is_list(value) else parts[0])
+        copy = np.array(_read_once(value, arrays))
     except MemoryError:
         raise
     except Exception as error:
         raise ValueError(f"{name}: expected shape {shape}, got {reason(error)}") from error
-    for part in parts:  # NumPy drops their masks in silence
-        if issubclass(type(part), np.ndarray):
-            HOST.plain(part, name)
+    for array in arrays:  # NumPy drops their masks in silence
+        HOST.plain(array, name)
     return copy
+
+
+def _read_once(value: Any, arrays: list[npt.NDArray[Any]]) -> Any:
+    """Return an array_like as arrays in new lists; add the arrays to `arrays`."""
+    if is_list(value):
+        items = list(value)
+        return items if {*map(type, items)} == {int} else [_read_once(x, arrays) for x in items]
+    arrays.append(np.asanyarray(value))
+    return arrays[-1]
 
 
 def require_integers(name: str, values: npt.NDArray[Any], hint: str = "") -> None:
@@ -316,12 +326,29 @@ def _numbers(x: Array, name: str, maps: Array, shape: tuple[str, int]) -> Array:
 
 
 def _require_apart(out: Array) -> None:
-    """Raise if elements of an array lie in the same memory, as those of an expanded tensor do."""
-    steps = zip(out.shape, out.strides, strict=True)
-    if out.size and any(size > 1 and not stride for size, stride in steps):
+    """Raise if elements of an array share memory, as those of an expanded tensor do."""
+    if out.size and _share_memory(out.shape, out.strides, out.itemsize):
         raise ValueError(
             f"out: expected an array whose elements do not share memory, got strides {out.strides}"
         )
+
+
+def _share_memory(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    """Return whether any two elements share a byte."""
+    axes = sorted((abs(step), size) for step, size in zip(strides, shape, strict=True) if size > 1)
+    extent = itemsize
+    for step, size in axes:
+        if step < extent:
+            break
+        extent += step * (size - 1)
+    else:
+        return False  # each step leaves all elements of the smaller ones behind
+    if not all(step for step, _ in axes):
+        return True
+    offsets = np.zeros(1, np.int64)
+    for step, size in axes:
+        offsets = np.add.outer(offsets, step * np.arange(size)).reshape(-1)
+    return bool((np.diff(np.sort(offsets)) < itemsize).any())
 
 
 class Output:

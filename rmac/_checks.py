@@ -165,8 +165,15 @@ def is_sequence(value: Any) -> bool:
     return issubclass(kind, Sequence) and not issubclass(kind, _TEXT)
 
 
+def require_unmasked(name: str, value: object) -> None:
+    """Raise if a value is an array with a mask, which all that reads its memory would ignore."""
+    if issubclass(type(value), np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array without a mask, got a MaskedArray")
+
+
 def items_of(name: str, value: Any, count: int, expected: str) -> list[Any]:
     """Return the first items of a sequence, each read once."""
+    require_unmasked(name, value)
     return ask(name, value, lambda items: [items[i] for i in range(count)], expected)
 
 
@@ -179,6 +186,7 @@ def integer(name: str, value: int) -> int:
     """Return `value` as an int, or raise."""
     if type(value) in _BOOLS:
         raise TypeError(f"{name}: expected an integer, got {shown(value)}")
+    require_unmasked(name, value)
     return ask(name, value, operator.index, "an integer")
 
 
@@ -219,6 +227,7 @@ def real(
     """
     if type(value) in _BOOLS or issubclass(type(value), _TEXT):
         raise TypeError(f"{name}: expected a number, got {shown(value)}")
+    require_unmasked(name, value)
     bound = f"{low:g} {'<' if strict else '<='} {name}"
     bound += f" < {high:g}" if high < inf else "" if infinite else ", finite"
     expected = f"a number with {bound}"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-
 from rmac._arrays import feature_map
 from rmac._backend import Array, Backend, backend_of, require_same_device
 from rmac._checks import ask, is_list, is_sequence, items_of, one_or_two_ints, type_name
 from rmac._dlpack import from_foreign, snapshot
 from rmac._dtypes import dtype_info
+from rmac._floats import default_floats
 from rmac.operators import public_operator
 
 if TYPE_CHECKING:
@@ -94,8 +93,7 @@ def branch_pool(
     windows = _checked_windows(kernel_sizes, len(weights))
     out = backend.empty(_common_shape(x.shape, weights, windows), dtype, x)
     xp = backend.namespace()
-    # inf - inf is NaN, and needs no warning: it also occurs in sums past the ends of rows.
-    with backend.device_context(x), np.errstate(invalid="ignore", over="ignore"):
+    with backend.device_context(x), default_floats():
         kernels = [xp.ascontiguousarray(w.transpose(2, 0, 3, 1), dtype) for w in weights]
         images = _images_at_once(x.shape, kernels)
         for first in range(0, len(x), images):

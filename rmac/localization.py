@@ -8,8 +8,20 @@ import numpy as np
 
 from rmac._arrays import feature_maps
 from rmac._backend import HOST, Array, Backend, backend_of
-from rmac._checks import choice, integer, naming_memory, optional_workers, positive_int, real, shown
+from rmac._checks import (
+    ask,
+    choice,
+    integer,
+    is_sequence,
+    items_of,
+    naming_memory,
+    optional_workers,
+    positive_int,
+    real,
+    shown,
+)
 from rmac._dtypes import dtype_info
+from rmac._floats import default_floats
 from rmac._options import MAP_LAYOUTS, SEARCHES, MapLayout, SearchName, SearchOptions
 from rmac.operators import public_operator
 
@@ -93,9 +105,10 @@ def localize(
     batches, info = feature_maps(backend, x, layout)
     if options.name == "aml" and info.name != "uint8":
         raise TypeError(f'x: expected uint8 levels for search="aml", got {info.name}; see quantize')
-    vectors, single = _checked_queries(queries, batches[0].shape[1])
-    aspects = _checked_aspects(aspect, len(vectors))
-    boxes, scores = backend.localize(batches, vectors, aspects, options, workers=workers)
+    with default_floats():
+        vectors, single = _checked_queries(queries, batches[0].shape[1])
+        aspects = _checked_aspects(aspect, len(vectors))
+        boxes, scores = backend.localize(batches, vectors, aspects, options, workers=workers)
     return Localization(boxes[0], scores[0]) if single else Localization(boxes, scores)
 
 
@@ -119,9 +132,9 @@ def quantize(x: Array, /) -> Array:
     backend = backend_of(x)
     x = backend.plain(x, "x")
     dtype_info(x.dtype)
-    with np.errstate(invalid="ignore"):
+    with default_floats():
         values = np.fmin(np.fmax(x.astype(np.float32), np.float32(0)), np.float32(128))
-    levels: Array = np.floor((np.float32(15) + values) / np.float32(16)).astype(np.uint8)
+        levels: Array = np.floor((np.float32(15) + values) / np.float32(16)).astype(np.uint8)
     return levels
 
 
@@ -147,8 +160,13 @@ def _checked_queries(queries: Array, channels: int) -> tuple[Array, bool]:
 def _checked_aspects(aspect: Any, count: int) -> list[float | None]:
     if aspect is None:
         return [None] * count
-    if not issubclass(type(aspect), (np.ndarray, list, tuple)) or np.ndim(aspect) == 0:
+    if not is_sequence(aspect):
         return [real("aspect", aspect, low=0, strict=True)] * count
-    if len(aspect) != count:
-        raise ValueError(f"aspect: expected {count} numbers, got {len(aspect)}")
-    return [real("aspect", one, low=0, strict=True) for one in aspect]
+    expected = f"{count} numbers"
+    found = ask("aspect", aspect, len, expected)
+    if found != count:
+        raise ValueError(f"aspect: expected {expected}, got {found}")
+    return [
+        real("aspect", one, low=0, strict=True)
+        for one in items_of("aspect", aspect, count, expected)
+    ]

@@ -346,7 +346,7 @@ def roi_pool(
     workers = optional_workers(workers)
     layout = choice("layout", layout, MAP_LAYOUTS)
     maps, _ = feature_map(backend, x, layout)
-    rois = region_rois(rois, x)
+    rois = region_rois(rois, maps)
     result = Output(backend, out, [maps, rois], (len(rois), maps.shape[1], ph, pw), maps.dtype)
     backend.roi_pool(
         maps,

@@ -12,6 +12,7 @@ from rmac._backend import HOST, Array, backend_of, backend_of_input, require_sam
 from rmac._checks import choice, flag, is_list, naming_memory, real
 from rmac._dlpack import from_foreign, snapshot, to_foreign
 from rmac._dtypes import dtype_info
+from rmac._floats import default_floats
 from rmac._options import MAP_LAYOUTS, MapLayout, PresetName
 from rmac.descriptors import frozen_whitening, rmac
 from rmac.scales import in_range, normalized
@@ -122,7 +123,7 @@ def rerank(
     ]
     x = crops or backend.empty((0, batches[0].shape[1], 1, 1), batches[0].dtype, batches[0])
     vectors = rmac(x, whitening=whitening, levels=levels, preset=preset, workers=workers)
-    with backend.device_context(vectors), np.errstate(invalid="ignore", over="ignore"):
+    with backend.device_context(vectors), default_floats():
         products = (vectors.astype(np.float64) * vector.astype(np.float64)).sum(axis=1)
         scores = products.astype(info.descriptor)
         order = backend.namespace().argsort(-scores, kind="stable")
@@ -240,8 +241,7 @@ def expand(
     xp = backend.namespace()
     count, dim = found[0].shape
     rows = max(1, _BLOCK // max(1, dim))
-    # inf - inf is NaN, and needs no warning.
-    with backend.device_context(found[0]), np.errstate(invalid="ignore", over="ignore"):
+    with backend.device_context(found[0]), default_floats():
         expanded = xp.empty((count, dim), dtype_info(found[0].dtype).descriptor)
         for first in range(0, count if dim else 0, rows):
             part = slice(first, first + rows)

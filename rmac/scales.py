@@ -12,6 +12,7 @@ from rmac._backend import Array, backend_of, backend_of_input
 from rmac._checks import is_list, naming_memory, real
 from rmac._dlpack import from_foreign, snapshot, to_foreign
 from rmac._dtypes import dtype_info
+from rmac._floats import default_floats
 from rmac._tracing import opaque
 
 if TYPE_CHECKING:
@@ -87,8 +88,7 @@ def merge_scales(descriptors: Sequence[Array] | Array, /, p: float = 1.0) -> Arr
     xp = backend.namespace()
     images, dim = scales[0].shape
     rows = max(1, _BLOCK // max(1, dim))
-    # inf / inf is NaN, and needs no warning.
-    with backend.device_context(scales[0]), np.errstate(invalid="ignore"):
+    with backend.device_context(scales[0]), default_floats():
         merged = xp.empty((images, dim), dtype_info(scales[0].dtype).descriptor)
         for first in range(0, images if dim else 0, rows):
             part = slice(first, first + rows)

@@ -9,7 +9,7 @@ from helpers import VECTORS
 
 import rmac
 from rmac import _arrays
-from rmac.cpu import tables
+from rmac.cpu import rois, tables
 
 X = np.random.default_rng(0).random((2, 16, 9, 12), dtype=np.float32)
 
@@ -166,6 +166,57 @@ def test_an_out_whose_elements_share_memory_is_refused(axis):
         rmac.region_pool(X, out=out)
 
 
+@pytest.mark.parametrize("strides", [(16, 4), (-16, 4), (34, 2), (4, 4), (16, 8), (32, 3)])
+def test_an_out_whose_rows_overlap_is_refused(strides):
+    memory = np.zeros(4000, np.uint8)[2000:]
+    out = np.ndarray((2, 8), np.float32, memory.base, 2000, strides)
+    vectors = np.ascontiguousarray(X[:, :8])
+    with pytest.raises(ValueError, match="out: expected an array whose elements do not share"):
+        rmac.rmac(vectors, out=out)
+    assert not memory.any()
+
+
+@pytest.mark.parametrize("strides", [(4, 8), (12, 8), (-4, 8), (8, -16), (36, 4), (4, 9)])
+def test_an_out_whose_elements_lie_between_one_another_is_filled(strides):
+    memory = np.zeros(4000, np.uint8)
+    out = np.ndarray((2, 8), np.float32, memory, 2000, strides)
+    vectors = np.ascontiguousarray(X[:, :8])
+    np.testing.assert_array_equal(rmac.rmac(vectors, out=out), rmac.rmac(vectors))
+
+
+def test_rois_are_checked_in_a_copy(monkeypatch):
+    given, floor = np.zeros((3, 5)), np.floor
+
+    def floor_of_changed(values):
+        given[:] = 1e9
+        return floor(values)
+
+    monkeypatch.setattr(np, "floor", floor_of_changed)
+    index, _ = rois.check_rois(given, 2)
+    assert given[0, 0] == 1e9
+    assert index.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_aspects_are_as_many_as_queries_whatever_their_list_says(count):
+    class Odd(list):
+        def __len__(self):
+            return 3
+
+        def __iter__(self):
+            return iter([1.0])
+
+    aspects = Odd([1.0] * count)
+    if count < 3:
+        with pytest.raises(TypeError, match="aspect: expected 3 numbers"):
+            rmac.localize(X, X[0, :, 0, :3].T, aspect=aspects)
+    else:
+        result = rmac.localize(X, X[0, :, 0, :3].T, aspect=aspects)
+        np.testing.assert_array_equal(
+            result.boxes, rmac.localize(X, X[0, :, 0, :3].T, aspect=1).boxes
+        )
+
+
 class WithoutInit(rmac.Whitening):
     def __init__(self):
         pass
@@ -236,6 +287,11 @@ class Masked:
         return np.ma.zeros((1, 4), int)
 
 
+NUMBER = np.ma.array(1)
+TRUTH = {"easy": [1], "hard": [], "junk": []}
+BOXES = [[0, 0, 1, 1]] * 2
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -253,6 +309,29 @@ class Masked:
         lambda masked: rmac.branch_pool(masked, [X[:, :, :1, :1]], [None]),
         lambda masked: rmac.branch_pool(X, [masked[:, :, :1, :1]], [None]),
         lambda masked: rmac.Whitening().fit(masked[:, :, 0, 0]),
+        lambda _masked: rmac.region_pool(X, [[NUMBER, 0, 1, 1]]),
+        lambda _masked: rmac.region_pool(X, [Masked()]),
+        lambda _masked: rmac.rerank(X[0, :, 0, 0], X, [[NUMBER, 0, 1, 1], BOXES[0]]),
+        lambda masked: rmac.rerank(masked[0, :, 0, 0], X, BOXES),
+        lambda masked: rmac.rerank(X[0, :, 0, 0], masked, BOXES),
+        lambda masked: rmac.localize(masked, X[0, :, 0, 0]),
+        lambda masked: rmac.localize(X, masked[0, :, 0, 0]),
+        lambda _masked: rmac.localize(X, X[0, :, 0, :1].T, aspect=np.ma.ones(1)),
+        lambda _masked: rmac.localize(X, X[0, :, 0, 0], aspect=NUMBER),
+        lambda masked: rmac.quantize(masked),
+        lambda masked: rmac.expand(X[0, 0], masked[0, 0], np.zeros((9, 1), int)),
+        lambda _masked: rmac.expand(X[0, 0], X[0, 0], np.ma.zeros((9, 1), int)),
+        lambda _masked: rmac.average_precision([[NUMBER, 2]], [[1]]),
+        lambda _masked: rmac.average_precision([[1, 2]], np.ma.ones((1, 1), int)),
+        lambda _masked: rmac.average_precision([[1, 2]], [[1]], [[np.ma.array(2)]]),
+        lambda _masked: rmac.evaluate([[1, 2]], [TRUTH | {"hard": [NUMBER]}]),
+        lambda _masked: rmac.evaluate([[1, 2]], [TRUTH], at=np.ma.ones(1, int)),
+        lambda _masked: rmac.evaluate([[1, 2]], [TRUTH], at=[NUMBER]),
+        lambda _masked: rmac.rmac(X, levels=NUMBER),
+        lambda _masked: rmac.rmac(X, eps=NUMBER),
+        lambda _masked: rmac.roi_pool(X, np.zeros((1, 5)), output_size=np.ma.ones(2, int)),
+        lambda _masked: rmac.branch_pool(X, [X[:, :, :1, :1]], np.ma.ones(1, int)),
+        lambda _masked: rmac.Whitening(NUMBER),
     ],
 )
 def test_masked_arrays_are_refused_everywhere(call):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from rmac._checks import require_unmasked
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
@@ -55,8 +57,8 @@ def plain(x: Array, name: str) -> Array:
     It is a new object: what is checked of it, nobody else can change. The attributes of a subclass,
     such as numpy.memmap, are not asked.
     """
-    if type(x) is not np.ndarray and isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name}: expected an array without a mask, got a MaskedArray")
+    if type(x) is not np.ndarray:
+        require_unmasked(name, x)
     return np.ndarray.view(x, np.ndarray)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rmac._floats import default_floats
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -27,9 +29,10 @@ class Bins(NamedTuple):
 
 def check_rois(rois: npt.NDArray[Any], images: int) -> tuple[Integers, npt.NDArray[np.float32]]:
     """Return batch indices and corners of RoIs, or raise if one is not finite or not on a map."""
-    with np.errstate(over="ignore"):  # overflows to inf, which is an error below
+    # Both are copies: another thread may write RoIs after they are checked.
+    with default_floats():  # overflows to inf, which is an error below
         corners = rois[:, 1:].astype(np.float32)
-    index = rois[:, 0]
+    index = rois[:, 0].copy()
     finite = np.isfinite(corners).all(axis=1) & np.isfinite(index)
     whose = f"0..{images - 1}" if images else "none, of no images"
     for what, error, wrong in (
@@ -39,7 +42,8 @@ def check_rois(rois: npt.NDArray[Any], images: int) -> tuple[Integers, npt.NDArr
     ):
         if wrong.any():
             row = int(wrong.argmax())
-            raise error(f"rois: expected {what}, got {rois[row].tolist()} in row {row}")
+            got = [index[row].item(), *corners[row].tolist()]
+            raise error(f"rois: expected {what}, got {got} in row {row}")
     return index.astype(np.int64), corners
 
 
@@ -55,7 +59,7 @@ def blocks_of_bins(
 
     They are yielded some at a time, since a bin and its part of a plan take about 300 bytes.
     """
-    with np.errstate(over="ignore"):  # overflows to inf, which is clipped to _FAR
+    with default_floats():  # overflows to inf, which is clipped to _FAR
         cells = _round_half_away(corners * np.float32(spatial_scale))
     bin_rows, bin_columns = output_size
     shape = (len(cells), *output_size)

@@ -174,15 +174,13 @@ ROOTS = _roots()
 
 def _unit_vectors(queries: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return queries of length 1; one of zeros stays."""
-    with np.errstate(over="ignore"):
-        squares = (queries * queries).sum(axis=1, keepdims=True)
+    squares = (queries * queries).sum(axis=1, keepdims=True)
     if ((squares > 1e-200) & (squares < 1e200)).all():
         return np.asarray(queries / np.sqrt(squares))
-    with np.errstate(invalid="ignore"):
-        largest = abs(queries).max(axis=1, keepdims=True, initial=0)
-        scaled = queries / np.where(largest == 0, 1, largest)
-        norms = np.sqrt((scaled * scaled).sum(axis=1, keepdims=True))
-        return np.asarray(scaled / np.where(norms == 0, 1, norms))
+    largest = abs(queries).max(axis=1, keepdims=True, initial=0)
+    scaled = queries / np.where(largest == 0, 1, largest)
+    norms = np.sqrt((scaled * scaled).sum(axis=1, keepdims=True))
+    return np.asarray(scaled / np.where(norms == 0, 1, norms))
 
 
 def _lanes(channels: int, most: int, line: int) -> int:
@@ -275,12 +273,9 @@ def _allowed(
     The logarithms of aml.c round differently from those of the definition.
     """
     heights, widths = np.arange(1, height + 1)[:, None, None], np.arange(1, width + 1)[:, None]
-    with np.errstate(divide="ignore", over="ignore"):
-        if as_paper:
-            ratios = wanted / (heights / widths)
-            off = np.reshape(
-                [abs(math.log(r)) if r else math.inf for r in ratios.flat], ratios.shape
-            )
-        else:
-            off = abs(np.log(wanted * widths / heights))
+    if as_paper:
+        ratios = wanted / (heights / widths)
+        off = np.reshape([abs(math.log(r)) if r else math.inf for r in ratios.flat], ratios.shape)
+    else:
+        off = abs(np.log(wanted * widths / heights))
     return np.asarray((off <= math.log(tolerance)) | (wanted == 0))

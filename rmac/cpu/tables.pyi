@@ -24,6 +24,10 @@ def are_equal(
     equal: npt.NDArray[np.bool_],
 ) -> None: ...
 
+class DefaultFloats:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
+
 class Path(IntEnum):
     CHANNELS = 0
     ROWS = 1

@@ -5,7 +5,7 @@
 Each is made by `__cinit__`, so that none is half made, and `__init__` changes none.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 cdef extern from "lines.h":
@@ -18,7 +18,23 @@ cdef extern from "reads.h" nogil:
         uint32_t* crcs,
     )
 
+cdef extern from "floats.h" nogil:
+    uint64_t set_default_floats()
+    void restore_floats(uint64_t before)
+
 LINE_BYTES = LINE
+
+
+cdef class DefaultFloats:
+    """A context in which this thread has the default floating-point mode, see floats.h."""
+
+    cdef uint64_t _before
+
+    def __enter__(self):
+        self._before = set_default_floats()
+
+    def __exit__(self, *error):
+        restore_floats(self._before)
 
 
 def add_to_crc32(const unsigned char[::1] data not None, uint32_t crc):

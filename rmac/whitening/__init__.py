@@ -11,6 +11,7 @@ from rmac._arrays import feature_vectors
 from rmac._backend import Array, backend_of, move
 from rmac._checks import choice, naming_memory, positive_int, real, type_name, unmade
 from rmac._dlpack import from_foreign, to_foreign
+from rmac._floats import default_floats
 from rmac._forks import Lock
 from rmac._tracing import opaque
 from rmac.whitening.components import Learned, require_enough
@@ -299,9 +300,10 @@ class Whitening(Conversions, Estimator):
         dim = len(state.learned().projection)
         done, number = 0, math.prod(array.shape[:-1])
         result = backend_of(array).empty((number, dim), info.descriptor, array)
-        for block in blocks_of(array, info.descriptor):
-            state.apply_to(block, result[done : done + len(block)])
-            done += len(block)
+        with default_floats():
+            for block in blocks_of(array, info.descriptor):
+                state.apply_to(block, result[done : done + len(block)])
+                done += len(block)
         return to_foreign(result.reshape(*array.shape[:-1], dim), vectors)
 
     def _state_for(self, x: Array, channels: int, name: str) -> State:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rmac._checks import ask, type_name
+from rmac._floats import default_floats
 
 if TYPE_CHECKING:
     from rmac._backend import Array
@@ -20,6 +21,7 @@ def projection_of_pca(pca: Any) -> tuple[Array, Array, Array]:
     return found
 
 
+@default_floats()
 def _attributes(pca: Any) -> tuple[Array, Array, Array] | None:
     """Return the mean, projection and variances of a PCA, None if it is not fitted."""
     whiten = pca.whiten  # other objects have none
@@ -51,6 +53,7 @@ def projection_of_faiss(transform: Any) -> tuple[Array, Array]:
     return _mean_of(faiss.vector_to_array(linear.b), rows), rows
 
 
+@default_floats()
 def faiss_transform(mean: Array, rows: Array) -> Any:
     """Return a mean and a projection as a `faiss.LinearTransform`."""
     faiss = _faiss()
@@ -70,6 +73,7 @@ def _faiss() -> Any:
     return faiss
 
 
+@default_floats()
 def _mean_of(bias: Array, rows: Array) -> Array:
     """Return the shortest vector m with rows @ -m == bias, or raise if there is none."""
     rows, bias = rows.astype(np.float64), bias.astype(np.float64)

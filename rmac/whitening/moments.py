@@ -9,10 +9,10 @@ import numpy as np
 
 from rmac._backend import Array, backend_of, device_context, namespace_of
 from rmac._dtypes import dtype_info
+from rmac._floats import default_floats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
 _BLOCK = 1 << 25  # bytes of vectors that are copied to float64 at a time
 
@@ -38,7 +38,7 @@ class Moments(NamedTuple):
         """
         number, channels = math.prod(vectors.shape[:-1]), vectors.shape[-1]
         unit = dtype_info(vectors.dtype).unit
-        with device_context(vectors), _overflowing():
+        with device_context(vectors), default_floats():
             xp, blocks = namespace_of(vectors), blocks_of(vectors, np.dtype(np.float64))
             if number < channels and not whole:
                 rows = xp.zeros((number, channels))
@@ -64,7 +64,7 @@ class Moments(NamedTuple):
             return (self if self.number else other)._replace(unit=unit)
         number = self.number + other.number
         share = self.number * other.number / number
-        with device_context(self.mean), _overflowing():
+        with device_context(self.mean), default_floats():
             xp = namespace_of(self.mean)
             difference = other.mean - self.mean
             mean = self.mean + difference * (other.number / number)
@@ -81,7 +81,7 @@ class Moments(NamedTuple):
 
     def require_finite(self) -> None:
         """Raise unless all numbers are finite, and wait until a device has computed them."""
-        with device_context(self.mean), _overflowing():
+        with device_context(self.mean), default_floats():
             if not math.isfinite(float(self.mean.sum()) + float(self.channel_scatter().sum())):
                 raise ValueError(
                     "vectors: expected finite numbers whose squares fit float64, got others"
@@ -96,15 +96,6 @@ class Moments(NamedTuple):
         if self.rows is None:
             return self.scatter.diagonal()  # type: ignore[union-attr]
         return (self.rows * self.rows).sum(axis=0)
-
-
-def _overflowing() -> AbstractContextManager[Any]:
-    """Return a context without warnings of numbers that overflow: `require_finite` raises.
-
-    It is a new one each time. NumPy 1 keeps in it what is restored at its end, so that threads and
-    nested calls cannot share one.
-    """
-    return np.errstate(over="ignore", invalid="ignore")
 
 
 def _centre(vectors: Array) -> Array:

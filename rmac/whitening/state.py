@@ -16,6 +16,7 @@ from rmac._backend import (
     namespace_of,
     require_same_device,
 )
+from rmac._floats import default_floats
 from rmac._forks import Lock
 from rmac.whitening.components import Learned, learn, warn_of_cut
 from rmac.whitening.moments import Moments
@@ -162,8 +163,7 @@ class State(NamedTuple):
             mean, projection, _ = self.learned()
         else:
             mean, projection = self.in_float32()
-        # A BLAS may also read memory beside the arrays, and warn of what it finds there.
-        with device_context(vectors), np.errstate(invalid="ignore"):
+        with device_context(vectors), default_floats():
             vectors -= mean
             namespace_of(vectors).matmul(vectors, projection.T, out=out)
 
@@ -180,7 +180,7 @@ def new_state(
     def compute() -> Learned:
         if moments is None:
             raise ValueError("whitening: expected a fitted one; call fit or partial_fit first")
-        with device_context(moments.mean):
+        with device_context(moments.mean), default_floats():
             result = learn(moments, dim, eps)
             wait_for(result.mean)
         return result
@@ -189,7 +189,7 @@ def new_state(
         mean, projection, _ = known()
         if projection.dtype == np.float32:
             return mean, projection
-        with device_context(mean):
+        with device_context(mean), default_floats():
             _require_float32(mean, projection)
             result = mean.astype(np.float32), projection.astype(np.float32)
             wait_for(result[0])
