@@ -151,7 +151,7 @@ def test_the_gpu_describes_more_images_than_one_launch_has_blocks(monkeypatch):
     options = rmac._options.aggregation_options(True, "sum", True, 0.0)
     call = launches._description_call.__wrapped__((8, 5, 4), 4, options)
     found = [
-        (int(launch.words.view(DESCRIBE_LAUNCH)["first_image"][0]), *launch.grid)
+        (int(launch.words[:-1].view(DESCRIBE_LAUNCH)["first_image"][0]), *launch.grid)
         for launch in call.launches
     ]
     assert found == [(0, 3), (3, 3), (6, 2)]

@@ -30,7 +30,6 @@ struct DescribeLaunch {
     AggregationOptions options;
     void *vectors;
     double *squares;
-    void *out;
     int are_squared;    /* whether the squares of the regional vectors are summed already */
     int same_count;     /* the number of regions if all images have the same, else 0 */
     int counts[COUNTS]; /* each image's own number, if they differ */
@@ -374,7 +373,8 @@ __device__ void describe_pooled(
 }
 
 template <typename Real>
-__global__ void __launch_bounds__(DESCRIBE_THREADS) describe(const DescribeLaunch launch)
+__global__ void __launch_bounds__(DESCRIBE_THREADS) describe(
+    const DescribeLaunch launch, Real *out)
 {
     const int most = launch.most_regions;
     const Index first = launch.first_image * most;
@@ -388,5 +388,5 @@ __global__ void __launch_bounds__(DESCRIBE_THREADS) describe(const DescribeLaunc
     }
     describe_image(
         launch.options, launch.options.in_place, image,
-        (Real *)launch.out + launch.first_image * launch.channels);
+        out + launch.first_image * launch.channels);
 }

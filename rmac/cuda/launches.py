@@ -60,7 +60,7 @@ _BYTES = np.dtype(np.uint8)
 _ALIGNMENT = 512  # bytes, that of CuPy's allocations
 # The pointers of a call, by number: its result, its temporary memory, then its inputs.
 _OUT, _SCRATCH, _FIRST_INPUT = range(3)
-_DESCRIBE = {np.dtype(real).itemsize: f"describe<{c_name(np.dtype(real))}>" for real in ("f4", "f8")}
+_DESCRIBE = {4: "describe<float>", 8: "describe<double>"}  # by the bytes of an element
 
 
 def _by_value(struct: Struct) -> Any:
@@ -92,17 +92,17 @@ class _Job(NamedTuple):
 
 
 class _Launch(NamedTuple):
-    """A launch of a kernel. Only the addresses are still missing in its struct."""
+    """A launch of a kernel. Only the addresses are still missing."""
 
     name: str
     grid: tuple[int]
     threads: tuple[int, ...]
     shared: int
-    words: npt.NDArray[np.int64]  # the struct
+    words: npt.NDArray[np.int64]  # the struct, and the address of the result
     addresses: list[tuple[int, int, int]]  # a place in words; the number of a pointer; bytes to add
-    # Copies of the words, and arguments of these, that no call uses now. A call takes one and
-    # returns it.
-    spare: list[tuple[npt.NDArray[np.int64], tuple[Any]]]
+    # Copies of the words, and the arguments that these are, which no call uses now. A call takes
+    # one and returns it.
+    spare: list[tuple[npt.NDArray[np.int64], tuple[Any, Any]]]
 
 
 class _Call(NamedTuple):
@@ -166,7 +166,7 @@ def _run(call: _Call, out: Array, inputs: list[int]) -> None:
             spare = launch.spare.pop()
         except IndexError:
             copy = launch.words.copy()
-            spare = copy, (_by_value(copy),)
+            spare = copy, (_by_value(copy[:-1]), _by_value(copy[-1:]))
         words, arguments = spare
         for place, number, offset in launch.addresses:
             words[place] = pointers[number] + offset
@@ -181,11 +181,11 @@ _kept = cached(lambda call: sum(2 * launch.words.nbytes for launch in call.launc
 def _pooling_call(
     batches: tuple[tuple[Any, ...], ...], boxes: tuple[bytes, ...], spec: KernelSpec
 ) -> _Call:
+    """Return the launches that pool."""
     maps = [_Maps(*one) for one in batches]
     regions = max(len(grid) // _BOX_BYTES for grid in boxes)
-    struct = _pool_struct(maps, regions, spec)
-    addresses = [_address(POOL_LAUNCH, "out", (_OUT, 0))]
-    return _Call(_pool_launches(maps, _routes(maps, boxes, spec), struct, addresses, spec), 0, 0)
+    routes, struct = _routes(maps, boxes, spec), _pool_struct(maps, regions, spec)
+    return _Call(_pool_launches(maps, routes, struct, (_OUT, 0), [], spec), scratch=0, counters=0)
 
 
 @_kept
@@ -210,14 +210,14 @@ def _descriptors_call(
     vectors = (_OUT, 0) if in_place else (_SCRATCH, first)
 
     struct = _pool_struct(maps, shape[1], spec)
-    addresses = [_address(POOL_LAUNCH, "out", vectors)]
+    addresses = []
     if squares_too:
         _set_options(struct["description"]["options"], aggregation)
         addresses.append(_address(POOL_LAUNCH, "description.squares", (_SCRATCH, squares)))
     if describes_too:
         addresses.append(_address(POOL_LAUNCH, "description.finished", (_SCRATCH, finished)))
         addresses.append(_address(POOL_LAUNCH, "description.descriptors", (_OUT, 0)))
-    launches = _pool_launches(maps, routes, struct, addresses, spec)
+    launches = _pool_launches(maps, routes, struct, vectors, addresses, spec)
     if not describes_too:
         struct = _describe_struct(shape, aggregation, are_squared=squares_too)
         addresses = _describe_addresses(vectors, (_SCRATCH, squares))
@@ -229,6 +229,7 @@ def _descriptors_call(
 def _description_call(
     shape: tuple[int, int, int], itemsize: int, aggregation: AggregationOptions
 ) -> _Call:
+    """Return the launches that describe regional vectors, and sum their squares first."""
     struct = _describe_struct(shape, aggregation, are_squared=False)
     addresses = _describe_addresses((_FIRST_INPUT, 0), (_SCRATCH, 0))
     launches = _describe_launches(shape, [shape[1]], struct, addresses, itemsize)
@@ -236,7 +237,7 @@ def _description_call(
 
 
 def _sums_squares(routes: tuple[Route, ...]) -> bool:
-    """Return whether the kernels can square what they pool: a block has all regions of its groups."""
+    """Return whether blocks that pool can sum squares: they have all regions of their groups."""
     return len(routes) == 1 and routes[0].channels % NORM_GROUP == 0
 
 
@@ -253,7 +254,7 @@ def _places(*sizes: int) -> list[int]:
 
 
 def _address(struct: np.dtype[Any], field: str, address: Address) -> tuple[int, int, int]:
-    """Return an address that a launch writes to a field of its struct, or to one of a struct there."""
+    """Return an address that a launch writes to a field of its struct, or of a struct in it."""
     offset = 0
     for name in field.split("."):
         struct, start = struct.fields[name][:2]  # type: ignore[index]
@@ -261,42 +262,37 @@ def _address(struct: np.dtype[Any], field: str, address: Address) -> tuple[int, 
     return (offset // 8, *address)
 
 
-def _routes(
-    maps: list[_Maps], boxes: Sequence[bytes], spec: KernelSpec
-) -> list[tuple[Route, ...]]:
+def _routes(maps: list[_Maps], boxes: Sequence[bytes], spec: KernelSpec) -> list[tuple[Route, ...]]:
     """Return how the kernels reach the regions of each batch."""
     for one in maps:
         _require_32_bits(one.shape)
     images = sum(one.shape[0] for one in maps)
     least = 1 << min(images, 256).bit_length() >> 1  # few numbers, since routes are cached
-    return [
-        region_routes(*one, grid, least, spec) for one, grid in zip(maps, boxes, strict=True)
-    ]
+    return [region_routes(*one, grid, least, spec) for one, grid in zip(maps, boxes, strict=True)]
 
 
 def _pool_launches(
     maps: list[_Maps],
     routes: list[tuple[Route, ...]],
     struct: Struct,
+    vectors: Address,
     addresses: list[tuple[int, int, int]],
     spec: KernelSpec,
 ) -> list[_Launch]:
-    """Return the launches that pool batches, as few as their capacity allows.
+    """Return the launches that pool batches to `vectors`, as few as their capacity allows.
 
-    `struct` and `addresses` are what all launches have.
+    All launches have what `struct` and `addresses` hold.
     """
     launches = []
     for jobs in _jobs_by_kernel(maps, routes):
         while jobs:
-            launch, done = _launch_of_first_jobs(jobs, struct.copy(), addresses, spec)
+            launch, done = _launch_of_first_jobs(jobs, struct.copy(), vectors, addresses, spec)
             launches.append(launch)
             del jobs[:done]
     return launches
 
 
-def _jobs_by_kernel(
-    batches: list[_Maps], routes: list[tuple[Route, ...]]
-) -> Iterable[list[_Job]]:
+def _jobs_by_kernel(batches: list[_Maps], routes: list[tuple[Route, ...]]) -> Iterable[list[_Job]]:
     """Return lists of jobs that one kernel does with one shape of its blocks."""
     jobs_of_kernel: dict[tuple[Form, int, int], list[_Job]] = {}
     first_image = 0
@@ -330,7 +326,11 @@ def _pool_struct(maps: list[_Maps], regions: int, spec: KernelSpec) -> Struct:
 
 
 def _launch_of_first_jobs(
-    jobs: list[_Job], struct: Struct, addresses: list[tuple[int, int, int]], spec: KernelSpec
+    jobs: list[_Job],
+    struct: Struct,
+    vectors: Address,
+    addresses: list[tuple[int, int, int]],
+    spec: KernelSpec,
 ) -> tuple[_Launch, int]:
     """Return one launch for the first jobs, and how many of them it has room for."""
     batch, words = struct["batch"], struct["words"]
@@ -359,7 +359,8 @@ def _launch_of_first_jobs(
     of_maps = [
         (place + i * step, _FIRST_INPUT + job.batch, job.offset) for i, job in enumerate(taken)
     ]
-    return _launch(name, blocks, threads, shared, struct, [*addresses, *of_maps]), len(taken)
+    addresses = [*addresses, *of_maps]
+    return _launch(name, blocks, threads, shared, struct, vectors, addresses), len(taken)
 
 
 def _launch(
@@ -368,9 +369,11 @@ def _launch(
     threads: tuple[int, ...],
     shared: int,
     struct: Struct,
+    out: Address,
     addresses: list[tuple[int, int, int]],
 ) -> _Launch:
-    words = struct.reshape(1).view(np.int64)
+    words = np.append(struct.reshape(1).view(np.int64), 0)
+    addresses = [*addresses, (len(words) - 1, *out)]
     return _Launch(name, (blocks,), threads, shared, words, addresses, spare=[])
 
 
@@ -424,7 +427,7 @@ def _describe_struct(
 
 
 def _describe_addresses(vectors: Address, squares: Address) -> list[tuple[int, int, int]]:
-    addresses = {"vectors": vectors, "squares": squares, "out": (_OUT, 0)}
+    addresses = {"vectors": vectors, "squares": squares}
     return [_address(DESCRIBE_LAUNCH, *one) for one in addresses.items()]
 
 
@@ -454,6 +457,7 @@ def _describe_launches(
                 (DESCRIBE_THREADS,),
                 DESCRIBE_SHARED,
                 struct.copy(),
+                (_OUT, 0),
                 addresses,
             )
         )

@@ -149,9 +149,8 @@ __device__ void pool_columns(
 
 template <Kind kind, int count, typename Out>
 __global__ void __launch_bounds__(THREADS, ROWS_BLOCKS) pool_rows(
-    const PoolLaunch launch)
+    const PoolLaunch launch, Out *out)
 {
-    Out *out = (Out *)launch.out;
     KeyOf<kind> *keys = (KeyOf<kind> *)shared_memory;
     const Task task = task_of_block(launch, CHANNEL_BLOCK);
     const Tiles tiles = {(task.segments + 1) * TILE_PITCH, TILE_PITCH, 0};
@@ -208,9 +207,8 @@ __device__ void pool_pixels(const Task &task, const char *row, KeyOf<kind> *tile
 
 template <Kind kind, int count, typename Out>
 __global__ void __launch_bounds__(THREADS, CHANNELS_BLOCKS) pool_channels(
-    const PoolLaunch launch)
+    const PoolLaunch launch, Out *out)
 {
-    Out *out = (Out *)launch.out;
     KeyOf<kind> *keys = (KeyOf<kind> *)shared_memory;
     const int lane = threadIdx.x, lanes = blockDim.x, channel = lane * count;
     const Task task = task_of_block(launch, lanes * count);

@@ -85,9 +85,8 @@ __device__ void sum_tiles(
 }
 
 template <Kind kind, typename Sum, typename Out>
-__global__ void pool_means(const PoolLaunch launch)
+__global__ void pool_means(const PoolLaunch launch, Out *out)
 {
-    Out *out = (Out *)launch.out;
     Sum *sums = (Sum *)shared_memory;
     const Task task = task_of_block(launch, CHANNEL_BLOCK);
     const int size = task.bands * task.segments * CHANNEL_BLOCK;

@@ -72,7 +72,7 @@ __device__ void reduce_tiles(
 
 template <Kind kind, int many, typename Out>
 __global__ void __launch_bounds__(THREADS, PLANES_BLOCKS) pool_planes(
-    const PoolLaunch launch)
+    const PoolLaunch launch, Out *out)
 {
     typedef BitsOf<kind> Bits;
     const Task task = task_of_block(launch, WARP * many);
@@ -92,7 +92,6 @@ __global__ void __launch_bounds__(THREADS, PLANES_BLOCKS) pool_planes(
     __syncthreads();
     const Tiles tiles = {task.segments * WARP * many, WARP * many, WARP};
     const Share share = {lane, lane, WARP, warp, (int)blockDim.x / WARP};
-    Out *out = (Out *)launch.out;
     write_regions<kind, many>(launch, task, keys, tiles, share, out);
     describe_pooled<kind>(launch, task, WARP * many, out);
 }

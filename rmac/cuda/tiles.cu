@@ -53,7 +53,6 @@ struct PoolLaunch {
     int by_channels; /* whether neighbouring threads of pool_means take neighbouring channels */
     double p; /* the power that pool_means sums, 0 for the values themselves */
     Index regions; /* of each image in the output */
-    void *out; /* (image, region, channel) */
     Description description;
     Batch batch[BATCHES];
     int words[PLAN_WORDS];
