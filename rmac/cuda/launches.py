@@ -17,7 +17,6 @@ from rmac._caches import cached
 from rmac._dtypes import DTYPES
 from rmac._options import AggregationOptions
 from rmac.cuda.arrays import keep_for_graph, namespace
-from rmac.cuda.c_types import c_name
 from rmac.cuda.route import (
     DESCRIBE_SHARED,
     DESCRIBE_THREADS,
