@@ -28,6 +28,12 @@ def machine_code(code, names, folder, arch="sm_90"):
     return {name: lines[nvrtc.getLoweredName(program, name)] for name in names}
 
 
+def until(lines, instruction):
+    """Return the lines before the first such instruction, or all."""
+    found = [i for i, line in enumerate(lines) if f" {instruction}" in line]
+    return lines[: found[0]] if found else lines
+
+
 def _nvdisasm():
     spec = importlib.util.find_spec("nvidia")
     places = [] if spec is None else spec.submodule_search_locations

@@ -40,6 +40,18 @@ def gpu(xp):
     return xp
 
 
+@pytest.fixture
+def many_images(monkeypatch):
+    """A function: from so many images on, the last block that pools an image describes it."""
+
+    def change(count):
+        monkeypatch.setattr(launches, "MANY_IMAGES", count)
+        launches._descriptors_call.cache.clear()
+
+    yield change
+    launches._descriptors_call.cache.clear()
+
+
 def specialisations():
     """The names of all kernels that a call can launch."""
     for info in DTYPE_TABLE.values():
@@ -116,23 +128,30 @@ def test_every_specialisation_compiles_without_spills(arch):
     assert set(spills) == {("0", "0")}
 
 
+def _pooling(lines):
+    """Return the machine code before the block of an image that is the last describes it."""
+    return sass.until(lines, "MEMBAR")
+
+
 @pytest.mark.parametrize(
     ("name", "least"),
     [
-        ("pool_rows<FLOAT32, 4, float>", 8),
+        ("pool_rows<FLOAT32, 4, int>", 8),
         ("pool_rows<FLOAT16, 8, float>", 8),
-        ("pool_channels<FLOAT32, 4, float>", 8),
+        ("pool_channels<FLOAT32, 4, int>", 8),
         ("pool_channels<FLOAT16, 8, float>", 8),
+        ("describe<float>", 8),
+        ("describe<double>", 8),
     ],
 )
 def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
     """Without that, a GPU waits for its memory most of the time."""
     code = source.kernel_source()
     one = code.replace("BATCH = sizeof(BitsOf<kind>) < 8 ? 8 : 4;", "BATCH = 1;").replace(
-        "LOADS = 8;", "LOADS = 1;"
+        "LOADS = 64 / sizeof(Real);", "LOADS = 1;"
     )
     in_flight, with_one = (
-        sass.loads_in_flight(sass.machine_code(text, [name], tmp_path)[name])
+        sass.loads_in_flight(_pooling(sass.machine_code(text, [name], tmp_path)[name]))
         for text in (code, one)
     )
     assert in_flight >= least > with_one
@@ -141,15 +160,11 @@ def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
 def test_planes_are_copied_without_registers(tmp_path):
     """Such copies are all in flight, however many they are."""
     name = "pool_planes<FLOAT32, 4, float>"
-    found = {
-        arch: [
-            copy
-            for copy in ("LDGSTS.E.BYPASS.128", "LDG.E.128")
-            if copy
-            in "".join(sass.machine_code(source.kernel_source(), [name], tmp_path, arch)[name])
-        ]
-        for arch in ("sm_75", "sm_80", "sm_90")
-    }
+    found = {}
+    for arch in ("sm_75", "sm_80", "sm_90"):
+        lines = sass.machine_code(source.kernel_source(), [name], tmp_path, arch)[name]
+        copying = "".join(sass.until(lines, "BAR.SYNC"))
+        found[arch] = [copy for copy in ("LDGSTS.E.BYPASS.128", "LDG.E.128") if copy in copying]
     assert found == {
         "sm_75": ["LDG.E.128"],
         "sm_80": ["LDGSTS.E.BYPASS.128"],
@@ -167,7 +182,7 @@ def test_a_kernel_has_few_instructions_for_a_byte(tmp_path, kernel, kind, vector
     code = source.kernel_source()
     one_by_one = code.replace("sizeof(BitsOf<kind>) <= 2 && count % 2 == 0", "false")
     in_pairs, alone = (
-        sass.instructions_per_byte(sass.machine_code(text, [name], tmp_path)[name])
+        sass.instructions_per_byte(_pooling(sass.machine_code(text, [name], tmp_path)[name]))
         for text in (code, one_by_one)
     )
     print(f"{name}: {in_pairs:.2f} instructions for a byte")
@@ -382,19 +397,28 @@ def test_a_result_in_out_is_handed_over_to_its_library(gpu, monkeypatch):
     np.testing.assert_array_equal(handed_over, [rmac.rmac(x)])
 
 
-def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
-    """Without any one of the barriers, the shim gives another result or an error."""
+def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
+    """Without any one of the barriers, the shim gives another result or an error.
+
+    But for the barrier before a block counts itself: the shim runs blocks one after the other.
+    """
     if gpu.__name__ != "shim":
         pytest.skip("a device runs threads in an order of its own")
     code, barrier = source.kernel_source(), "__syncthreads();"
     maps = random_map(rng, (1, 300, 9, 12), DTYPES["float32"])
     small = gpu.asarray(random_map(rng, (1, 64, 7, 7), DTYPES["float32"]))
     inputs = gpu.asarray(maps), gpu.asarray(maps.transpose(0, 2, 3, 1).copy()), small
+    vectors = rng.random((1, 20, 300), np.float32)
+    many_images(1)
 
     def results():
         source.kernel.cache_clear()
+        out = gpu.empty((1, 300), np.float32)
         try:
-            return [
+            cuda.describe(
+                gpu.asarray(vectors.copy()), out, AggregationOptions(True, Aggregate.SUM, True, 0.0)
+            )
+            return [to_host(out).tobytes()] + [
                 to_host(rmac.rmac(x, layout=layout, pool=pool)).tobytes()
                 for x, layout in zip(inputs, ("NCHW", "NHWC", "NCHW"), strict=True)
                 for pool in ("max", "mean")
@@ -406,8 +430,10 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
 
     expected = results()
     places = [match.start() for match in re.finditer(re.escape(barrier), code)]
-    assert len(places) == 10
+    assert len(places) == 14
     for place in places:
+        if code[place:].startswith(f"{barrier}\n    if (thread_of_block() == 0) {{"):
+            continue
         mutated = code[:place] + code[place + len(barrier) :]
         with monkeypatch.context() as patch:
             patch.setattr(source, "kernel_source", lambda code=mutated: code)
@@ -478,6 +504,40 @@ def test_another_device_than_the_current_one(gpu, rng):
         np.testing.assert_allclose(to_host(result), rmac.rmac(to_host(x)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("pool", ["max", "gem"])
+@pytest.mark.parametrize(
+    ("shape", "layout", "dtype"),
+    [
+        ((3, 300, 7, 7), "NCHW", "float32"),
+        ((3, 300, 7, 7), "NCHW", "float64"),
+        ((2, 70, 6, 9), "NCHW", "float16"),
+        ((2, 70, 6, 9), "NHWC", "float32"),
+        ((2, 64, 9, 12), "NHWC", "uint8"),
+    ],
+)
+def test_the_block_that_describes_does_not_matter(
+    gpu, rng, many_images, shape, layout, dtype, pool
+):
+    """The last block of an image, or a kernel of its own, which may sum the squares itself."""
+    x = random_map(rng, shape, DTYPES[dtype])
+    stored = gpu.asarray(np.ascontiguousarray(x.transpose(LAYOUTS[layout])))
+
+    def described(many):
+        many_images(many)
+        return [
+            to_host(rmac.rmac(stored, layout=layout, pool=pool, aggregate=aggregate)).tobytes()
+            for aggregate in ("sum", "mean", "concat")
+        ]
+
+    expected = described(1000)
+    assert described(1) == expected
+    plain = {"aggregate": "none", "normalize_regions": False}
+    vectors = rmac.rmac(stored, layout=layout, pool=pool, **plain)
+    out = gpu.empty(shape[:2], vectors.dtype)
+    cuda.describe(vectors, out, AggregationOptions(True, Aggregate.SUM, True, 0.0))
+    assert to_host(out).tobytes() == expected[0]
+
+
 def test_more_elements_than_32_bits_count(gpu):
     if gpu.__name__ != "cupy":
         pytest.skip("needs a device")
@@ -493,7 +553,7 @@ def test_the_package_has_its_kernels():
         r"__global__ void (?:__launch_bounds__\(.*?\) )?(\w+)", source.kernel_source()
     )
     rois = ["pool_rois", "write_rois"]
-    assert names == ["pool_rows", "pool_channels", "pool_planes", "pool_means", *rois, "describe"]
+    assert names == ["describe", "pool_rows", "pool_channels", "pool_planes", "pool_means", *rois]
 
 
 @pytest.fixture

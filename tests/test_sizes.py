@@ -148,10 +148,10 @@ def test_the_gpu_refuses_sides_beyond_int(axis):
 
 def test_the_gpu_describes_more_images_than_one_launch_has_blocks(monkeypatch):
     monkeypatch.setattr(launches, "MOST_BLOCKS", 3)
-    monkeypatch.setattr(launches, "_by_value", lambda struct: struct)
     options = rmac._options.aggregation_options(True, "sum", True, 0.0)
+    call = launches._description_call.__wrapped__((8, 5, 4), 4, options)
     found = [
-        (int(launch.view(DESCRIBE_LAUNCH)["first_image"]), images)
-        for launch, images in launches._describe_launches.__wrapped__((8, 5, 4), 5, (), options)
+        (int(launch.words[:-1].view(DESCRIBE_LAUNCH)["first_image"][0]), *launch.grid)
+        for launch in call.launches
     ]
     assert found == [(0, 3), (3, 3), (6, 2)]

@@ -1,41 +1,71 @@
 /* Descriptors of images from their regional vectors.
 
    Accumulation
-       Norms in float64. Sums over regions in the type of the descriptor, `Real`. The order of
-       additions depends on the shape alone. CuPy compiles float32 arithmetic to take subnormals as
-       0; sums over regions do so, norms do not.
+       The squares of 4 neighbouring channels are summed in the type of the descriptor, `Real`. These
+       sums are added in float64: in each group of NORM_GROUP channels, then over the groups. Sums
+       over regions in `Real`. The order of additions depends on the shape alone, not on the kernel.
+       CuPy compiles float32 arithmetic to take subnormals as 0, so norms near these take another way.
    NaN
        A NaN in a regional vector makes its norm NaN, and so all elements of the vector.
    Memory layout
-       Regional vectors are (image, region, channel), contiguous, and are overwritten.
+       Regional vectors are (image, region, channel), contiguous, and are overwritten. Sums of squares
+       are (image, region, group).
    Thread mapping
-       A block for each image. A warp takes a part of a region's norm; then a thread takes a channel.
-       Threads start LOADS loads before they use the first, as one block has its multiprocessor to
-       itself, and waits for the memory most of the time. */
+       The blocks that pool sum the squares of their channels: 4 threads take a group. Then one block
+       describes an image: a block of `describe`, or the one that is the last to pool channels of the
+       image. There a warp takes the norm of a region, and then a thread takes a channel. */
 
-const int LOADS = 8;
+/* Loads that a thread starts before it uses the first. A block that describes waits for the memory
+   most of the time. */
+template <typename Real> constexpr int LOADS = 64 / sizeof(Real);
 
-struct AggregationOptions {
-    int normalize_regions;
-    Aggregate aggregate;
-    int in_place; /* whether the regional vectors are the descriptors */
-    int normalize;
-    double eps;
-};
+const int DIVISIONS = 4;  /* the same of values that it writes, too; more would need many registers */
+const int QUAD = 4;       /* channels that a thread squares at once */
+const int DIVISORS = 256; /* regions whose divisors a block holds at once; not measured */
 
 struct DescribeLaunch {
     Index first_image;
     int most_regions; /* of an image; all have room for so many vectors */
     int channels;
     AggregationOptions options;
+    void *vectors;
+    double *squares;
+    int are_squared;    /* whether the squares of the regional vectors are summed already */
     int same_count;     /* the number of regions if all images have the same, else 0 */
     int counts[COUNTS]; /* each image's own number, if they differ */
+};
+
+__device__ inline int groups_of(int channels) { return (channels + NORM_GROUP - 1) / NORM_GROUP; }
+
+/* The regional vectors of an image, and memory for the sums of their squares. Addresses are computed
+   where they are needed: that takes fewer registers. */
+template <typename Real> struct ImageVectors {
+    Real *first_image;
+    double *squares_of_first;
+    int image, vectors, sums; /* vectors, and sums, of each image in memory */
+    int regions, channels;
+
+    __device__ Real *vector(int region) const
+    {
+        return first_image + ((Index)image * vectors + region) * channels;
+    }
+
+    __device__ double *squares(int region) const
+    {
+        return squares_of_first + ((Index)image * sums + region) * groups_of(channels);
+    }
 };
 
 /* What a regional vector is divided by, and its inverse. */
 template <typename Real> struct Divisor {
     Real value, inverse;
 };
+
+static_assert(
+    DIVISORS * sizeof(Divisor<double>) + sizeof(int) <= DESCRIBE_SHARED, "shared memory to describe");
+
+/* Warps of the block that have all their threads. */
+__device__ inline int whole_warps() { return threads_of_block() / WARP; }
 
 /* Return a number in float64, even if it is subnormal in float32. */
 __device__ inline double to_double(double value) { return value; }
@@ -67,206 +97,296 @@ __device__ inline double max_of_warp(double value)
     return value;
 }
 
-/* Sum the squares of every `threads`th value, from `thread` on; after division by `peak` if `scaled`. */
-template <bool scaled, typename Real>
-__device__ double part_of_squares(const Real *values, Index n, int thread, int threads, double peak)
+/* Return the sum of many values to a whole warp. */
+__device__ inline double sum_by_warp(const double *values, Index n)
 {
     double sum = 0;
-    for (const Real *at = values + thread; n > 0; n -= LOADS * threads, at += LOADS * threads) {
-        const int left = (int)min(n, (Index)(LOADS * threads));
-        Real loaded[LOADS];
+#pragma unroll 1
+    for (Index i = thread_of_block() % WARP; i < n; i += LOADS<double> * WARP) {
+        double loaded[LOADS<double>];
 #pragma unroll
-        for (int j = 0; j < LOADS; j++)
-            loaded[j] = thread + j * threads < left ? at[j * threads] : 0;
+        for (int j = 0; j < LOADS<double>; j++)
+            loaded[j] = i + j * WARP < n ? values[i + j * WARP] : 0;
 #pragma unroll
-        for (int j = 0; j < LOADS; j++) {
-            const double value = scaled ? to_double(loaded[j]) / peak : to_double(loaded[j]);
-            sum += value * value;
-        }
+        for (int j = 0; j < LOADS<double>; j++)
+            sum += loaded[j];
     }
+    return sum_of_warp(sum);
+}
+
+/* Sum the squares of neighbouring values, up to 4; with one load if `aligned`. */
+template <typename Real>
+__device__ Real squares_of_quad(const Real *values, int count, bool aligned)
+{
+    Vector<Real, QUAD> quad;
+    if (aligned && count >= QUAD)
+        quad = *(const Vector<Real, QUAD> *)values;
+    else
+        for (int k = 0; k < QUAD; k++)
+            quad.at[k] = k < count ? values[k] : 0;
+    Real sum = quad.at[0] * quad.at[0];
+#pragma unroll
+    for (int k = 1; k < QUAD; k++)
+        sum = fma(quad.at[k], quad.at[k], sum);
     return sum;
 }
 
-/* Return the sum of squares to a whole warp. */
-template <typename Real> __device__ double squares_by_warp(const Real *values, Index n)
-{
-    return sum_of_warp(part_of_squares<false>(values, n, threadIdx.x % WARP, WARP, 1.0));
-}
-
-/* Return the sum of squares to a whole block. A thread reads only values that it wrote itself. */
-template <typename Real> __device__ double squares_by_block(const Real *values, Index n)
-{
-    double *parts = (double *)shared_memory;
-    const double part =
-        sum_of_warp(part_of_squares<false>(values, n, threadIdx.x, blockDim.x, 1.0));
-    if (threadIdx.x % WARP == 0)
-        parts[threadIdx.x / WARP] = part;
-    __syncthreads();
-    double squares = 0;
-    for (int i = 0; i < (int)blockDim.x / WARP; i++)
-        squares += parts[i];
-    return squares;
-}
-
-/* Return whether a norm, its square and their inverses are far from overflow and underflow. */
-__device__ inline bool is_in_range(double squares, double eps)
-{
-    return squares > 1e-60 && squares < 1e60 && eps < 1e30;
-}
-
-/* Divide a vector by its norm plus eps, by a whole warp, where the norm is not in range. The vector
-   and eps are divided by the largest magnitude first. */
-template <typename Real> __device__ void normalize_scaled(Real *values, Index n, double eps)
-{
-    double peak = 0;
-    for (Index i = threadIdx.x % WARP; i < n; i += WARP)
-        peak = fmax(peak, fabs(to_double(values[i])));
-    peak = max_of_warp(peak);
-    if (peak == 0 || peak > 1.7976931348623157e308)
-        peak = 1;
-    const double squares =
-        sum_of_warp(part_of_squares<true>(values, n, threadIdx.x % WARP, WARP, peak));
-    double divisor = sqrt(squares) + eps / peak;
-    if (divisor == 0)
-        divisor = 1;
-    for (Index i = threadIdx.x % WARP; i < n; i += WARP)
-        values[i] = (Real)(to_double(values[i]) / peak / divisor);
-}
-
-/* Find the divisor of a regional vector: its norm plus eps. A vector whose norm is not in range is
-   divided here, and its divisor is 1. */
+/* Sum the squares of `count` channels from a group's first on, in groups, of all regions. */
 template <typename Real>
-__device__ void find_divisor(
-    const DescribeLaunch &launch, Real *vector, double squares, Divisor<Real> *divisor)
+__device__ void sum_squares(const ImageVectors<Real> &image, int first, int count)
 {
-    const double eps = launch.options.eps;
-    Real found = 1;
-    if (is_in_range(squares, eps))
-        found = (Real)(sqrt(squares) + eps);
-    else
-        normalize_scaled(vector, launch.channels, eps);
-    if (threadIdx.x % WARP == 0)
-        *divisor = {found, 1 / found};
+    const int threads = NORM_GROUP / QUAD; /* of a group */
+    const int lane = thread_of_block() % WARP, warp = thread_of_block() / WARP;
+    const int groups = groups_of(count), place = lane % threads * QUAD;
+    const bool aligned = (size_t)image.first_image % sizeof(Vector<Real, QUAD>) == 0
+                         && image.channels % QUAD == 0;
+    const unsigned int sums = warp < whole_warps() ? (unsigned int)image.regions * groups : 0;
+#pragma unroll 1
+    for (unsigned int i = warp * (WARP / threads); i < sums; i += whole_warps() * (WARP / threads)) {
+        const unsigned int at = min(i + lane / threads, sums - 1);
+        const int region = at / groups, group = at % groups;
+        const int channel = group * NORM_GROUP + place;
+        double sum = squares_of_quad(
+            image.vector(region) + first + channel, count - channel, aligned);
+        for (int distance = 1; distance < threads; distance *= 2)
+            sum += __shfl_xor_sync(0xFFFFFFFF, sum, distance);
+        if (place == 0)
+            image.squares(region)[first / NORM_GROUP + group] = sum;
+    }
 }
 
-/* Return into how many parts norms are cut, as a power of 2: so many that a thread has no more loads
-   than it starts at once, if there is room for the sums of all parts. It depends on the shape
-   alone. */
-__device__ inline int power_of_parts(int regions, int channels)
+/* Return whether a norm, its square and their inverses are far from overflow and underflow. If not
+   even the largest value is, its square is infinite, 0 or NaN. */
+template <typename Real> __device__ bool is_in_range(double squares, double eps)
 {
-    int power = 0;
-    while (1 << power < WARP && regions << (power + 1) <= NORM_PARTS
-           && channels > LOADS * WARP << power)
-        power++;
+    return squares > (sizeof(Real) == sizeof(float) ? 1e-20 : 1e-60) && squares < 1e60 && eps < 1e30;
+}
+
+__device__ inline double power_of_two(int exponent)
+{
+    const long long bits = (long long)(1023 + exponent) << 52;
+    double power;
+    memcpy(&power, &bits, sizeof(power));
     return power;
 }
 
-/* Find the divisors of all regional vectors. */
+/* Divide a vector by its norm plus eps, by a whole warp, where the norm is not in range. The vector
+   and eps are brought to the scale of 1 first, by two powers of two since one may be out of range. */
+template <typename Real> __device__ void normalize_scaled(Real *values, Index n, double eps)
+{
+    const Real *const stop = values + n;
+    values += thread_of_block() % WARP;
+    double peak = 0, squares = 0;
+#pragma unroll 1
+    for (const Real *at = values; at < stop; at += WARP)
+        peak = fmax(peak, fabs(to_double(*at)));
+    peak = max_of_warp(peak);
+    long long bits;
+    memcpy(&bits, &peak, sizeof(bits));
+    const int exponent = (int)(bits >> 52) - 1023;
+    const double scale = power_of_two(-exponent / 2), rest = power_of_two(-exponent - -exponent / 2);
+#pragma unroll 1
+    for (const Real *at = values; at < stop; at += WARP) {
+        const double value = to_double(*at) * scale * rest;
+        squares = fma(value, value, squares);
+    }
+    double divisor = sqrt(sum_of_warp(squares)) + eps * scale * rest;
+    if (divisor == 0)
+        divisor = 1;
+#pragma unroll 1
+    for (Real *at = values; at < stop; at += WARP)
+        *at = (Real)(to_double(*at) * scale * rest / divisor);
+}
+
+/* Find the divisors of `count` regional vectors from one on: norms plus eps, or 1. A vector whose norm
+   is not in range is divided here. All threads of a warp write the same divisors. */
 template <typename Real>
 __device__ void find_divisors(
-    const DescribeLaunch &launch, Real *vectors, Divisor<Real> *divisors, int regions)
+    const AggregationOptions &options, const ImageVectors<Real> &image, int first, int count)
 {
-    double *sums = (double *)shared_memory; /* (region, part) */
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
-    const int power = power_of_parts(regions, launch.channels), parts = 1 << power;
-    const int size = (launch.channels + parts - 1) >> power, most = NORM_PARTS >> power;
-    for (int first = 0; first < regions; first += most) {
-        const int some = min(regions - first, most);
-        for (int i = warp; i < some << power; i += warps) {
-            const int start = min((i & (parts - 1)) * size, launch.channels);
-            const Real *vector = vectors + (Index)(first + (i >> power)) * launch.channels;
-            const double sum =
-                squares_by_warp(vector + start, min(size, launch.channels - start));
-            if (lane == 0)
-                sums[i] = sum;
+    Divisor<Real> *divisors = (Divisor<Real> *)shared_memory;
+    const int warp = thread_of_block() / WARP;
+    const int end = warp < whole_warps() ? count : 0;
+#pragma unroll 1
+    for (int i = warp; i < end; i += whole_warps()) {
+        Real found = 1;
+        if (options.normalize_regions) {
+            const double squares =
+                sum_by_warp(image.squares(first + i), groups_of(image.channels));
+            const bool in_range = is_in_range<Real>(squares, options.eps);
+            found = in_range ? (Real)(sqrt(squares) + options.eps) : 0;
         }
-        __syncthreads();
-        for (int region = warp; region < some; region += warps) {
-            const double sum = lane < parts ? sums[(region << power) + lane] : 0;
-            find_divisor(
-                launch, vectors + (Index)(first + region) * launch.channels, sum_of_warp(sum),
-                divisors + first + region);
-        }
-        __syncthreads();
+        divisors[i] = {found, 1 / found};
     }
+#pragma unroll 1
+    for (int i = warp; i < end; i += whole_warps())
+        if (divisors[i].value == 0) {
+            normalize_scaled(image.vector(first + i), image.channels, options.eps);
+            divisors[i] = {1, 1};
+        }
+    __syncthreads();
 }
 
-/* Return the quotient, corrected by what is left of the dividend: mostly the same bits as a division,
-   in a third of its instructions. */
-template <typename Real> __device__ Real divide(Real value, const Divisor<Real> &divisor)
-{
-    const Real quotient = value * divisor.inverse;
-    return fma(fma(-quotient, divisor.value, value), divisor.inverse, quotient);
-}
-
+/* Divide every `step`th value from `first` on. Quotients are corrected by what is left of the
+   dividend: mostly the same bits as a division, in a third of its instructions. */
 template <typename Real>
-__device__ void divide_in_place(
-    const DescribeLaunch &launch, Real *vectors, const Divisor<Real> *divisors, int regions)
+__device__ void divide_values(
+    Real *values, Index n, int first, int step, const Divisor<Real> &divisor)
 {
-    for (Index i = threadIdx.x; i < (Index)regions * launch.channels; i += blockDim.x)
-        vectors[i] = divide(vectors[i], divisors[i / launch.channels]);
-}
-
-/* Sum or average the regional vectors, divided if they are to be normalised. */
-template <typename Real>
-__device__ void aggregate_regions(
-    const DescribeLaunch &launch, const Real *vectors, const Divisor<Real> *divisors, int regions,
-    Real *descriptor)
-{
-    for (int channel = threadIdx.x; channel < launch.channels; channel += blockDim.x) {
-        const Real *at = vectors + channel;
-        Real sum = 0;
-        for (int first = 0; first < regions; first += LOADS, at += (Index)LOADS * launch.channels) {
-            Real loaded[LOADS];
+#pragma unroll 1
+    for (Index i = first; i < n; i += DIVISIONS * step) {
+        Real loaded[DIVISIONS];
 #pragma unroll
-            for (int j = 0; j < LOADS; j++)
-                loaded[j] = first + j < regions ? at[(Index)j * launch.channels] : 0;
+        for (int j = 0; j < DIVISIONS; j++)
+            loaded[j] = i + j * step < n ? values[i + j * step] : 0;
 #pragma unroll
-            for (int j = 0; j < LOADS; j++)
-                if (first + j < regions)
-                    sum += launch.options.normalize_regions ? divide(loaded[j], divisors[first + j])
-                                                            : loaded[j];
+        for (int j = 0; j < DIVISIONS; j++) {
+            const Real quotient = loaded[j] * divisor.inverse;
+            const Real rest = fma(-quotient, divisor.value, loaded[j]);
+            if (i + j * step < n)
+                values[i + j * step] = fma(rest, divisor.inverse, quotient);
         }
-        descriptor[channel] = launch.options.aggregate == MEAN ? sum / regions : sum;
     }
 }
 
-/* Divide a descriptor by its norm plus eps, by a whole block. Thread i wrote the elements i,
-   i + blockDim.x, ... itself. */
+/* Divide `count` regional vectors from `first` on. */
 template <typename Real>
-__device__ void normalize_descriptor(Real *descriptor, Index size, double eps)
+__device__ void divide_vectors(const ImageVectors<Real> &image, int first, int count)
 {
-    const double squares = squares_by_block(descriptor, size);
-    if (is_in_range(squares, eps)) {
-        const Real divisor = (Real)(sqrt(squares) + eps);
-        for (Index i = threadIdx.x; i < size; i += blockDim.x)
-            descriptor[i] /= divisor;
-    } else if (threadIdx.x < WARP) {
-        normalize_scaled(descriptor, size, eps);
+    const Divisor<Real> *divisors = (Divisor<Real> *)shared_memory;
+#pragma unroll 1
+    for (int i = 0; i < count; i++)
+        divide_values(
+            image.vector(first + i), image.channels, thread_of_block(), threads_of_block(),
+            divisors[i]);
+}
+
+/* Add `count` regional vectors from `first` on, divided, to the descriptor. The first of all begin it,
+   and the last end it: a mean is divided then. */
+template <typename Real>
+__device__ void add_vectors(
+    const ImageVectors<Real> &image, int first, int count, bool is_mean,
+    const ImageVectors<Real> &descriptor)
+{
+    const Divisor<Real> *divisors = (Divisor<Real> *)shared_memory;
+#pragma unroll 1
+    for (int channel = thread_of_block(); channel < image.channels; channel += threads_of_block()) {
+        const Real *at = image.vector(first) + channel;
+        Real sum = first ? descriptor.vector(0)[channel] : 0;
+#pragma unroll 1
+        for (int i = 0; i < count; i += LOADS<Real>) {
+            Real loaded[LOADS<Real>];
+#pragma unroll
+            for (int j = 0; j < LOADS<Real>; j++, at += i + j < count ? image.channels : 0)
+                loaded[j] = *at;
+#pragma unroll
+            for (int j = 0; j < LOADS<Real>; j++)
+                if (i + j < count)
+                    sum = fma(loaded[j], divisors[i + j].inverse, sum);
+        }
+        const bool ends = first + count == image.regions;
+        descriptor.vector(0)[channel] = ends && is_mean ? sum / image.regions : sum;
     }
 }
 
-/* Turn regional vectors (image, most_regions, channels) into descriptors: in place, or in `out`
-   (image, channels). `divisors` (image, most_regions) is memory for the blocks. */
+/* Divide vectors, taken as one, by their norm plus eps. */
+template <typename Real>
+__device__ void normalize_as_one(const ImageVectors<Real> &image, double eps)
+{
+    const Index size = (Index)image.regions * image.channels;
+    sum_squares(image, 0, image.channels);
+    __syncthreads();
+    if (thread_of_block() / WARP >= whole_warps())
+        return;
+    const double squares =
+        sum_by_warp(image.squares(0), (Index)image.regions * groups_of(image.channels));
+    if (is_in_range<Real>(squares, eps)) {
+        const Real found = (Real)(sqrt(squares) + eps);
+        divide_values(
+            image.vector(0), size, thread_of_block(), whole_warps() * WARP,
+            Divisor<Real>{found, 1 / found});
+    } else if (thread_of_block() < WARP) {
+        normalize_scaled(image.vector(0), size, eps);
+    }
+}
+
+/* Turn the regional vectors of an image into its descriptor: in place, or in `descriptors`. The sums of
+   their squares are known. */
+template <typename Real>
+__device__ void describe_image(
+    const AggregationOptions &options, bool in_place, const ImageVectors<Real> &image,
+    Real *descriptors)
+{
+    const ImageVectors<Real> result = {
+        in_place ? image.first_image : descriptors, image.squares_of_first, image.image,
+        in_place ? image.vectors : 1, image.sums, in_place ? image.regions : 1, image.channels};
+#pragma unroll 1
+    for (int first = 0; first == 0 || first < image.regions; first += DIVISORS) {
+        const int count = min(image.regions - first, DIVISORS);
+        find_divisors(options, image, first, count);
+        if (!in_place)
+            add_vectors(image, first, count, options.aggregate == MEAN, result);
+        else if (options.normalize_regions)
+            divide_vectors(image, first, count);
+        __syncthreads();
+    }
+    if (options.normalize)
+        normalize_as_one(result, options.eps);
+}
+
+/* Return to the threads of a block whether it is the last of the image to get here. It then sees what
+   the others have written. The counter is 0 before the first and after the last. */
+__device__ inline bool is_last_block(unsigned int *finished, int blocks)
+{
+    int *is_last = (int *)((Divisor<double> *)shared_memory + DIVISORS); /* out of the way */
+    __syncthreads();
+    if (thread_of_block() == 0) {
+        __threadfence();
+        *is_last = atomicInc(finished, blocks - 1) == (unsigned int)blocks - 1;
+        __threadfence();
+    }
+    __syncthreads();
+    return *is_last;
+}
+
+/* Sum the squares of what a block has pooled; describe the image if the block is its last. */
+template <Kind kind, typename Out>
+__device__ void describe_pooled(
+    const PoolLaunch &launch, const Task &task, int channel_block, Out *vectors)
+{
+    typedef RealOf<kind> Real;
+    const Description &description = launch.description;
+    if constexpr (sizeof(Out) == sizeof(Real)) { /* else the results are not for descriptors */
+        if (!description.squares)
+            return;
+        const int most = launch.regions;
+        const ImageVectors<Real> image = {
+            (Real *)vectors, description.squares, (int)task.image, most, most, task.regions,
+            launch.channels};
+        __syncthreads();
+        if (description.options.normalize_regions)
+            sum_squares(image, task.first_channel, task.channels);
+        const int blocks = (launch.channels + channel_block - 1) / channel_block;
+        if (description.finished && is_last_block(description.finished + task.image, blocks))
+            describe_image(description.options, false, image, (Real *)description.descriptors);
+    }
+}
+
 template <typename Real>
 __global__ void __launch_bounds__(DESCRIBE_THREADS) describe(
-    const DescribeLaunch launch, Real *vectors, Divisor<Real> *divisors, Real *out)
+    const DescribeLaunch launch, Real *out)
 {
-    const AggregationOptions &options = launch.options;
-    const int regions = launch.same_count ? launch.same_count : launch.counts[blockIdx.x];
-    const Index image = launch.first_image + blockIdx.x;
-    vectors += image * launch.most_regions * launch.channels;
-    divisors += image * launch.most_regions;
-    Real *descriptor = options.in_place ? vectors : out + image * launch.channels;
-
-    if (options.normalize_regions)
-        find_divisors(launch, vectors, divisors, regions);
-    if (!options.in_place)
-        aggregate_regions(launch, vectors, divisors, regions, descriptor);
-    else if (options.normalize_regions)
-        divide_in_place(launch, vectors, divisors, regions);
-    if (options.normalize) {
-        const Index size = (Index)(options.in_place ? regions : 1) * launch.channels;
-        normalize_descriptor(descriptor, size, options.eps);
+    const int most = launch.most_regions;
+    const Index first = launch.first_image * most;
+    const ImageVectors<Real> image = {
+        (Real *)launch.vectors + first * launch.channels,
+        launch.squares + first * groups_of(launch.channels), (int)blockIdx.x, most, most,
+        launch.same_count ? launch.same_count : launch.counts[blockIdx.x], launch.channels};
+    if (launch.options.normalize_regions && !launch.are_squared) {
+        sum_squares(image, 0, image.channels);
+        __syncthreads();
     }
+    describe_image(
+        launch.options, launch.options.in_place, image,
+        out + launch.first_image * launch.channels);
 }

@@ -6,6 +6,8 @@ for the device or reads from it.
 
 from __future__ import annotations
 
+import math
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,11 +17,12 @@ from rmac._caches import cached
 from rmac._dtypes import DTYPES
 from rmac._options import AggregationOptions
 from rmac.cuda.arrays import keep_for_graph, namespace
-from rmac.cuda.c_types import c_name
 from rmac.cuda.route import (
+    DESCRIBE_SHARED,
     DESCRIBE_THREADS,
+    MANY_IMAGES,
     MOST_BLOCKS,
-    NORM_PARTS,
+    NORM_GROUP,
     THREADS,
     WIDEST_LOAD,
     Form,
@@ -38,7 +41,6 @@ from rmac.cuda.structs import (
     BOXES,
     COUNTS,
     DESCRIBE_LAUNCH,
-    MEAN_OPTIONS,
     PLAN_WORDS,
     POOL_LAUNCH,
     ROI_LAUNCH,
@@ -49,13 +51,15 @@ if TYPE_CHECKING:
 
 Array = Any  # cupy.ndarray
 Struct = npt.NDArray[Any]  # of no dimensions: one struct
+Address = tuple[int, int]  # the number of a pointer, and bytes to add
 
 _INT_MAX = (1 << 31) - 1  # of the kernels' sizes
-# Where the first batch's address is, and how far apart addresses are, in words of 8 bytes.
-_FIRST_ADDRESS = POOL_LAUNCH.fields["batch"][1] // 8  # type: ignore[index]
-_BATCH_WORDS = POOL_LAUNCH["batch"].base.itemsize // 8
-_NORM_BYTES = NORM_PARTS * np.dtype(np.float64).itemsize
-_DESCRIBE = {np.dtype(real): f"describe<{c_name(np.dtype(real))}>" for real in ("f4", "f8")}
+_BOX_BYTES = 4 * np.dtype(np.int64).itemsize
+_BYTES = np.dtype(np.uint8)
+_ALIGNMENT = 512  # bytes, that of CuPy's allocations
+# The pointers of a call, by number: its result, its temporary memory, then its inputs.
+_OUT, _SCRATCH, _FIRST_INPUT = range(3)
+_DESCRIBE = {4: "describe<float>", 8: "describe<double>"}  # by the bytes of an element
 
 
 def _by_value(struct: Struct) -> Any:
@@ -65,11 +69,6 @@ def _by_value(struct: Struct) -> Any:
     for such an argument.
     """
     return namespace().cuda.function.CNumpyArray(struct.view(f"V{struct.nbytes}"))
-
-
-def address(pointer: int) -> Any:
-    """Return an address as an argument of a kernel; CuPy takes 0.4 us more for a number."""
-    return namespace().cuda.function.CIntptr(pointer)
 
 
 class _Maps(NamedTuple):
@@ -92,85 +91,213 @@ class _Job(NamedTuple):
 
 
 class _Launch(NamedTuple):
-    """A launch of a kernel that pools. Only the addresses of the maps are still missing."""
+    """A launch of a kernel. Only the addresses are still missing."""
 
     name: str
-    blocks: int
-    threads: tuple[int, int]
+    grid: tuple[int]
+    threads: tuple[int, ...]
     shared: int
-    words: npt.NDArray[np.int64]  # the struct PoolLaunch
-    addresses: list[tuple[int, int, int]]  # a place in words; a batch's number; bytes to add
-    options: tuple[Any, ...]  # further arguments
-    # Copies of the words, as arguments too, that no call uses now. A call takes one and returns it.
-    spare: list[tuple[npt.NDArray[np.int64], Any]]
+    words: npt.NDArray[np.int64]  # the struct, and the address of the result
+    addresses: list[tuple[int, int, int]]  # a place in words; the number of a pointer; bytes to add
+    # Copies of the words, and the arguments that these are, which no call uses now. A call takes
+    # one and returns it.
+    spare: list[tuple[npt.NDArray[np.int64], tuple[Any, Any]]]
+
+
+class _Call(NamedTuple):
+    """The launches of a call, one after the other, and its temporary memory."""
+
+    launches: list[_Launch]
+    scratch: int  # bytes
+    counters: int  # bytes of these, from the first on, that are 0 before the launches
 
 
 def launch_pooling(
     batches: Sequence[Array],
     boxes: Sequence[npt.NDArray[np.int64]],
-    out: Any,
-    most_regions: int,
+    out: Array,
     spec: KernelSpec,
 ) -> None:
-    """Write regional vectors (N, most_regions, C) to `out`, an array or an `address`.
+    """Write regional vectors (N, most regions, C) to `out`.
 
     A map with fewer regions leaves its last rows as they are.
     """
     pointers = [x.data.ptr for x in batches]
-    maps = tuple(
-        [(x.shape, x.strides, at % WIDEST_LOAD) for x, at in zip(batches, pointers, strict=True)]
-    )
-    grids = tuple([grid.tobytes() for grid in boxes])
-    for launch in _pool_launches(maps, grids, most_regions, spec):
+    _run(_pooling_call(*_key(batches, boxes, pointers), spec), out, pointers)
+
+
+def launch_descriptors(
+    batches: Sequence[Array],
+    boxes: Sequence[npt.NDArray[np.int64]],
+    out: Array,
+    spec: KernelSpec,
+    aggregation: AggregationOptions,
+) -> None:
+    """Pool the regional vectors of all images, and describe these."""
+    pointers = [x.data.ptr for x in batches]
+    _run(_descriptors_call(*_key(batches, boxes, pointers), spec, aggregation), out, pointers)
+
+
+def launch_description(vectors: Array, out: Array, aggregation: AggregationOptions) -> None:
+    """Describe images by their regional vectors (N, R, D), which are overwritten."""
+    call = _description_call(vectors.shape, vectors.itemsize, aggregation)
+    _run(call, out, [vectors.data.ptr])
+
+
+def _key(
+    batches: Sequence[Array], boxes: Sequence[npt.NDArray[np.int64]], pointers: list[int]
+) -> tuple[tuple[tuple[Any, ...], ...], tuple[bytes, ...]]:
+    """Return the fields of `_Maps` of each batch, and its boxes."""
+    maps = [(x.shape, x.strides, at % WIDEST_LOAD) for x, at in zip(batches, pointers, strict=True)]
+    return tuple(maps), tuple([grid.tobytes() for grid in boxes])
+
+
+def _run(call: _Call, out: Array, inputs: list[int]) -> None:
+    """Launch the kernels of a call on inputs at these addresses."""
+    pointers = [out.data.ptr, 0, *inputs]
+    if call.scratch:
+        scratch = keep_for_graph(namespace().ndarray(call.scratch, _BYTES))
+        pointers[_SCRATCH] = scratch.data.ptr
+        if call.counters:
+            scratch.data.memset_async(0, call.counters)
+    for launch in call.launches:
         try:
-            words, argument = spare = launch.spare.pop()
+            spare = launch.spare.pop()
         except IndexError:
-            words = launch.words.copy()
-            argument = _by_value(words)
-            spare = words, argument
-        for place, batch, offset in launch.addresses:
-            words[place] = pointers[batch] + offset
-        kernel(launch.name)(
-            (launch.blocks,),
-            launch.threads,
-            (argument, *launch.options, out),
-            shared_mem=launch.shared,
-        )
+            copy = launch.words.copy()
+            spare = copy, (_by_value(copy[:-1]), _by_value(copy[-1:]))
+        words, arguments = spare
+        for place, number, offset in launch.addresses:
+            words[place] = pointers[number] + offset
+        kernel(launch.name)(launch.grid, launch.threads, arguments, shared_mem=launch.shared)
         launch.spare.append(spare)
 
 
-@cached(lambda launches: sum(2 * launch.words.nbytes for launch in launches))  # with a copy
-def _pool_launches(
-    batches: tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...],
+_kept = cached(lambda call: sum(2 * launch.words.nbytes for launch in call.launches))  # and a copy
+
+
+@_kept
+def _pooling_call(
+    batches: tuple[tuple[Any, ...], ...], boxes: tuple[bytes, ...], spec: KernelSpec
+) -> _Call:
+    """Return the launches that pool."""
+    maps = [_Maps(*one) for one in batches]
+    regions = max(len(grid) // _BOX_BYTES for grid in boxes)
+    routes, struct = _routes(maps, boxes, spec), _pool_struct(maps, regions, spec)
+    return _Call(_pool_launches(maps, routes, struct, (_OUT, 0), [], spec), scratch=0, counters=0)
+
+
+@_kept
+def _descriptors_call(
+    batches: tuple[tuple[Any, ...], ...],
     boxes: tuple[bytes, ...],
-    most_regions: int,
+    spec: KernelSpec,
+    aggregation: AggregationOptions,
+) -> _Call:
+    """Return the launches that pool, and those that describe unless the first do that too."""
+    maps = [_Maps(*one) for one in batches]
+    counts = [len(grid) // _BOX_BYTES for grid in boxes]
+    routes = _routes(maps, boxes, spec)
+    shape = sum(one.shape[0] for one in maps), max(counts), maps[0].shape[1]
+    in_place = leaves_in_place(aggregation.aggregate)
+    squares_too = shape[0] <= _INT_MAX and all(map(_sums_squares, routes))
+    describes_too = squares_too and shape[0] >= MANY_IMAGES and not in_place
+
+    counters = shape[0] * np.dtype(np.uint32).itemsize if describes_too else 0
+    size = 0 if in_place else math.prod(shape) * spec.out.itemsize
+    finished, first, squares, scratch = _places(counters, size, _bytes_of_squares(shape))
+    vectors = (_OUT, 0) if in_place else (_SCRATCH, first)
+
+    struct = _pool_struct(maps, shape[1], spec)
+    addresses = []
+    if squares_too:
+        _set_options(struct["description"]["options"], aggregation)
+        addresses.append(_address(POOL_LAUNCH, "description.squares", (_SCRATCH, squares)))
+    if describes_too:
+        addresses.append(_address(POOL_LAUNCH, "description.finished", (_SCRATCH, finished)))
+        addresses.append(_address(POOL_LAUNCH, "description.descriptors", (_OUT, 0)))
+    launches = _pool_launches(maps, routes, struct, vectors, addresses, spec)
+    if not describes_too:
+        struct = _describe_struct(shape, aggregation, are_squared=squares_too)
+        addresses = _describe_addresses(vectors, (_SCRATCH, squares))
+        launches += _describe_launches(shape, counts, struct, addresses, spec.out.itemsize)
+    return _Call(launches, scratch, counters)
+
+
+@_kept
+def _description_call(
+    shape: tuple[int, int, int], itemsize: int, aggregation: AggregationOptions
+) -> _Call:
+    """Return the launches that describe regional vectors, and sum their squares first."""
+    struct = _describe_struct(shape, aggregation, are_squared=False)
+    addresses = _describe_addresses((_FIRST_INPUT, 0), (_SCRATCH, 0))
+    launches = _describe_launches(shape, [shape[1]], struct, addresses, itemsize)
+    return _Call(launches, _bytes_of_squares(shape), 0)
+
+
+def _sums_squares(routes: tuple[Route, ...]) -> bool:
+    """Return whether blocks that pool can sum squares: they have all regions of their groups."""
+    return len(routes) == 1 and routes[0].channels % NORM_GROUP == 0
+
+
+def _bytes_of_squares(shape: tuple[int, int, int]) -> int:
+    """Return how large the sums of squares of regional vectors are, one for each group."""
+    images, regions, channels = shape
+    return images * regions * -(-channels // NORM_GROUP) * np.dtype(np.float64).itemsize
+
+
+def _places(*sizes: int) -> list[int]:
+    """Return where pieces of memory begin, each aligned as an allocation, and where all end."""
+    starts = list(accumulate((-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes), initial=0))
+    return [*starts[:-1], starts[-2] + sizes[-1]]
+
+
+def _address(struct: np.dtype[Any], field: str, address: Address) -> tuple[int, int, int]:
+    """Return an address that a launch writes to a field of its struct, or of a struct in it."""
+    offset = 0
+    for name in field.split("."):
+        struct, start = struct.fields[name][:2]  # type: ignore[index]
+        offset += start
+    return (offset // 8, *address)
+
+
+def _routes(maps: list[_Maps], boxes: Sequence[bytes], spec: KernelSpec) -> list[tuple[Route, ...]]:
+    """Return how the kernels reach the regions of each batch."""
+    for one in maps:
+        _require_32_bits(one.shape)
+    images = sum(one.shape[0] for one in maps)
+    least = 1 << min(images, 256).bit_length() >> 1  # few numbers, since routes are cached
+    return [region_routes(*one, grid, least, spec) for one, grid in zip(maps, boxes, strict=True)]
+
+
+def _pool_launches(
+    maps: list[_Maps],
+    routes: list[tuple[Route, ...]],
+    struct: Struct,
+    vectors: Address,
+    addresses: list[tuple[int, int, int]],
     spec: KernelSpec,
 ) -> list[_Launch]:
-    """Return the launches that pool batches, as few as their capacity allows.
+    """Return the launches that pool batches to `vectors`, as few as their capacity allows.
 
-    The batches are given as the fields of `_Maps`.
+    All launches have what `struct` and `addresses` hold.
     """
     launches = []
-    for jobs in _jobs_by_kernel([_Maps(*maps) for maps in batches], boxes, spec):
+    for jobs in _jobs_by_kernel(maps, routes):
         while jobs:
-            launch = _launch_of_first_jobs(jobs, most_regions, spec)
+            launch, done = _launch_of_first_jobs(jobs, struct.copy(), vectors, addresses, spec)
             launches.append(launch)
-            del jobs[: len(launch.addresses)]
+            del jobs[:done]
     return launches
 
 
-def _jobs_by_kernel(
-    batches: list[_Maps], boxes: Sequence[bytes], spec: KernelSpec
-) -> Iterable[list[_Job]]:
+def _jobs_by_kernel(batches: list[_Maps], routes: list[tuple[Route, ...]]) -> Iterable[list[_Job]]:
     """Return lists of jobs that one kernel does with one shape of its blocks."""
     jobs_of_kernel: dict[tuple[Form, int, int], list[_Job]] = {}
     first_image = 0
-    all_images = sum(maps.shape[0] for maps in batches)
-    least = 1 << min(all_images, 256).bit_length() >> 1  # few numbers, since routes are cached
-    for batch, (maps, grid) in enumerate(zip(batches, boxes, strict=True)):
-        _require_32_bits(maps.shape)
+    for batch, (maps, of_batch) in enumerate(zip(batches, routes, strict=True)):
         images, channels = maps.shape[:2]
-        for route in region_routes(*maps, grid, least, spec):
+        for route in of_batch:
             jobs = jobs_of_kernel.setdefault((route.form, route.vector, route.channels), [])
             most = max(1, MOST_BLOCKS // max(1, -(-channels // route.channels)))
             for first in range(0, images, most):
@@ -189,12 +316,23 @@ def _require_32_bits(shape: tuple[int, ...]) -> None:
             raise ValueError(f"x: expected fewer than 2**31 {axis} on the GPU, got {size}")
 
 
-def _launch_of_first_jobs(jobs: list[_Job], most_regions: int, spec: KernelSpec) -> _Launch:
-    """Return one launch for the first jobs, as many as it has room for."""
-    launch = np.zeros((), POOL_LAUNCH)
-    launch["channels"], launch["regions"] = jobs[0].maps.shape[1], most_regions
-    launch["zero_point"] = spec.zero_point
-    batch, words = launch["batch"], launch["words"]
+def _pool_struct(maps: list[_Maps], regions: int, spec: KernelSpec) -> Struct:
+    """Return the struct PoolLaunch without its batches and addresses."""
+    struct = np.zeros((), POOL_LAUNCH)
+    struct["channels"], struct["regions"] = maps[0].shape[1], regions
+    struct["zero_point"], struct["p"] = spec.zero_point, spec.p
+    return struct
+
+
+def _launch_of_first_jobs(
+    jobs: list[_Job],
+    struct: Struct,
+    vectors: Address,
+    addresses: list[tuple[int, int, int]],
+    spec: KernelSpec,
+) -> tuple[_Launch, int]:
+    """Return one launch for the first jobs, and how many of them it has room for."""
+    batch, words = struct["batch"], struct["words"]
     blocks = words_used = 0
     taken: list[_Job] = []
     for job in jobs[:BATCHES]:
@@ -208,25 +346,34 @@ def _launch_of_first_jobs(jobs: list[_Job], most_regions: int, spec: KernelSpec)
         batch[len(taken)] = 0, job.maps.strides, job.first_image, width, blocks, words_used
         blocks, words_used = blocks + more_blocks, words_used + len(plan)
         taken.append(job)
-    launch["batches"] = len(taken)
-    places = range(_FIRST_ADDRESS, _FIRST_ADDRESS + len(taken) * _BATCH_WORDS, _BATCH_WORDS)
-    shared = max(job.route.shared for job in taken)
-    options: tuple[Any, ...] = ()
+    struct["batches"] = len(taken)
+    struct["by_channels"] = taken[0].route.form is Form.CHANNELS
+    shared = max(DESCRIBE_SHARED, *(job.route.shared for job in taken))
     if spec.sums:
-        by_channels = taken[0].route.form is Form.CHANNELS
-        options = (_by_value(np.array((spec.p, by_channels), MEAN_OPTIONS)),)
         shared = max(shared, THREADS * spec.tile.itemsize)
     height, width = (max(job.maps.shape[axis] for job in taken) for axis in (2, 3))
-    return _Launch(
-        kernel_name(taken[0].route, spec),
-        blocks,
-        block_shape(taken[0].route, spec, height, width),
-        shared,
-        launch.reshape(1).view(np.int64),
-        [(place, job.batch, job.offset) for place, job in zip(places, taken, strict=True)],
-        options,
-        spare=[],
-    )
+    name = kernel_name(taken[0].route, spec)
+    threads = block_shape(taken[0].route, spec, height, width)
+    place, step = POOL_LAUNCH.fields["batch"][1] // 8, batch.itemsize // 8  # type: ignore[index]
+    of_maps = [
+        (place + i * step, _FIRST_INPUT + job.batch, job.offset) for i, job in enumerate(taken)
+    ]
+    addresses = [*addresses, *of_maps]
+    return _launch(name, blocks, threads, shared, struct, vectors, addresses), len(taken)
+
+
+def _launch(
+    name: str,
+    blocks: int,
+    threads: tuple[int, ...],
+    shared: int,
+    struct: Struct,
+    out: Address,
+    addresses: list[tuple[int, int, int]],
+) -> _Launch:
+    words = np.append(struct.reshape(1).view(np.int64), 0)
+    addresses = [*addresses, (len(words) - 1, *out)]
+    return _Launch(name, (blocks,), threads, shared, words, addresses, spare=[])
 
 
 def launch_roi_pooling(
@@ -260,53 +407,57 @@ def launch_boxes(boxes: npt.NDArray[np.int64], images: int, rois: Array) -> None
         )
 
 
-def launch_description(
-    vectors: Any,
-    shape: tuple[int, int, int],
-    regions: list[int],
-    divisors: Any,
-    out: Array,
-    aggregation: AggregationOptions,
-) -> None:
-    """Describe images by their regional vectors (N, most_regions, D), which are overwritten.
-
-    `divisors` is memory for the kernels, (N, most_regions, 2). It and `vectors` are arrays, or an
-    `address`. `regions` holds each image's number of regions, or one number for all images.
-    """
-    same = regions[0] if len(set(regions)) == 1 else 0
-    counts = () if same else tuple(regions)
-    for launch, blocks in _describe_launches(shape, same, counts, aggregation):
-        kernel(_DESCRIBE[out.dtype])(
-            (blocks,),
-            (DESCRIBE_THREADS,),
-            (launch, vectors, divisors, out),
-            shared_mem=_NORM_BYTES,
-        )
-
-
-@cached(lambda launches: len(launches) * DESCRIBE_LAUNCH.itemsize)
-def _describe_launches(
-    shape: tuple[int, int, int],
-    same_count: int,
-    counts: tuple[int, ...],
-    aggregation: AggregationOptions,
-) -> list[tuple[Any, int]]:
-    """Return launches that describe all images, and the number of images of each.
-
-    All images have the same number of regions, or each has its own in `counts`.
-    """
-    images, most_regions, channels = shape
-    launch = np.zeros((), DESCRIBE_LAUNCH)
-    launch["most_regions"], launch["channels"] = most_regions, channels
-    launch["same_count"] = same_count
-    options = launch["options"]
+def _set_options(options: Struct, aggregation: AggregationOptions) -> None:
+    """Fill the struct AggregationOptions."""
     options["in_place"] = leaves_in_place(aggregation.aggregate)
     for name in AggregationOptions._fields:
         options[name] = getattr(aggregation, name)
+
+
+def _describe_struct(
+    shape: tuple[int, int, int], aggregation: AggregationOptions, *, are_squared: bool
+) -> Struct:
+    """Return the struct DescribeLaunch without its images and addresses."""
+    struct = np.zeros((), DESCRIBE_LAUNCH)
+    _, struct["most_regions"], struct["channels"] = shape
+    struct["are_squared"] = are_squared
+    _set_options(struct["options"], aggregation)
+    return struct
+
+
+def _describe_addresses(vectors: Address, squares: Address) -> list[tuple[int, int, int]]:
+    addresses = {"vectors": vectors, "squares": squares}
+    return [_address(DESCRIBE_LAUNCH, *one) for one in addresses.items()]
+
+
+def _describe_launches(
+    shape: tuple[int, int, int],
+    counts: list[int],
+    struct: Struct,
+    addresses: list[tuple[int, int, int]],
+    itemsize: int,
+) -> list[_Launch]:
+    """Return launches that describe all images.
+
+    `counts` holds each image's number of regions, or one number for all images.
+    """
+    same = len(set(counts)) == 1
+    struct["same_count"] = counts[0] if same else 0
     launches = []
-    most = COUNTS if counts else MOST_BLOCKS
-    for first in range(0, images, most):
-        launch["first_image"], some = first, counts[first : first + most]
-        launch["counts"][: len(some)] = some
-        launches.append((_by_value(launch.copy()), min(most, images - first)))
+    most = MOST_BLOCKS if same else COUNTS
+    for first in range(0, shape[0], most):
+        struct["first_image"], blocks = first, min(most, shape[0] - first)
+        if not same:
+            struct["counts"][:blocks] = counts[first : first + blocks]
+        launches.append(
+            _launch(
+                _DESCRIBE[itemsize],
+                blocks,
+                (DESCRIBE_THREADS,),
+                DESCRIBE_SHARED,
+                struct.copy(),
+                (_OUT, 0),
+                addresses,
+            )
+        )
     return launches

@@ -30,7 +30,7 @@ const int TILE_PITCH = CHANNEL_BLOCK + 1;
 
 template <typename Key> __device__ void fill(Key *tiles, Key value, int count)
 {
-    for (int i = thread_of_block(); i < count; i += blockDim.x * blockDim.y)
+    for (int i = thread_of_block(); i < count; i += threads_of_block())
         tiles[i] = value;
 }
 
@@ -166,10 +166,11 @@ __global__ void __launch_bounds__(THREADS, ROWS_BLOCKS) pool_rows(
                 keys + channel);
     }
     __syncthreads();
-    const int thread = thread_of_block(), groups = blockDim.x * blockDim.y / CHANNEL_BLOCK;
+    const int thread = thread_of_block(), groups = threads_of_block() / CHANNEL_BLOCK;
     const int channel = thread % CHANNEL_BLOCK, group = thread / CHANNEL_BLOCK;
     if (channel < task.channels && group < groups)
         write_regions<kind, 1>(launch, task, keys, tiles, {channel, channel, 1, group, groups}, out);
+    describe_pooled<kind>(launch, task, CHANNEL_BLOCK, out);
 }
 
 /* Go along a row of `count` channels, whose tiles in this band begin at `tiles`. Pixels after the
@@ -229,4 +230,5 @@ __global__ void __launch_bounds__(THREADS, CHANNELS_BLOCKS) pool_channels(
     const Share share = {lane, channel, 1, (int)threadIdx.y, (int)blockDim.y};
     if (channel < task.channels)
         write_regions<kind, count>(launch, task, keys, tiles, share, out);
+    describe_pooled<kind>(launch, task, lanes * count, out);
 }

@@ -13,11 +13,6 @@
        Neighbouring threads take neighbouring channels if these are contiguous (`by_channels`), else
        neighbouring segments of a row. */
 
-struct MeanOptions {
-    double p; /* the power that is summed, 0 for the values themselves */
-    int by_channels;
-};
-
 const double LEAST_BASE = 1e-6; /* the generalised mean replaces values below this */
 const int MOST_FACTORS = 6;     /* powers up to this one are products; not measured on a GPU */
 
@@ -70,39 +65,40 @@ __device__ Sum mean_of_region(const Task &task, int region, const Sum *sums, int
 /* Sum all tiles: (part, band, segment, channel). */
 template <Kind kind, typename Sum>
 __device__ void sum_tiles(
-    const PoolLaunch &launch, const Task &task, const MeanOptions &options, Sum *sums, int parts)
+    const PoolLaunch &launch, const Task &task, Sum *sums, int parts)
 {
     const int size = task.bands * task.segments * CHANNEL_BLOCK;
     for (int i = threadIdx.x; i < parts * size; i += blockDim.x) {
         const int j = i % size, part = i / size;
         const int channel =
-            options.by_channels ? j % CHANNEL_BLOCK : j / task.segments % CHANNEL_BLOCK;
-        const int segment = (options.by_channels ? j / CHANNEL_BLOCK : j) % task.segments;
+            launch.by_channels ? j % CHANNEL_BLOCK : j / task.segments % CHANNEL_BLOCK;
+        const int segment = (launch.by_channels ? j / CHANNEL_BLOCK : j) % task.segments;
         const int band = j / (task.segments * CHANNEL_BLOCK);
         if (channel >= task.channels)
             continue;
         sums[part * size + (band * task.segments + segment) * CHANNEL_BLOCK + channel] =
             sum_of_rows<kind, Sum>(
                 task.batch->strides, channel_data(task, channel), task.segment + 2 * segment,
-                task.band[2 * band] + part, task.band[2 * band + 1], parts, options.p,
+                task.band[2 * band] + part, task.band[2 * band + 1], parts, launch.p,
                 launch.zero_point);
     }
 }
 
 template <Kind kind, typename Sum, typename Out>
-__global__ void pool_means(const PoolLaunch launch, const MeanOptions options, Out *out)
+__global__ void pool_means(const PoolLaunch launch, Out *out)
 {
     Sum *sums = (Sum *)shared_memory;
     const Task task = task_of_block(launch, CHANNEL_BLOCK);
     const int size = task.bands * task.segments * CHANNEL_BLOCK;
     const int parts = max(1, (int)blockDim.x / size); /* threads that share a tile's rows */
 
-    sum_tiles<kind>(launch, task, options, sums, parts);
+    sum_tiles<kind>(launch, task, sums, parts);
     __syncthreads();
     for (int i = threadIdx.x; i < task.regions * CHANNEL_BLOCK; i += blockDim.x) {
         const int channel = i % CHANNEL_BLOCK, region = i / CHANNEL_BLOCK;
         if (channel < task.channels)
             out[output_index(launch, task, region, channel)] =
-                (Out)mean_of_region(task, region, sums + channel, parts, options.p);
+                (Out)mean_of_region(task, region, sums + channel, parts, launch.p);
     }
+    describe_pooled<kind>(launch, task, CHANNEL_BLOCK, out);
 }

@@ -10,6 +10,10 @@
        A lane takes `many` planes. A warp takes a tile of all planes, then a region of them. So all
        threads of a warp do the same. */
 
+/* Blocks for which a multiprocessor has registers. 6 fit in the shared memory of an H100 with float32
+   maps of 7x7, and 2 in that of sm_120. */
+#define PLANES_BLOCKS (sizeof(BitsOf<kind>) < 8 && __CUDA_ARCH__ < 1200 ? 6 : 4)
+
 /* Start to copy 16 bytes to shared memory, without registers where the device can. */
 __device__ inline void start_copy(void *to, const void *from)
 {
@@ -67,7 +71,8 @@ __device__ void reduce_tiles(
 }
 
 template <Kind kind, int many, typename Out>
-__global__ void __launch_bounds__(THREADS, 6) pool_planes(const PoolLaunch launch, Out *out)
+__global__ void __launch_bounds__(THREADS, PLANES_BLOCKS) pool_planes(
+    const PoolLaunch launch, Out *out)
 {
     typedef BitsOf<kind> Bits;
     const Task task = task_of_block(launch, WARP * many);
@@ -88,4 +93,5 @@ __global__ void __launch_bounds__(THREADS, 6) pool_planes(const PoolLaunch launc
     const Tiles tiles = {task.segments * WARP * many, WARP * many, WARP};
     const Share share = {lane, lane, WARP, warp, (int)blockDim.x / WARP};
     write_regions<kind, many>(launch, task, keys, tiles, share, out);
+    describe_pooled<kind>(launch, task, WARP * many, out);
 }

@@ -36,10 +36,17 @@ _ROW_THREADS = 64  # the most threads of pool_rows that read one row; not measur
 # maps of 7x7: 2 planes 0.67, 4 0.72; without pool_planes it was 0.23.
 _LARGEST_PLANE = 1024
 _PLANES_OF_LANE = (4, 2, 1)
-# An image's descriptor is made by one block. 64 and 256 images of 2048 channels, pooled from 24x32
+# An image's descriptor is made by one block of `describe`, where no block that pools does it. When
+# `describe` squared all vectors itself: 64 and 256 images of 2048 channels, pooled from 24x32
 # and 7x7: 256 threads 0.72 and 0.42, 512 0.77 and 0.47, 1024 0.80 and 0.43.
 DESCRIBE_THREADS = 1024
-NORM_PARTS = 256  # sums of parts of norms that a block holds, in shared memory; not measured
+DESCRIBE_SHARED = 4112  # bytes of shared memory of a block that describes an image
+# Channels whose squares are summed first, by one block. Channel blocks are multiples of it.
+NORM_GROUP = 16
+# From so many images on, the block that pools the last channels of an image describes it, while
+# others pool. Fewer are described by a kernel of its own, with more threads for an image. By
+# analysis: the first is quicker where images outnumber multiprocessors. Not measured.
+MANY_IMAGES = 128
 WARP = 32  # threads, on every device
 
 WIDEST_LOAD = 16  # bytes; there is no wider instruction
@@ -195,16 +202,16 @@ def block_shape(route: Route, spec: KernelSpec, height: int, width: int) -> tupl
     """Return the threads of a block for maps of up to this size.
 
     The first number is along vectors of channels, or along a row. The second is over rows, or over
-    channels.
+    channels. A warp at least, since warps sum squares.
     """
     if spec.sums or route.form is Form.PLANES:
         return THREADS, 1
     if route.form is Form.CHANNELS:
         lanes = route.channels // route.vector
         rounds = -(-height * lanes // THREADS)
-        return lanes, -(-height // rounds)
+        return lanes, max(-(-height // rounds), WARP // lanes)
     along = min(-(-width // route.vector), _ROW_THREADS)
-    return along, min(CHANNEL_BLOCK, THREADS // along)
+    return along, min(max(CHANNEL_BLOCK, WARP // along), THREADS // along)
 
 
 def blocks_for(elements: int) -> int:

@@ -16,8 +16,9 @@ from rmac.cuda.arrays import namespace
 from rmac.cuda.c_types import c_name, kernel_types
 from rmac.cuda.route import (
     CHANNEL_BLOCK,
+    DESCRIBE_SHARED,
     DESCRIBE_THREADS,
-    NORM_PARTS,
+    NORM_GROUP,
     THREADS,
     WARP,
     WIDEST_LOAD,
@@ -29,14 +30,15 @@ if TYPE_CHECKING:
     from enum import IntEnum
 
 COMPILER_OPTIONS = ("-std=c++17",)
-_FILES = ("keys.cu", "tiles.cu", "maxima.cu", "planes.cu", "means.cu", "rois.cu", "describe.cu")
+_FILES = ("keys.cu", "tiles.cu", "describe.cu", "maxima.cu", "planes.cu", "means.cu", "rois.cu")
 _CONSTANTS = {
     "BATCHES": BATCHES,
     "PLAN_WORDS": PLAN_WORDS,
     "CHANNEL_BLOCK": CHANNEL_BLOCK,
     "THREADS": THREADS,
     "DESCRIBE_THREADS": DESCRIBE_THREADS,
-    "NORM_PARTS": NORM_PARTS,
+    "DESCRIBE_SHARED": DESCRIBE_SHARED,
+    "NORM_GROUP": NORM_GROUP,
     "BOXES": BOXES,
     "COUNTS": COUNTS,
     "WARP": WARP,

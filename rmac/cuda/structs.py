@@ -30,18 +30,39 @@ _BATCH = np.dtype(
     ],
     align=True,
 )
+_AGGREGATION = np.dtype(
+    [
+        ("normalize_regions", np.int32),
+        ("aggregate", np.int32),
+        ("in_place", np.int32),
+        ("normalize", np.int32),
+        ("eps", np.float64),
+    ],
+    align=True,
+)
+_DESCRIPTION = np.dtype(
+    [
+        ("options", _AGGREGATION),
+        ("squares", np.intp),
+        ("finished", np.intp),
+        ("descriptors", np.intp),
+    ],
+    align=True,
+)
 POOL_LAUNCH = np.dtype(
     [
         ("batches", np.int32),
         ("channels", np.int32),
         ("zero_point", np.int32),
+        ("by_channels", np.int32),
+        ("p", np.float64),
         ("regions", np.int64),
+        ("description", _DESCRIPTION),
         ("batch", _BATCH, BATCHES),
         ("words", np.int32, PLAN_WORDS),
     ],
     align=True,
 )
-MEAN_OPTIONS = np.dtype([("p", np.float64), ("by_channels", np.int32)], align=True)
 
 ROI_LAUNCH = np.dtype(
     [
@@ -69,22 +90,15 @@ BOX_LAUNCH = np.dtype(
     align=True,
 )
 
-_AGGREGATION = np.dtype(
-    [
-        ("normalize_regions", np.int32),
-        ("aggregate", np.int32),
-        ("in_place", np.int32),
-        ("normalize", np.int32),
-        ("eps", np.float64),
-    ],
-    align=True,
-)
 DESCRIBE_LAUNCH = np.dtype(
     [
         ("first_image", np.int64),
         ("most_regions", np.int32),
         ("channels", np.int32),
         ("options", _AGGREGATION),
+        ("vectors", np.intp),
+        ("squares", np.intp),
+        ("are_squared", np.int32),
         ("same_count", np.int32),
         ("counts", np.int32, COUNTS),
     ],
@@ -95,10 +109,10 @@ DESCRIBE_LAUNCH = np.dtype(
 STRUCTS = {
     "Strides": _STRIDES,
     "Batch": _BATCH,
+    "AggregationOptions": _AGGREGATION,
+    "Description": _DESCRIPTION,
     "PoolLaunch": POOL_LAUNCH,
-    "MeanOptions": MEAN_OPTIONS,
     "RoiLaunch": ROI_LAUNCH,
     "BoxLaunch": BOX_LAUNCH,
-    "AggregationOptions": _AGGREGATION,
     "DescribeLaunch": DESCRIBE_LAUNCH,
 }

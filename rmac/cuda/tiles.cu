@@ -28,13 +28,32 @@ struct Batch {
     int first_word;  /* of its plan */
 };
 
+struct AggregationOptions {
+    int normalize_regions;
+    Aggregate aggregate;
+    int in_place; /* whether the regional vectors are the descriptors */
+    int normalize;
+    double eps;
+};
+
+/* What a kernel that pools does for descriptors; nothing if `squares` is null. */
+struct Description {
+    AggregationOptions options;
+    double *squares;        /* sums of squares of (image, region, group of channels) */
+    unsigned int *finished; /* blocks of each image; null if `describe` will describe the images */
+    void *descriptors;
+};
+
 /* The words of a plan are: the numbers of bands, segments and regions; start and stop of each band;
    start and stop of each segment; then the span and the number of each region. A span has four
    bytes: first band, last band, first segment, last segment. */
 struct PoolLaunch {
     int batches, channels;
     int zero_point; /* of integers, the value that stands for 0 */
+    int by_channels; /* whether neighbouring threads of pool_means take neighbouring channels */
+    double p; /* the power that pool_means sums, 0 for the values themselves */
     Index regions; /* of each image in the output */
+    Description description;
     Batch batch[BATCHES];
     int words[PLAN_WORDS];
 };
@@ -96,4 +115,15 @@ __device__ inline Index output_index(
     return row * launch.channels + task.first_channel + channel;
 }
 
-__device__ inline int thread_of_block() { return threadIdx.y * blockDim.x + threadIdx.x; }
+/* Return the number of a thread. It is computed at each use: if kept, it and what follows from it would
+   take registers from the loads in flight. */
+__device__ inline int thread_of_block()
+{
+    int thread = threadIdx.y * blockDim.x + threadIdx.x;
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+r"(thread));
+#endif
+    return thread;
+}
+
+__device__ inline int threads_of_block() { return blockDim.x * blockDim.y; }

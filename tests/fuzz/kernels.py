@@ -7,6 +7,8 @@ import argparse
 import faulthandler
 import sys
 import time
+import warnings
+from unittest import mock
 
 import numpy as np
 import reference
@@ -27,8 +29,15 @@ from fuzz.calls import (  # noqa: E402
     same_values,
     stored,
 )
-from fuzz.maps import draw_boxes, grid_options, pool_options  # noqa: E402
+from fuzz.maps import (  # noqa: E402
+    check_descriptors,
+    draw_boxes,
+    grid_options,
+    pool_options,
+    rmac_options,
+)
 from fuzz.memory import Memory  # noqa: E402
+from rmac.cuda import launches  # noqa: E402
 
 
 def main():
@@ -38,6 +47,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     faulthandler.enable()
+    warnings.simplefilter("ignore")  # of grids with gaps, and of NaN in the oracle
     started, wrong = time.monotonic(), 0
     for case in range(options.first, options.first + options.cases):
         if case % 100 == 0:
@@ -45,7 +55,7 @@ def main():
         rng = np.random.default_rng([options.seed, case])
         memory = Memory(rng)
         try:
-            pick(rng, (_region_pool, _region_pool, _roi_pool))(rng, memory)
+            pick(rng, _CASES)(rng, memory)
             memory.check()
         except Exception as error:
             wrong += 1
@@ -81,6 +91,46 @@ def _region_pool(rng, memory):
         close_values(out, *reference.region_mean(x, boxes, dtype, **pool), dtype)
 
 
+def _rmac(rng, memory):
+    """Descriptors by a kernel of their own, or by the last block of an image."""
+    x, maps, layout = _maps(rng, memory)
+    boxes = rmac.region_grid(*x.shape[2:], **grid_options(rng)).boxes
+    if chance(rng, 0.4):
+        some, _ = draw_boxes(rng, memory, *x.shape[2:])
+        boxes = some if len(some) else boxes
+    own, dtype = rmac_options(rng), result_dtype(x.dtype)
+    _, check = check_descriptors(reference.region_pool(x, boxes), dtype, own)
+    memory.freeze()
+    check(_described(rng, memory, maps, regions=boxes, layout=layout, **own))
+
+
+def _rmac_list(rng, memory):
+    channels, dtype = pick(rng, (1, 3, 16, 33, 65)), pick(rng, DTYPES)
+    grid, own = grid_options(rng), rmac_options(rng)
+    own["aggregate"] = pick(rng, ("sum", "mean"))
+    maps, checks = [], []
+    for _ in range(int(rng.integers(1, 13))):
+        x = draw_values(rng, (1, channels, *rng.integers(1, 12, 2)), dtype, pick(rng, (0.0, 0.01)))
+        maps.append(shim.ndarray(stored(rng, memory, x)[0]))
+        vectors = reference.region_pool(x, rmac.region_grid(*x.shape[2:], **grid).boxes)
+        checks.append(check_descriptors(vectors, result_dtype(dtype), own)[1])
+    memory.freeze()
+    result = _described(rng, memory, maps, **grid, **own)
+    assert len(result) == len(checks)
+    for i, check in enumerate(checks):
+        check(result[i : i + 1])
+
+
+def _described(rng, memory, x, **options):
+    """Return descriptors; all memory that the call allocates is guarded."""
+    launches._descriptors_call.cache.clear()
+    with (
+        mock.patch.object(launches, "MANY_IMAGES", pick(rng, (1, 1000))),
+        mock.patch.object(shim, "allocate", memory.output),
+    ):
+        return rmac.rmac(x, **options).get()
+
+
 def _roi_pool(rng, memory):
     x, maps, layout = _maps(rng, memory)
     count = pick(rng, (0, 1, 7)) if len(x) else 0
@@ -94,6 +144,8 @@ def _roi_pool(rng, memory):
     )
     same_values(result.get(), reference.roi_pool(x, rois, size, scale))
 
+
+_CASES = (_region_pool, _region_pool, _rmac, _rmac_list, _roi_pool)
 
 if __name__ == "__main__":
     sys.exit(main())

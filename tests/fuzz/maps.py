@@ -146,7 +146,7 @@ def rmac_options(rng):
     }
 
 
-def _check_descriptors(vectors, dtype, options):
+def check_descriptors(vectors, dtype, options):
     if not vectors.size:
         images, regions, channels = vectors.shape
         shape = {"none": vectors.shape, "concat": (images, regions * channels)}
@@ -174,7 +174,7 @@ def rmac_(rng, memory):
     grid, pool, own = grid_options(rng), pool_options(rng, x.dtype.name), rmac_options(rng)
     vectors = _vectors(x, view, _default_boxes(x.shape, grid, layout), pool, layout)
     dtype = result_dtype(x.dtype)
-    expected, check = _check_descriptors(vectors, dtype, own)
+    expected, check = check_descriptors(vectors, dtype, own)
     out = draw_out(rng, memory, expected.shape, dtype)
     options = grid | pool | own | {"layout": layout, "workers": draw_workers(rng), "out": out}
     return Call(rmac.rmac, view, options, check, RMAC_KINDS, output=out)
@@ -204,7 +204,7 @@ def rmac_list(rng, memory):
         view = stored(rng, memory, x)
         maps.append(view[0])
         vectors = _vectors(x, view, _default_boxes(x.shape, grid, "NCHW"), pool, "NCHW")
-        one, check = _check_descriptors(vectors, result_dtype(dtype), own)
+        one, check = check_descriptors(vectors, result_dtype(dtype), own)
         expected.append(one)
         checks.append(check)
 

@@ -20,6 +20,22 @@ _libraries = tempfile.TemporaryDirectory()
 _launches = 0
 
 
+def allocate(shape, dtype):
+    """Return memory full of noise. The fuzzer has another in its place."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer(bytearray(os.urandom(size)), np.uint8).view(dtype).reshape(shape)
+
+
+class MemoryPointer(SimpleNamespace):
+    """The address of an array."""
+
+    def __init__(self, ptr):
+        super().__init__(ptr=ptr)
+
+    def memset_async(self, value, size):
+        ctypes.memset(self.ptr, value, size)
+
+
 class ndarray:  # noqa: N801
     """An array that only the kernels and this module get at."""
 
@@ -29,11 +45,10 @@ class ndarray:  # noqa: N801
     def __init__(self, host, dtype=None):
         """Wrap an array of the host, or make one of a shape and a dtype that is full of noise."""
         if not isinstance(host, np.ndarray):
-            size = int(np.prod(host)) * np.dtype(dtype).itemsize
-            host = np.frombuffer(bytearray(os.urandom(size)), np.uint8).view(dtype).reshape(host)
+            host = allocate(host, dtype)
         self._host = host
         self.device = cuda.Device(0)
-        self.data = SimpleNamespace(ptr=host.ctypes.data)
+        self.data = MemoryPointer(host.ctypes.data)
 
     dtype = property(lambda self: self._host.dtype)
     shape = property(lambda self: self._host.shape)
@@ -171,7 +186,7 @@ class Device:
 cuda = SimpleNamespace(
     Device=Device,
     get_current_stream=lambda: SimpleNamespace(is_capturing=lambda: False),
-    function=SimpleNamespace(CNumpyArray=np.asarray, CIntptr=np.intp),
+    function=SimpleNamespace(CNumpyArray=np.asarray),
 )
 
 

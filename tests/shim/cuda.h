@@ -69,6 +69,15 @@ static unsigned __viaddmax_s16x2(unsigned a, unsigned b, unsigned c)
 
 template <typename T> static void atomicMax(T *at, T value) { *at = max(*at, value); }
 
+static unsigned atomicInc(unsigned *at, unsigned most)
+{
+    const unsigned before = *at;
+    *at = before >= most ? 0 : before + 1;
+    return before;
+}
+
+static void __threadfence() {} /* blocks run one after the other */
+
 enum State { READY, AT_BARRIER, IN_SHUFFLE, FINISHED };
 
 struct Fiber {
@@ -203,7 +212,10 @@ static const char *launch(unsigned blocks, unsigned x, unsigned y, unsigned seed
     std::mt19937 random(seed);
     std::vector<size_t> order(x * y);
     std::iota(order.begin(), order.end(), 0);
-    for (unsigned block = 0; block < blocks; block++) {
+    std::vector<unsigned> blocks_in_turn(blocks);
+    std::iota(blocks_in_turn.begin(), blocks_in_turn.end(), 0);
+    std::shuffle(blocks_in_turn.begin(), blocks_in_turn.end(), random);
+    for (unsigned block : blocks_in_turn) {
         std::shuffle(order.begin(), order.end(), random);
         for (long long &word : shared_memory)
             word = ((long long)random() << 32) ^ random();
