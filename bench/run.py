@@ -142,9 +142,9 @@ def checked(candidates, x, layout, levels):
 
 
 def in_turn(sets):
-    """One set of candidates, of which each call is that of the next of these sets.
+    """One set of candidates. Each call of a candidate runs that of the next of these sets.
 
-    Each begins at another set, so that it does not find in the cache what one just left there.
+    Each candidate begins at another set, so that none finds in the cache what the last one left.
     """
     turns = {
         name: cycle(

@@ -94,8 +94,8 @@ def _backend_for(x: Any) -> Backend:
 def to_foreign(result: Any, like: Any) -> Any:
     """Return an array, or a list of them, as arrays of the library of `like`.
 
-    `like` is an array, or a `snapshot` of arrays, of which the first counts. If its library has no
-    `from_dlpack`, the result stays as it is.
+    `like` is an array, or a `snapshot` of arrays: then its first array counts. If its library has
+    no `from_dlpack`, the result stays as it is.
     """
     if type(like) is list and like:
         like = like[0]

@@ -115,7 +115,7 @@ def array_spans(
 
 
 class ArraysAsRows(Part):
-    """Arrays of a container, each of which is a row, and which may differ in size.
+    """Arrays of a container. Each is a row, and they may differ in size.
 
     A batch is read in the order of shapes. Blocks are then large, and each costs little more than
     a row: 20 µs of Python, and 5 µs for each row.

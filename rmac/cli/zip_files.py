@@ -346,7 +346,7 @@ def checksum(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
 
 
 def combined_checksum(first: int, second: int, size: int) -> int:
-    """Return the CRC-32 of data from those of two parts, the second of which has `size` bytes."""
+    """Return the CRC-32 of data from those of its two parts. The second part has `size` bytes."""
     return _product(_power(8 * size), first) ^ second
 
 
@@ -362,7 +362,7 @@ def _power(exponent: int) -> int:
 
 
 def _product(a: int, b: int) -> int:
-    """Return the product of polynomials over GF(2), the highest bit of which is that of x**0."""
+    """Return the product of polynomials over GF(2). Their highest bit is that of x**0."""
     result = 0
     for shift in range(31, -1, -1):
         if a >> shift & 1:

@@ -73,7 +73,7 @@ cdef inline void compare_boxes(
     const double* scores, Py_ssize_t n, Found* one, Py_ssize_t width, Py_ssize_t step,
     bint small_first, Found* best,
 ) noexcept nogil:
-    """Compare boxes along a row, the first of which is `one`, with the best so far."""
+    """Compare boxes along a row with the best so far. The first of them is `one`."""
     cdef Py_ssize_t i, x1 = one.box.x1
     for i in range(n):
         if scores[i] >= best.score and scores[i] > -INFINITY:

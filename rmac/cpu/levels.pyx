@@ -153,7 +153,7 @@ cdef void compare_strip(
 
 
 cdef struct Context:
-    # What the score of a box is of.
+    # The image and the query that boxes are scored for.
     const Call* call
     const Job* job
     Py_ssize_t query
