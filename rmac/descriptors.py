@@ -181,16 +181,18 @@ def rmac(
     )
     batches, info = feature_maps(backend, x, layout)
     require_zero_point(pooling.zero_point, info)
+    shapes = [maps.shape for maps in batches]
     sequence = layout not in MAP_LAYOUTS
     if regions is None:
         boxes = [
-            default_boxes(maps.shape[2], maps.shape[3], grid, sequence=sequence) for maps in batches
+            default_boxes(height, width, grid, sequence=sequence) for _, _, height, width in shapes
         ]
     else:
-        boxes = _boxes_on(batches, regions, sequence=sequence)
+        boxes = _boxes_on(shapes, regions, sequence=sequence)
     state = None if whitening is None else _state_of(whitening, batches[0])
-    dim = batches[0].shape[1] if state is None else len(state.learned().projection)
-    shape = _result_shape(batches, boxes, dim, aggregation.aggregate)
+    dim = shapes[0][1] if state is None else len(state.learned().projection)
+    images = shapes[0][0] if len(shapes) == 1 else len(shapes)
+    shape = _result_shape(images, boxes, dim, aggregation.aggregate)
     result = Output(backend, out, batches, shape, info.descriptor)
     if state is not None:
         pipeline = _WhitenedPipeline(backend, pooling, state, aggregation, workers)
@@ -224,22 +226,21 @@ def _checked_options(
     )
 
 
-def _boxes_on(batches: Sequence[Array], regions: Any, *, sequence: bool) -> list[Any]:
-    """Return boxes (R, 4), at least one, for each batch; or raise."""
-    boxes = [region_boxes(regions, *maps.shape[2:], sequence=sequence) for maps in batches]
+def _boxes_on(shapes: Sequence[tuple[int, ...]], regions: Any, *, sequence: bool) -> list[Any]:
+    """Return boxes (R, 4), at least one, for each batch of a shape; or raise."""
+    boxes = [region_boxes(regions, *shape[2:], sequence=sequence) for shape in shapes]
     if not len(boxes[0]):
         raise ValueError("regions: expected at least one box, got none")
     return boxes
 
 
 def _result_shape(
-    batches: Sequence[Array],
+    images: int,
     boxes: Sequence[Any],
     dim: int,
     aggregate: Aggregate,
 ) -> tuple[int, ...]:
     """Return the shape of the result from vectors of `dim` elements, or raise if there is none."""
-    images = batches[0].shape[0] if len(batches) == 1 else len(batches)
     if aggregate is Aggregate.SUM or aggregate is Aggregate.MEAN:
         return images, dim
     regions = [len(one) for one in boxes]

@@ -363,11 +363,11 @@ def test_calls_at_the_same_time_write_to_launches_of_their_own(gpu, rng, monkeyp
     expected = [to_host(rmac.region_pool(x)) for x in (first, second)]
     compiled, between = launches.kernel, []
 
-    def kernel(name):
+    def kernel(*name):
         if not between:
             between.append(None)
             between[0] = to_host(rmac.region_pool(second))
-        return compiled(name)
+        return compiled(*name)
 
     monkeypatch.setattr(launches, "kernel", kernel)
     assert_same_values(to_host(rmac.region_pool(first)), expected[0])

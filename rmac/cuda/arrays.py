@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rmac._forks import Lock
@@ -21,9 +22,10 @@ DLPACK_DEVICES: tuple[int, ...] = (2, 13)  # CUDA memory, and CUDA managed memor
 # when a graph is gone. So none is freed, and there are no more than so many bytes. Not measured.
 _MOST_FOR_GRAPHS = 1 << 32
 _LEAST_ALLOCATION = 512  # bytes
-_kept_for_graphs: list[Array] = []
+_kept_for_graphs: list[Any] = []
 _bytes_for_graphs = 0
 _keeping = Lock()
+_HERE = nullcontext()  # to enter the current device again takes CuPy 0.6 us more
 
 
 def namespace() -> Any:
@@ -52,12 +54,14 @@ def from_dlpack(x: Any) -> Array:
 
 def device_index(x: Array) -> int:
     """Return the number of the device of `x`."""
-    index: int = x.device.id
+    index: int = x.data.device_id
     return index
 
 
 def device_context(x: Array) -> AbstractContextManager[Any]:
     """Return a context in which new arrays are made on the device of `x`."""
+    if x.data.device_id == namespace().cuda.runtime.getDevice():
+        return _HERE
     device: AbstractContextManager[Any] = x.device
     return device
 
@@ -140,22 +144,31 @@ def to_host(x: Array) -> Array:
     return namespace().asnumpy(x)
 
 
+def temporary_memory(size: int) -> Any:
+    """Return the memory of a temporary array of so many bytes: 2.5 us less than an array."""
+    cuda = namespace().cuda
+    memory = cuda.alloc(size)
+    if cuda.get_current_stream().is_capturing():
+        _keep(memory, size)
+    return memory
+
+
 def keep_for_graph(array: Array) -> Array:
     """Return a temporary array of the current call, kept alive if a graph captures the call."""
     if namespace().cuda.get_current_stream().is_capturing():
-        _keep(array)
+        _keep(array, array.nbytes)
     return array
 
 
-def _keep(array: Array) -> None:
-    """Keep an array as long as the process runs, or raise."""
+def _keep(memory: Any, size: int) -> None:
+    """Keep memory as long as the process runs, or raise."""
     global _bytes_for_graphs
     with _keeping:
-        size = _bytes_for_graphs + max(array.nbytes, _LEAST_ALLOCATION)
+        size = _bytes_for_graphs + max(size, _LEAST_ALLOCATION)
         if size > _MOST_FOR_GRAPHS:
             raise MemoryError(
                 f"captured graphs keep {_bytes_for_graphs} bytes of temporary arrays, and at most "
                 f"{_MOST_FOR_GRAPHS} are kept; launch these graphs again instead of capturing more"
             )
-        _kept_for_graphs.append(array)
+        _kept_for_graphs.append(memory)
         _bytes_for_graphs = size

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from rmac._caches import cached
 from rmac._dtypes import DTYPES
 from rmac._options import AggregationOptions
-from rmac.cuda.arrays import keep_for_graph, namespace
+from rmac.cuda.arrays import keep_for_graph, namespace, temporary_memory
 from rmac.cuda.route import (
     DESCRIBE_SHARED,
     DESCRIBE_THREADS,
@@ -55,7 +55,6 @@ Address = tuple[int, int]  # the number of a pointer, and bytes to add
 
 _INT_MAX = (1 << 31) - 1  # of the kernels' sizes
 _BOX_BYTES = 4 * np.dtype(np.int64).itemsize
-_BYTES = np.dtype(np.uint8)
 _ALIGNMENT = 512  # bytes, that of CuPy's allocations
 # The pointers of a call, by number: its result, its temporary memory, then its inputs.
 _OUT, _SCRATCH, _FIRST_INPUT = range(3)
@@ -122,8 +121,7 @@ def launch_pooling(
 
     A map with fewer regions leaves its last rows as they are.
     """
-    pointers = [x.data.ptr for x in batches]
-    _run(_pooling_call(*_key(batches, boxes, pointers), spec), out, pointers)
+    _run(_pooling_call(*_key(batches, boxes), spec), out, batches)
 
 
 def launch_descriptors(
@@ -134,32 +132,31 @@ def launch_descriptors(
     aggregation: AggregationOptions,
 ) -> None:
     """Pool the regional vectors of all images, and describe these."""
-    pointers = [x.data.ptr for x in batches]
-    _run(_descriptors_call(*_key(batches, boxes, pointers), spec, aggregation), out, pointers)
+    _run(_descriptors_call(*_key(batches, boxes), spec, aggregation), out, batches)
 
 
 def launch_description(vectors: Array, out: Array, aggregation: AggregationOptions) -> None:
     """Describe images by their regional vectors (N, R, D), which are overwritten."""
-    call = _description_call(vectors.shape, vectors.itemsize, aggregation)
-    _run(call, out, [vectors.data.ptr])
+    _run(_description_call(vectors.shape, vectors.itemsize, aggregation), out, [vectors])
 
 
 def _key(
-    batches: Sequence[Array], boxes: Sequence[npt.NDArray[np.int64]], pointers: list[int]
+    batches: Sequence[Array], boxes: Sequence[npt.NDArray[np.int64]]
 ) -> tuple[tuple[tuple[Any, ...], ...], tuple[bytes, ...]]:
     """Return the fields of `_Maps` of each batch, and its boxes."""
-    maps = [(x.shape, x.strides, at % WIDEST_LOAD) for x, at in zip(batches, pointers, strict=True)]
+    maps = [(x.shape, x.strides, x.data.ptr % WIDEST_LOAD) for x in batches]
     return tuple(maps), tuple([grid.tobytes() for grid in boxes])
 
 
-def _run(call: _Call, out: Array, inputs: list[int]) -> None:
-    """Launch the kernels of a call on inputs at these addresses."""
-    pointers = [out.data.ptr, 0, *inputs]
+def _run(call: _Call, out: Array, inputs: Sequence[Array]) -> None:
+    """Launch the kernels of a call."""
+    pointers = [out.data.ptr, 0, *[x.data.ptr for x in inputs]]
     if call.scratch:
-        scratch = keep_for_graph(namespace().ndarray(call.scratch, _BYTES))
-        pointers[_SCRATCH] = scratch.data.ptr
+        scratch = temporary_memory(call.scratch)
+        pointers[_SCRATCH] = scratch.ptr
         if call.counters:
-            scratch.data.memset_async(0, call.counters)
+            scratch.memset_async(0, call.counters)
+    device = namespace().cuda.runtime.getDevice()
     for launch in call.launches:
         try:
             spare = launch.spare.pop()
@@ -169,7 +166,9 @@ def _run(call: _Call, out: Array, inputs: list[int]) -> None:
         words, arguments = spare
         for place, number, offset in launch.addresses:
             words[place] = pointers[number] + offset
-        kernel(launch.name)(launch.grid, launch.threads, arguments, shared_mem=launch.shared)
+        kernel(launch.name, device)(
+            launch.grid, launch.threads, arguments, shared_mem=launch.shared
+        )
         launch.spare.append(spare)
 
 
@@ -389,7 +388,7 @@ def launch_roi_pooling(
     launch["images"], launch["channels"], launch["height"], launch["width"] = x.shape
     launch["bin_rows"], launch["bin_columns"] = output_size
     launch["scale"], launch["elements"] = spatial_scale, out.size
-    kernel(f"pool_rois<{DTYPES[x.dtype.name].kind.name}>")(
+    kernel(f"pool_rois<{DTYPES[x.dtype.name].kind.name}>", x.device.id)(
         (blocks_for(out.size),), (THREADS,), (_by_value(launch), corners, out)
     )
 
@@ -402,7 +401,7 @@ def launch_boxes(boxes: npt.NDArray[np.int64], images: int, rois: Array) -> None
         launch["images"], launch["regions"] = images, len(boxes)
         launch["first_box"], launch["boxes"] = first, len(some)
         launch["corners"][: some.size] = some.ravel()
-        kernel("write_rois")(
+        kernel("write_rois", rois.device.id)(
             (blocks_for(images * len(some)),), (THREADS,), (_by_value(launch), rois)
         )
 

@@ -47,12 +47,15 @@ _CONSTANTS = {
 
 
 @cache
-def kernel(name: str) -> Any:
-    """Return a kernel by its name with template arguments, compiled when it is first used."""
+def kernel(name: str, device: int) -> Any:  # noqa: ARG001
+    """Return a kernel of the current device by its name with template arguments.
+
+    It is compiled when it is first used. CuPy's own choice of the device takes 1 us a launch.
+    """
     module = namespace().RawModule(
         code=kernel_source(), options=COMPILER_OPTIONS, name_expressions=(name,)
     )
-    return module.get_function(name)
+    return module.get_function(name).kernel
 
 
 def kernel_source() -> str:

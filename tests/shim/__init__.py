@@ -8,6 +8,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,11 +27,14 @@ def allocate(shape, dtype):
     return np.frombuffer(bytearray(os.urandom(size)), np.uint8).view(dtype).reshape(shape)
 
 
-class MemoryPointer(SimpleNamespace):
-    """The address of an array."""
+class MemoryPointer:
+    """The address of an array, which lives as long."""
 
-    def __init__(self, ptr):
-        super().__init__(ptr=ptr)
+    device_id = 0
+
+    def __init__(self, host):
+        self._host = host
+        self.ptr = host.ctypes.data
 
     def memset_async(self, value, size):
         ctypes.memset(self.ptr, value, size)
@@ -48,7 +52,7 @@ class ndarray:  # noqa: N801
             host = allocate(host, dtype)
         self._host = host
         self.device = cuda.Device(0)
-        self.data = MemoryPointer(host.ctypes.data)
+        self.data = MemoryPointer(host)
 
     dtype = property(lambda self: self._host.dtype)
     shape = property(lambda self: self._host.shape)
@@ -186,7 +190,9 @@ class Device:
 cuda = SimpleNamespace(
     Device=Device,
     get_current_stream=lambda: SimpleNamespace(is_capturing=lambda: False),
+    alloc=lambda size: MemoryPointer(allocate(size, np.uint8)),
     function=SimpleNamespace(CNumpyArray=np.asarray),
+    runtime=SimpleNamespace(getDevice=lambda: 0),
 )
 
 
@@ -210,7 +216,7 @@ class RawModule:
         subprocess.run([*COMPILE, "-o", library, library.with_suffix(".cpp")], check=True)
         run = ctypes.CDLL(str(library)).run
         run.restype = ctypes.c_char_p
-        return lambda *args, **options: _launch(run, *args, **options)
+        return SimpleNamespace(kernel=partial(_launch, run))
 
 
 def argument(value):
