@@ -72,6 +72,14 @@ def address(pointer: int) -> Any:
     return namespace().cuda.function.CIntptr(pointer)
 
 
+def launch_struct(
+    name: str, blocks: int, threads: int, struct: Struct, *arrays: Array, shared: int = 0
+) -> None:
+    """Launch a kernel that takes a struct, which is copied, and then arrays."""
+    arguments = (_by_value(struct.copy()), *arrays)
+    kernel(name)((blocks,), (threads,), arguments, shared_mem=shared)
+
+
 class _Maps(NamedTuple):
     """What of a batch decides how it is pooled."""
 
@@ -168,7 +176,7 @@ def _jobs_by_kernel(
     all_images = sum(maps.shape[0] for maps in batches)
     least = 1 << min(all_images, 256).bit_length() >> 1  # few numbers, since routes are cached
     for batch, (maps, grid) in enumerate(zip(batches, boxes, strict=True)):
-        _require_32_bits(maps.shape)
+        require_32_bits(maps.shape)
         images, channels = maps.shape[:2]
         for route in region_routes(*maps, grid, least, spec):
             jobs = jobs_of_kernel.setdefault((route.form, route.vector, route.channels), [])
@@ -180,7 +188,7 @@ def _jobs_by_kernel(
     return jobs_of_kernel.values()
 
 
-def _require_32_bits(shape: tuple[int, ...]) -> None:
+def require_32_bits(shape: tuple[int, ...]) -> None:
     """Raise if a side of the maps is beyond the kernels' int."""
     if max(shape[1:]) <= _INT_MAX:
         return
@@ -233,7 +241,7 @@ def launch_roi_pooling(
     x: Array, rois: Array, out: Array, output_size: tuple[int, int], spatial_scale: float
 ) -> None:
     """Write the maximum of each bin of each RoI (K, 5): (K, C, ph, pw)."""
-    _require_32_bits(x.shape)
+    require_32_bits(x.shape)
     if len(x) > _INT_MAX:
         raise ValueError(f"x: expected fewer than 2**31 images on the GPU, got {len(x)}")
     corners = keep_for_graph(rois.astype(np.float32, order="C", copy=False))

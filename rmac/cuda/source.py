@@ -18,18 +18,29 @@ from rmac.cuda.route import (
     CHANNEL_BLOCK,
     DESCRIBE_THREADS,
     NORM_PARTS,
+    SEARCH_THREADS,
     THREADS,
     WARP,
     WIDEST_LOAD,
 )
-from rmac.cuda.structs import BATCHES, BOXES, COUNTS, PLAN_WORDS, STRUCTS
+from rmac.cuda.structs import BATCHES, BOXES, COUNTS, PLAN_WORDS, STRUCTS, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from enum import IntEnum
 
 COMPILER_OPTIONS = ("-std=c++17",)
-_FILES = ("keys.cu", "tiles.cu", "maxima.cu", "planes.cu", "means.cu", "rois.cu", "describe.cu")
+_FILES = (
+    "keys.cu",
+    "tiles.cu",
+    "maxima.cu",
+    "planes.cu",
+    "means.cu",
+    "rois.cu",
+    "describe.cu",
+    "boxes.cu",
+    "choices.cu",
+)
 _CONSTANTS = {
     "BATCHES": BATCHES,
     "PLAN_WORDS": PLAN_WORDS,
@@ -37,8 +48,10 @@ _CONSTANTS = {
     "THREADS": THREADS,
     "DESCRIBE_THREADS": DESCRIBE_THREADS,
     "NORM_PARTS": NORM_PARTS,
+    "SEARCH_THREADS": SEARCH_THREADS,
     "BOXES": BOXES,
     "COUNTS": COUNTS,
+    "WORDS": WORDS,
     "WARP": WARP,
     "WIDEST_LOAD": WIDEST_LOAD,
 }
