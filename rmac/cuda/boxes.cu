@@ -178,6 +178,7 @@ template <typename Real, int many> struct BoxSums {
             products[k] = 0;
             element[k] = query + min(k, queries - 1) * query_pitch;
         }
+#pragma unroll 1 /* else 2 blocks have the registers of 3 */
         for (int channel = 0; channel < channels; channel++, cell += pitch) {
             const Real most = max(max(cell[0], cell[right]), max(cell[below], cell[below + right]));
             squares = fma(most, most, squares);
@@ -271,7 +272,7 @@ __device__ void search_tile(const SearchLaunch &launch, int image, int tile, Rea
 }
 
 template <Kind kind, typename Real, int many>
-__global__ void __launch_bounds__(SEARCH_THREADS) search_boxes(const SearchLaunch launch)
+__global__ void __launch_bounds__(THREADS, 2) search_boxes(const SearchLaunch launch)
 {
     const int image = blockIdx.x / launch.blocks;
     if (sizeof(Real) == sizeof(double) && is_for_other_type<Real>(launch, image))

@@ -58,7 +58,7 @@ template <typename Score> __device__ double score_of(double squares, double prod
 
 /* Find the best box of a part of the boxes; the best one of earlier launches competes. */
 template <typename Real, typename Score>
-__global__ void __launch_bounds__(THREADS) compare_boxes(const SearchLaunch launch)
+__global__ void __launch_bounds__(THREADS, 4) compare_boxes(const SearchLaunch launch)
 {
     const int part = blockIdx.x % launch.parts, query = blockIdx.x / launch.parts % launch.queries;
     const int image = blockIdx.x / launch.parts / launch.queries;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(THREADS) compare_boxes(const SearchLaunch laun
                                  + (run.first_sum - launch.first_sum) + box;
             const Real *product = square + (Index)(1 + query - run.first_query) * boxes;
             double squares = 0, products = 0;
-#pragma unroll 4
+#pragma unroll 8
             for (int tile = 0; tile < launch.tiles; tile++) {
                 squares += square[tile * launch.sums];
                 products += product[tile * launch.sums];
@@ -197,7 +197,7 @@ __device__ void refine_box(const SearchLaunch &launch, const BoxTask<Real> &task
 
 /* Write the best box of each image and query, refined if there is a workspace for it. */
 template <Kind kind, typename Real>
-__global__ void __launch_bounds__(THREADS) choose_boxes(const SearchLaunch launch)
+__global__ void __launch_bounds__(THREADS, 4) choose_boxes(const SearchLaunch launch)
 {
     const int image = blockIdx.x / launch.queries, query = blockIdx.x % launch.queries;
     if (is_for_other_type<Real>(launch, image))

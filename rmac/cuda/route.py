@@ -40,9 +40,6 @@ _PLANES_OF_LANE = (4, 2, 1)
 # and 7x7: 256 threads 0.72 and 0.42, 512 0.77 and 0.47, 1024 0.80 and 0.43.
 DESCRIBE_THREADS = 1024
 NORM_PARTS = 256  # sums of parts of norms that a block holds, in shared memory; not measured
-# A tile of a map's channels fills most of the shared memory of a block, so that a multiprocessor has
-# room for four blocks: these are all of its threads. Not measured.
-SEARCH_THREADS = 512
 WARP = 32  # threads, on every device
 
 WIDEST_LOAD = 16  # bytes; there is no wider instruction

@@ -16,7 +16,7 @@ from rmac._dtypes import DTYPES, DtypeInfo, Kind
 from rmac.cuda.arrays import empty, keep_for_graph, namespace
 from rmac.cuda.c_types import c_name
 from rmac.cuda.launches import launch_struct, require_32_bits
-from rmac.cuda.route import MOST_BLOCKS, SEARCH_THREADS, SHARED_MEMORY, THREADS
+from rmac.cuda.route import MOST_BLOCKS, SHARED_MEMORY, THREADS
 from rmac.cuda.source import kernel
 from rmac.cuda.structs import FOUND, RUN, SEARCH_LAUNCH, STAGE, WORD_LAUNCH, WORDS
 
@@ -289,7 +289,7 @@ def _search_job(images: int, way: Tiling, boxes: Boxes, launch: Struct, call: Ca
     if way.blocks:
         many = _QUERIES_AT_ONCE if boxes.queries > 1 else 1
         launch_struct(
-            f"search_boxes<{kind}, {real}, {many}>", images * way.blocks, SEARCH_THREADS, launch,
+            f"search_boxes<{kind}, {real}, {many}>", images * way.blocks, THREADS, launch,
             shared=way.shared,
         )  # fmt: skip
     launch_struct(

@@ -7,6 +7,7 @@ import argparse
 import faulthandler
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import reference
@@ -15,6 +16,7 @@ import shim
 sys.modules["cupy"] = shim  # before rmac looks for it
 
 import rmac  # noqa: E402
+from fuzz import retrieval  # noqa: E402
 from fuzz.calls import (  # noqa: E402
     DTYPES,
     LAYOUTS,
@@ -45,7 +47,8 @@ def main():
         rng = np.random.default_rng([options.seed, case])
         memory = Memory(rng)
         try:
-            pick(rng, (_region_pool, _region_pool, _roi_pool))(rng, memory)
+            shim.allocate = partial(_noise, rng, memory)
+            pick(rng, (_region_pool, _region_pool, _roi_pool, _localize))(rng, memory)
             memory.check()
         except Exception as error:
             wrong += 1
@@ -53,6 +56,13 @@ def main():
     seconds = time.monotonic() - started
     print(f"fuzz.kernels: {options.cases} cases, {wrong} wrong, {seconds:.0f} seconds", flush=True)
     return 1 if wrong else 0
+
+
+def _noise(rng, memory, size):
+    """Return guarded bytes for a result or for the kernels alone, full of noise."""
+    array = memory.output((size,), np.uint8)
+    array[...] = np.frombuffer(rng.bytes(size), np.uint8)
+    return array
 
 
 def _maps(rng, memory):
@@ -93,6 +103,15 @@ def _roi_pool(rng, memory):
         maps, shim.ndarray(given), output_size=size, spatial_scale=scale, layout=layout
     )
     same_values(result.get(), reference.roi_pool(x, rois, size, scale))
+
+
+def _localize(rng, memory):
+    call = retrieval.localize(rng, memory)
+    options = {name: value for name, value in call.options.items() if name != "workers"}
+    options["queries"] = shim.ndarray(options["queries"])
+    memory.freeze()
+    found = rmac.localize(shim.ndarray(call.first), **options)
+    call.check(rmac.localization.Localization(found.boxes.get(), found.scores.get()))
 
 
 if __name__ == "__main__":

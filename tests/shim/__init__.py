@@ -20,6 +20,11 @@ _libraries = tempfile.TemporaryDirectory()
 _launches = 0
 
 
+def allocate(size):
+    """Return bytes that are full of noise. The fuzzer puts guarded memory in the place of this."""
+    return np.frombuffer(bytearray(os.urandom(size)), np.uint8)
+
+
 class ndarray:  # noqa: N801
     """An array that only the kernels and this module get at."""
 
@@ -30,7 +35,7 @@ class ndarray:  # noqa: N801
         """Wrap an array of the host, or make one of a shape and a dtype that is full of noise."""
         if not isinstance(host, np.ndarray):
             size = int(np.prod(host)) * np.dtype(dtype).itemsize
-            host = np.frombuffer(bytearray(os.urandom(size)), np.uint8).view(dtype).reshape(host)
+            host = allocate(size).view(dtype).reshape(host)
         self._host = host
         self.device = cuda.Device(0)
         self.data = SimpleNamespace(ptr=host.ctypes.data)
@@ -126,7 +131,9 @@ def empty(shape, dtype=float):
 
 
 def zeros(shape, dtype=float):
-    return ndarray(np.zeros(shape, dtype))
+    array = ndarray(shape, dtype)
+    array._host[...] = 0
+    return array
 
 
 def ones(shape, dtype=float):
