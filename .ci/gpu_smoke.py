@@ -26,7 +26,10 @@ def main(mode):
     rng = np.random.default_rng(1)
     if mode == "profile":
         for shape, layout in PROFILED:
-            rmac.rmac(cp.asarray(rng.random(shape, dtype=np.float32)), layout=layout)
+            x = cp.asarray(rng.random(shape, dtype=np.float32))
+            rmac.rmac(x, layout=layout)
+            if layout == "NCHW":
+                rmac.localize(x, cp.asarray(rng.random(shape[1])), aspect=0.75)
         cp.cuda.Device().synchronize()
         return
     if mode == "small":  # a pool would hide from memcheck what is beyond the end of an array
@@ -69,6 +72,21 @@ def cases_of_map(x, layout):
     rois = np.array([[0, 0, 0, 40, 30], [len(x) - 1, 5.5, -3, 9, 200]], np.float32)
     bins = partial(rmac.roi_pool, output_size=3, spatial_scale=0.5, layout=layout)
     yield f"roi_pool {where}", bins, True, [x, rois]
+    channels = x.shape[1] if layout == "NCHW" else x.shape[3]
+    queries = np.random.default_rng(2).random((2, channels))
+    for name in ("best", "grid"):
+        yield f"localize {name} {where}", scores_of(name, layout), False, [x, queries]
+
+
+def scores_of(name, layout):
+    """Return a function that localizes queries; of boxes with nearly the same score, one is found."""
+
+    def scores(x, queries):
+        return rmac.localize(
+            x, queries, search=name, aspect=0.75, tolerance=1.02, layout=layout
+        ).scores
+
+    return scores
 
 
 def check(name, call, exact, args):

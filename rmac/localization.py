@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rmac._arrays import feature_maps
-from rmac._backend import HOST, Array, Backend, backend_of
+from rmac._backend import Array, Backend, backend_of, require_same_device
 from rmac._checks import (
     ask,
     choice,
@@ -64,9 +64,9 @@ def localize(
     Parameters
     ----------
     x : array, shape (N, C, H, W), or list of arrays, shape (C, H, W)
-        Feature maps, as in `rmac`, on the host.
+        Feature maps, as in `rmac`; on the host for "aml".
     queries : array, shape (C,) or (Q, C)
-        The maxima of each channel of the query.
+        The maxima of each channel of the query, where `x` is.
     search : {"best", "grid", "aml"}, default "best"
         All boxes of the aspect; the paper's candidates and refinement; or the paper's code exactly,
         on the levels of `quantize`.
@@ -80,7 +80,7 @@ def localize(
     layout : {"NCHW", "NHWC"}, default "NCHW"
         The order of the axes of `x`.
     workers : int, optional
-        Threads to use, as in `region_pool`.
+        Threads to use on the CPU, as in `region_pool`.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def localize(
     Raises
     ------
     TypeError
-        If an array or option is of the wrong type.
+        If an array or option is of the wrong type, or arrays are on different devices.
     ValueError
         If a shape or value is wrong.
     """
@@ -106,7 +106,7 @@ def localize(
     if options.name == "aml" and info.name != "uint8":
         raise TypeError(f'x: expected uint8 levels for search="aml", got {info.name}; see quantize')
     with default_floats():
-        vectors, single = _checked_queries(queries, batches[0].shape[1])
+        vectors, single = _checked_queries(backend, queries, batches[0], batches[0].shape[1])
         aspects = _checked_aspects(aspect, len(vectors))
         boxes, scores = backend.localize(batches, vectors, aspects, options, workers=workers)
     return Localization(boxes[0], scores[0]) if single else Localization(boxes, scores)
@@ -145,15 +145,18 @@ def _rounds(name: str, value: int) -> int:
     return number
 
 
-def _checked_queries(queries: Array, channels: int) -> tuple[Array, bool]:
-    if backend_of(queries, "queries") is not HOST:
-        raise TypeError("queries: expected an array on the host")
-    queries = HOST.plain(queries, "queries")
+def _checked_queries(
+    backend: Backend, queries: Array, maps: Array, channels: int
+) -> tuple[Array, bool]:
+    """Return queries (Q, C) in float64, and whether there is one alone, or raise."""
+    require_same_device(queries, "queries", maps, "x")
+    queries = backend.plain(queries, "queries")
     dtype_info(queries.dtype, "queries")
     if queries.ndim not in (1, 2) or queries.shape[-1] != channels:
         expected = f"({channels},) or (Q, {channels})"
         raise ValueError(f"queries: expected shape {expected}, got {queries.shape}")
-    vectors = queries.astype(np.float64)
+    with backend.device_context(queries):
+        vectors = queries.astype(np.float64, order="C")
     return (vectors[None], True) if queries.ndim == 1 else (vectors, False)
 
 

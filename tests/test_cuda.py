@@ -29,7 +29,7 @@ from rmac import cuda
 from rmac._dtypes import DTYPES as DTYPE_TABLE
 from rmac._dtypes import Kind
 from rmac._options import MAX_POOLING, Aggregate, AggregationOptions
-from rmac.cuda import c_types, launches, plan, route, source
+from rmac.cuda import c_types, launches, plan, route, search, source
 
 
 @pytest.fixture
@@ -69,7 +69,14 @@ def specialisations():
                 yield f"pool_planes<{kind}, {many}, {out}>"
         for sums in sorted({real, "double"}):
             yield f"pool_means<{kind}, {sums}, {real}>"
-    yield from ("describe<float>", "describe<double>", "write_rois")
+        for tiling in search.tilings((1, 1, 1, 1), info):
+            sums = c_types.c_name(tiling.sums)
+            yield f"choose_boxes<{kind}, {sums}>"
+            for many in (1, search._QUERIES_AT_ONCE):
+                yield f"search_boxes<{kind}, {sums}, {many}>"
+    for sums, score in (("float", "float"), ("double", "float"), ("double", "double")):
+        yield f"compare_boxes<{sums}, {score}>"
+    yield from ("describe<float>", "describe<double>", "write_rois", "scale_queries", "write_words")
 
 
 def test_the_kernels_know_every_dtype_and_aggregate():
@@ -142,6 +149,7 @@ def _pooling(lines):
         ("pool_channels<FLOAT16, 8, float>", 8),
         ("describe<float>", 8),
         ("describe<double>", 8),
+        ("search_boxes<FLOAT32, float, 1>", 8),
     ],
 )
 def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
@@ -254,6 +262,16 @@ def test_the_order_of_threads_does_not_matter(gpu, rng):
     assert len({to_host(rmac.rmac(x)).tobytes() for _ in range(5)}) == 1
 
 
+def test_a_query_or_a_search_on_the_host_is_an_error(gpu):
+    x, query = gpu.zeros((1, 4, 5, 5), np.uint8), np.ones(4, np.float32)
+    with pytest.raises(TypeError, match="queries: expected an array where x is, got numpy.ndarray"):
+        rmac.localize(x, query)
+    with pytest.raises(TypeError, match="queries: expected an array where x is, got "):
+        rmac.localize(np.zeros((1, 4, 5, 5), np.uint8), gpu.asarray(query))
+    with pytest.raises(TypeError, match='for search="aml", got a cupy.ndarray; cupy.asnumpy'):
+        rmac.localize(x, gpu.asarray(query), search="aml")
+
+
 def test_rois_that_are_on_no_map_have_empty_bins(gpu, rng):
     """They cannot be an error, because the host does not wait for the device."""
     x = gpu.asarray(random_map(rng, (2, 3, 6, 5), DTYPES["float32"]))
@@ -292,6 +310,7 @@ def test_workers_are_an_error(gpu):
         lambda: rmac.rmac(x, workers=2),
         lambda: rmac.region_pool(x, workers=2),
         lambda: rmac.roi_pool(x, rois, workers=2),
+        lambda: rmac.localize(x, gpu.zeros((2,), np.float32), workers=2),
     ):
         with pytest.raises(ValueError, match="workers: expected None with an array on the GPU"):
             call()
@@ -310,6 +329,10 @@ def test_arrays_on_several_devices_are_an_error(gpu):
     rois.device = gpu.cuda.Device(1)
     with pytest.raises(ValueError, match="rois: expected an array on device 0"):
         rmac.roi_pool(x, rois)
+    query = gpu.zeros((4,), np.float32)
+    query.device = gpu.cuda.Device(1)
+    with pytest.raises(ValueError, match="queries: expected an array on device 0, where x is, got"):
+        rmac.localize(x, query)
     with pytest.raises(ValueError, match=r"x\[1\]: expected an array on device 0, where x\[0\] is"):
         rmac.rmac([x[0], there])
 
@@ -336,6 +359,7 @@ def test_a_misaligned_array_is_an_error(gpu):
         ("out", lambda: rmac.rmac(x, out=misaligned(out))),
         ("rois", lambda: rmac.roi_pool(x, misaligned(rois))),
         ("descriptors", lambda: rmac.merge_scales(misaligned(out)[None])),
+        ("queries", lambda: rmac.localize(x, misaligned(out))),
     ):
         with pytest.raises(TypeError, match=f"{name}: expected an aligned array, got misaligned"):
             call()
@@ -410,6 +434,7 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
     inputs = gpu.asarray(maps), gpu.asarray(maps.transpose(0, 2, 3, 1).copy()), small
     vectors = rng.random((1, 20, 300), np.float32)
     many_images(1)
+    queries = gpu.asarray(rng.standard_normal((2, 64)) * 1e200)  # which are scaled before they are
 
     def results():
         source.kernel.cache_clear()
@@ -418,7 +443,9 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
             cuda.describe(
                 gpu.asarray(vectors.copy()), out, AggregationOptions(True, Aggregate.SUM, True, 0.0)
             )
-            return [to_host(out).tobytes()] + [
+            found = [rmac.localize(small, queries, search=name) for name in ("best", "grid")]
+            arrays = [out, *(array for one in found for array in one)]
+            return [to_host(array).tobytes() for array in arrays] + [
                 to_host(rmac.rmac(x, layout=layout, pool=pool)).tobytes()
                 for x, layout in zip(inputs, ("NCHW", "NHWC", "NCHW"), strict=True)
                 for pool in ("max", "mean")
@@ -430,7 +457,7 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
 
     expected = results()
     places = [match.start() for match in re.finditer(re.escape(barrier), code)]
-    assert len(places) == 14
+    assert len(places) == 23
     for place in places:
         if code[place:].startswith(f"{barrier}\n    if (thread_of_block() == 0) {{"):
             continue
@@ -493,6 +520,25 @@ def test_a_captured_graph_replays_with_new_data(gpu, rng):
     np.testing.assert_array_equal(to_host(out), to_host(rmac.rmac(gpu.asarray(second))))
 
 
+def test_a_captured_search_replays_with_new_data(gpu, rng):
+    if gpu.__name__ != "cupy":
+        pytest.skip("needs a device")
+    first, second = (random_map(rng, (2, 64, 24, 32), DTYPES["float32"]) for _ in range(2))
+    x, queries = gpu.asarray(first), gpu.asarray(rng.random((2, 64)))
+    stream = gpu.cuda.Stream(non_blocking=True)
+    with stream:
+        rmac.localize(x, queries, aspect=0.75)
+        stream.synchronize()
+        stream.begin_capture()
+        found = rmac.localize(x, queries, aspect=0.75)
+        graph = stream.end_capture()
+        x.set(second)
+        graph.launch(stream)
+    stream.synchronize()
+    for one, other in zip(found, rmac.localize(x, queries, aspect=0.75), strict=True):
+        np.testing.assert_array_equal(to_host(one), to_host(other))
+
+
 def test_another_device_than_the_current_one(gpu, rng):
     if gpu.__name__ != "cupy" or gpu.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("needs two devices")
@@ -552,8 +598,9 @@ def test_the_package_has_its_kernels():
     names = re.findall(
         r"__global__ void (?:__launch_bounds__\(.*?\) )?(\w+)", source.kernel_source()
     )
-    rois = ["pool_rois", "write_rois"]
-    assert names == ["describe", "pool_rows", "pool_channels", "pool_planes", "pool_means", *rois]
+    pools = ["pool_rows", "pool_channels", "pool_planes", "pool_means", "pool_rois", "write_rois"]
+    boxes = ["search_boxes", "scale_queries", "write_words", "compare_boxes", "choose_boxes"]
+    assert names == ["describe", *pools, *boxes]
 
 
 @pytest.fixture

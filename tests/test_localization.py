@@ -12,12 +12,14 @@ from helpers import (
     LAYOUTS,
     MEMORY,
     Tensor,
+    check_array,
     examples,
     outputs_of_isas,
     peak_memory,
     raises_line,
     random_map,
     stored_as,
+    to_host,
 )
 from hypothesis import given, settings
 
@@ -26,6 +28,14 @@ from rmac import localization
 from rmac.cpu import search
 
 SEARCHES = ["best", "grid", "aml"]
+
+
+def localize(xp, x, queries, workers=None, **options):
+    """What a backend finds, on the host; workers are for the host alone."""
+    maps = [xp.asarray(one) for one in x] if isinstance(x, list) else xp.asarray(x)
+    threads = {"workers": workers} if xp is np else {}
+    found = rmac.localize(maps, xp.asarray(queries), **options, **threads)
+    return localization.Localization(to_host(found.boxes), to_host(found.scores))
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +110,25 @@ def aspects_of(drawn):
 @settings(max_examples=examples(60))
 @given(options=SETTINGS, special=st.sampled_from([0, 0.01, 0.3]), **DRAWN)
 def test_best_equals_every_box_scored(
-    options, special, images, channels, size, aspects, dtype, layout, memory, ragged, workers, seed
+    xp,
+    options,
+    special,
+    images,
+    channels,
+    size,
+    aspects,
+    dtype,
+    layout,
+    memory,
+    ragged,
+    workers,
+    seed,
 ):
     rng = np.random.default_rng(seed)
     x = random_map(rng, (images, channels, *size), DTYPES[dtype], special)
     queries, wanted = rng.standard_normal((len(aspects), channels)), aspects_of(aspects)
     y = arranged(x, layout, memory, ragged, rng)
-    found = rmac.localize(y, queries, aspect=wanted, layout=layout, workers=workers, **options)
+    found = localize(xp, y, queries, aspect=wanted, layout=layout, workers=workers, **options)
     assert found.boxes.dtype == np.int64
     assert found.scores.dtype == ("float64" if dtype == "float64" else "float32")
     for i, query in enumerate(queries):
@@ -131,6 +153,7 @@ def test_best_equals_every_box_scored(
 @settings(max_examples=examples(40))
 @given(options=SETTINGS, high=st.integers(1, 3), **DRAWN)
 def test_ties_are_decided_as_documented(
+    xp,
     name,
     options,
     high,
@@ -151,8 +174,8 @@ def test_ties_are_decided_as_documented(
     queries = np.eye(channels)[rng.integers(0, channels, len(aspects))]
     wanted = aspects_of(aspects)
     y = arranged(x, layout, memory, ragged, rng)
-    found = rmac.localize(
-        y, queries, search=name, aspect=wanted, layout=layout, workers=workers, **options
+    found = localize(
+        xp, y, queries, search=name, aspect=wanted, layout=layout, workers=workers, **options
     )
     for i, query in enumerate(queries):
         for n, one in enumerate(x):
@@ -190,10 +213,10 @@ def test_aml_equals_its_oracle(
 @pytest.mark.usefixtures("both_ways_to_share")
 @pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-def test_nothing_else_in_a_call_changes_a_bit(rng, name, dtype):
+def test_nothing_else_in_a_call_changes_a_bit(xp, rng, name, dtype):
     """Neither workers, nor other maps, nor other queries and their aspects."""
-    if name == "aml" and dtype != "uint8":
-        pytest.skip("levels are uint8")
+    if name == "aml" and (dtype != "uint8" or xp is not np):
+        pytest.skip("levels are uint8, on the host")
     sizes = [(11, 9), (11, 9), (4, 17), (1, 3)]
     maps = [random_map(rng, (70, *size), DTYPES[dtype]) for size in sizes]
     if name == "aml":
@@ -202,13 +225,13 @@ def test_nothing_else_in_a_call_changes_a_bit(rng, name, dtype):
         maps[1] *= np.float32(1e30)  # it is summed in float64
     queries, aspects = rng.standard_normal((21, 70)), np.exp(rng.standard_normal(21))
     together = [
-        rmac.localize(maps, queries, search=name, aspect=aspects, tolerance=1.3, workers=workers)
+        localize(xp, maps, queries, search=name, aspect=aspects, tolerance=1.3, workers=workers)
         for workers in (1, 2, 3)
     ]
     for i in (0, 7, 20):
         for n, x in enumerate(maps):
-            alone = rmac.localize(
-                x[None], queries[i], search=name, aspect=aspects[i], tolerance=1.3
+            alone = localize(
+                xp, x[None], queries[i], search=name, aspect=aspects[i], tolerance=1.3
             )
             for found in together:
                 assert found.boxes[i, n].tolist() == alone.boxes[0].tolist()
@@ -217,62 +240,68 @@ def test_nothing_else_in_a_call_changes_a_bit(rng, name, dtype):
 
 @pytest.mark.parametrize("name", ["best", "grid"])
 @pytest.mark.parametrize("scale", [1e-36, 1e-25, 1e18, 1e35])
-def test_squares_neither_overflow_nor_vanish(rng, name, scale):
+def test_squares_neither_overflow_nor_vanish(xp, rng, name, scale):
     """Even if other values of the map are 1."""
     x = rng.random((2, 20, 9, 8), dtype="f4")
     x[0] *= np.float32(scale)
     x[1, :, :5] *= np.float32(scale)
     query = rng.random(20)
-    found = rmac.localize(x, query, search=name, aspect=1)
+    found = localize(xp, x, query, search=name, aspect=1)
     for one, score in zip(x, found.scores, strict=True):
         assert abs(reference.localize(one, query, name, aspect=1)[1] - score) < 1e-6
 
 
-def test_queries_of_any_length(rng):
+def test_queries_of_any_length(xp, rng):
     x, query = rng.random((1, 20, 9, 8)), rng.random(20)
-    expected = rmac.localize(x, query, aspect=1)
+    expected = localize(xp, x, query, aspect=1)
     for scale in (1e-200, 1e200):
-        found = rmac.localize(x, query * scale, aspect=1)
+        found = localize(xp, x, query * scale, aspect=1)
         assert found.boxes.tolist() == expected.boxes.tolist()
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-12)
 
 
-def test_more_boxes_than_are_kept_at_a_time(rng):
+def test_more_boxes_than_are_kept_at_a_time(xp, rng):
     """216,225 boxes and 30 queries: 27 MB of sums for each tile of channels."""
     x, queries = rng.random((1, 3, 30, 30), dtype="f4"), rng.standard_normal((30, 3))
-    alone = rmac.localize(x, queries[11])
+    alone = localize(xp, x, queries[11])
     for workers in (1, 2):
-        found = rmac.localize(x, queries, workers=workers)
+        found = localize(xp, x, queries, workers=workers)
         assert found.boxes[11].tolist() == alone.boxes.tolist()
         assert found.scores[11] == alone.scores
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_shapes_of_results(rng, name):
+def test_shapes_of_results(xp, rng, name):
+    if name == "aml" and xp is not np:
+        pytest.skip("on the host alone")
     x, queries = rng.integers(0, 8, (3, 5, 6, 7)).astype("u1"), rng.random((4, 5))
+    x, queries = xp.asarray(x), xp.asarray(queries)
     found = rmac.localize(x, queries, search=name)
     assert type(found) is localization.Localization
-    assert found.boxes.shape == (4, 3, 4)
-    assert found.scores.shape == (4, 3)
+    boxes = check_array(found.boxes, xp, (4, 3, 4), np.int64)
+    scores = check_array(found.scores, xp, (4, 3), np.float32)
     one = rmac.localize(x, queries[1], search=name)
-    assert one.boxes.tolist() == found.boxes[1].tolist()
-    assert one.scores.tolist() == found.scores[1].tolist()
+    assert check_array(one.boxes, xp, (3, 4), np.int64).tolist() == boxes[1].tolist()
+    assert check_array(one.scores, xp, (3,), np.float32).tolist() == scores[1].tolist()
     assert rmac.localize(x[:0], queries, search=name).boxes.shape == (4, 0, 4)
     assert rmac.localize(x, queries[:0], search=name).scores.shape == (0, 3)
 
 
 @pytest.mark.parametrize("name", ["best", "grid"])
-def test_maps_without_channels(name):
+def test_maps_without_channels(xp, name):
     """All scores are 0, so the first of the smallest boxes is best; for a grid, the first."""
-    found = rmac.localize(np.empty((1, 0, 5, 6)), np.empty(0), search=name)
+    found = localize(xp, np.empty((1, 0, 5, 6)), np.empty(0), search=name)
     assert found.scores.tolist() == [0]
     assert found.boxes.tolist() == [[0, 0, 0, 0] if name == "best" else [0, 0, 1, 1]]
 
 
-def test_a_query_of_zeros_scores_zero(rng):
-    found = rmac.localize(rng.random((1, 5, 6, 7)), np.zeros(5))
-    assert found.scores.tolist() == [0]
-    assert found.boxes.tolist() == [[0, 0, 0, 0]]
+def test_queries_that_score_nothing(xp, rng):
+    """A query of zeros scores 0 everywhere, so the first cell is best; one with a NaN never."""
+    x = rng.random((1, 5, 6, 7))
+    for value, score, box in ((0.0, 0, [0, 0, 0, 0]), (np.nan, np.nan, [0, 0, 6, 5])):
+        found = localize(xp, x, np.full(5, value))
+        np.testing.assert_array_equal(found.scores, [score])
+        assert found.boxes.tolist() == [box]
 
 
 @pytest.mark.usefixtures("elsewhere")

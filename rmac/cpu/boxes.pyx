@@ -201,7 +201,7 @@ def search(
     Parameters
     ----------
     maps : IN, batches (N, C, H, W) in any strides
-    tables : IN, `rmac.cpu.search.Candidates` of each batch
+    tables : IN, `rmac._candidates.Candidates` of each batch
     spec : IN, what the values are
     queries : IN, (tile, query, lane) of length 1 or 0: float32, or float64 for more exact sums;
         or with `options.digits` the digits of each lane, see scores.h, as float32

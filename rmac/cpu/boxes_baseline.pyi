@@ -4,7 +4,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from rmac.cpu.search import Candidates, Options
+from rmac._candidates import Candidates
+from rmac.cpu.search import Options
 from rmac.cpu.tables import KernelSpec
 
 _Array: TypeAlias = npt.NDArray[Any]

@@ -2,7 +2,7 @@
 """Boxes that are compared with queries, and the best of them so far.
 
 Accumulation, NaN: none here; a box without a score has -inf.
-Memory: tables of `rmac.cpu.search.Candidates`.
+Memory: tables of `rmac._candidates.Candidates`.
 Threads: none; each caller owns what it writes.
 """
 
@@ -130,7 +130,7 @@ cdef inline void refine(
 
 
 cdef inline Batch batch_of(x, table, KernelSpec spec) except *:
-    """Return a batch of maps and `rmac.cpu.search.Candidates`, which the caller keeps."""
+    """Return a batch of maps and `rmac._candidates.Candidates`, which the caller keeps."""
     cdef const Py_ssize_t[:, ::1] heights = table.heights, runs = table.runs
     cdef Batch out
     out.x = map_of(x, spec)

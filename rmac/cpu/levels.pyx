@@ -279,7 +279,7 @@ def search(
     Parameters
     ----------
     maps : IN, batches (N, C, H, W) of uint8 in any strides
-    tables : IN, `rmac.cpu.search.Candidates` of each batch
+    tables : IN, `rmac._candidates.Candidates` of each batch
     spec : IN, what the values are
     powers, roots : IN, the tables of `rmac.cpu.search`
     queries, norms : IN, (Q, C) and their lengths (Q,)

@@ -38,6 +38,7 @@ from rmac.cuda.launches import (
     launch_roi_pooling,
 )
 from rmac.cuda.route import kernel_spec
+from rmac.cuda.search import search_boxes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,15 +158,22 @@ def describe(vectors: Array, out: Array, aggregation: AggregationOptions) -> Non
 
 
 def localize(
-    batches: Sequence[Array],  # noqa: ARG001
-    queries: Any,  # noqa: ARG001
-    aspects: Sequence[float | None],  # noqa: ARG001
-    search: SearchOptions,  # noqa: ARG001
+    batches: Sequence[Array],
+    queries: Array,
+    aspects: Sequence[float | None],
+    search: SearchOptions,
     *,
-    workers: int | None,  # noqa: ARG001
+    workers: int | None,
 ) -> tuple[Array, Array]:
-    """Raise: boxes are searched on the host alone."""
-    raise TypeError("x: expected a numpy.ndarray, got a cupy.ndarray")
+    """Return the best boxes (Q, N, 4) of all maps, and their scores (Q, N)."""
+    _require_no_workers(workers)
+    if search.name == "aml":
+        raise TypeError(
+            f'x: expected a numpy.ndarray for search="aml", got a {ARRAY}; '
+            "cupy.asnumpy copies it to the host"
+        )
+    with device_context(batches[0]):
+        return search_boxes(batches, queries, aspects, search)
 
 
 def workers_before_product(workers: int | None, size: int) -> int | None:  # noqa: ARG001

@@ -70,6 +70,14 @@ def _by_value(struct: Struct) -> Any:
     return namespace().cuda.function.CNumpyArray(struct.view(f"V{struct.nbytes}"))
 
 
+def launch_struct(
+    name: str, blocks: int, threads: int, struct: Struct, *arrays: Array, shared: int = 0
+) -> None:
+    """Launch a kernel that takes a struct, which is copied, and then arrays."""
+    arguments = (_by_value(struct.copy()), *arrays)
+    kernel(name)((blocks,), (threads,), arguments, shared_mem=shared)
+
+
 class _Maps(NamedTuple):
     """What of a batch decides how it is pooled."""
 
@@ -263,7 +271,7 @@ def _address(struct: np.dtype[Any], field: str, address: Address) -> tuple[int, 
 def _routes(maps: list[_Maps], boxes: Sequence[bytes], spec: KernelSpec) -> list[tuple[Route, ...]]:
     """Return how the kernels reach the regions of each batch."""
     for one in maps:
-        _require_32_bits(one.shape)
+        require_32_bits(one.shape)
     images = sum(one.shape[0] for one in maps)
     least = 1 << min(images, 256).bit_length() >> 1  # few numbers, since routes are cached
     return [region_routes(*one, grid, least, spec) for one, grid in zip(maps, boxes, strict=True)]
@@ -306,7 +314,7 @@ def _jobs_by_kernel(batches: list[_Maps], routes: list[tuple[Route, ...]]) -> It
     return jobs_of_kernel.values()
 
 
-def _require_32_bits(shape: tuple[int, ...]) -> None:
+def require_32_bits(shape: tuple[int, ...]) -> None:
     """Raise if a side of the maps is beyond the kernels' int."""
     if max(shape[1:]) <= _INT_MAX:
         return
@@ -379,7 +387,7 @@ def launch_roi_pooling(
     x: Array, rois: Array, out: Array, output_size: tuple[int, int], spatial_scale: float
 ) -> None:
     """Write the maximum of each bin of each RoI (K, 5): (K, C, ph, pw)."""
-    _require_32_bits(x.shape)
+    require_32_bits(x.shape)
     if len(x) > _INT_MAX:
         raise ValueError(f"x: expected fewer than 2**31 images on the GPU, got {len(x)}")
     corners = keep_for_graph(rois.astype(np.float32, order="C", copy=False))

@@ -51,7 +51,7 @@ WARP = 32  # threads, on every device
 
 WIDEST_LOAD = 16  # bytes; there is no wider instruction
 _MOST_ELEMENTS = 8  # of one load; with 16 keys a thread does not find room for several loads
-_SHARED_MEMORY = 48 << 10  # bytes that a block has on every device
+SHARED_MEMORY = 48 << 10  # bytes that a block has on every device
 MOST_BLOCKS = 1 << 30  # of one launch; CUDA's limit is 2**31 - 1, and kernels count blocks in int
 
 
@@ -157,7 +157,7 @@ def _routes_of_channels(
     tile = width * spec.tile.itemsize
     return tuple(
         Route(plan, form, vector, channels, plan.tiles * tile)
-        for plan in region_plans(boxes, _SHARED_MEMORY // tile, spare)
+        for plan in region_plans(boxes, SHARED_MEMORY // tile, spare)
     )
 
 
@@ -176,10 +176,10 @@ def _route_of_planes(
     aligned = math.gcd(misalignment, strides[0] if images > 1 else 0, WARP * plane) % WIDEST_LOAD
     if not packed or aligned or plane > _LARGEST_PLANE or not height * width % 2:
         return None
-    (plan, *more) = region_plans(boxes, _SHARED_MEMORY // (WARP * spec.tile.itemsize), 0)
+    (plan, *more) = region_plans(boxes, SHARED_MEMORY // (WARP * spec.tile.itemsize), 0)
     for many in _PLANES_OF_LANE:
         shared = WARP * many * (plan.tiles * spec.tile.itemsize + plane)
-        if not more and shared <= _SHARED_MEMORY and (many == 1 or channels > WARP * many // 2):
+        if not more and shared <= SHARED_MEMORY and (many == 1 or channels > WARP * many // 2):
             return Route(plan, Form.PLANES, WIDEST_LOAD // size, WARP * many, shared)
     return None
 

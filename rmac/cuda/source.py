@@ -23,14 +23,24 @@ from rmac.cuda.route import (
     WARP,
     WIDEST_LOAD,
 )
-from rmac.cuda.structs import BATCHES, BOXES, COUNTS, PLAN_WORDS, STRUCTS
+from rmac.cuda.structs import BATCHES, BOXES, COUNTS, PLAN_WORDS, STRUCTS, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from enum import IntEnum
 
 COMPILER_OPTIONS = ("-std=c++17",)
-_FILES = ("keys.cu", "tiles.cu", "describe.cu", "maxima.cu", "planes.cu", "means.cu", "rois.cu")
+_FILES = (
+    "keys.cu",
+    "tiles.cu",
+    "describe.cu",
+    "maxima.cu",
+    "planes.cu",
+    "means.cu",
+    "rois.cu",
+    "boxes.cu",
+    "choices.cu",
+)
 _CONSTANTS = {
     "BATCHES": BATCHES,
     "PLAN_WORDS": PLAN_WORDS,
@@ -41,6 +51,7 @@ _CONSTANTS = {
     "NORM_GROUP": NORM_GROUP,
     "BOXES": BOXES,
     "COUNTS": COUNTS,
+    "WORDS": WORDS,
     "WARP": WARP,
     "WIDEST_LOAD": WIDEST_LOAD,
 }

@@ -14,6 +14,7 @@ BATCHES = 10  # in one launch of a kernel that pools
 PLAN_WORDS = 800  # int32 words for the plans of these batches
 BOXES = 200  # that one launch writes as RoIs
 COUNTS = 900  # images of one launch that have their own number of regions
+WORDS = 1000  # int32 words that one launch writes to device memory
 
 _STRIDES = np.dtype(
     [("image", np.int64), ("channel", np.int64), ("row", np.int64), ("pixel", np.int64)],
@@ -105,6 +106,80 @@ DESCRIBE_LAUNCH = np.dtype(
     align=True,
 )
 
+# Tables of boxes to search, in device memory.
+RUN = np.dtype(
+    [
+        ("height", np.int32),
+        ("width", np.int32),
+        ("rows", np.int32),
+        ("columns", np.int32),
+        ("first_query", np.int32),
+        ("queries", np.int32),
+        ("first_sum", np.int64),
+    ],
+    align=True,
+)
+STAGE = np.dtype(
+    [
+        ("rows", np.int32),
+        ("columns", np.int32),
+        ("first_run", np.int32),
+        ("stop_run", np.int32),
+    ],
+    align=True,
+)
+FOUND = np.dtype(
+    [("score", np.float64), *((edge, np.int32) for edge in ("x1", "y1", "x2", "y2"))],
+    align=True,
+)
+SEARCH_LAUNCH = np.dtype(
+    [
+        ("data", np.intp),
+        ("strides", _STRIDES),
+        ("first_image", np.int64),
+        ("images", np.int64),
+        *(
+            (name, np.int32)
+            for name in (
+                "channels",
+                "height",
+                "width",
+                "by_channels",
+                "step",
+                "lanes",
+                "tiles",
+                "blocks",
+                "stages",
+                "first_run",
+                "stop_run",
+                "queries",
+                "parts",
+                "is_first",
+                "small_first",
+                "refine",
+                "sweeps",
+            )
+        ),
+        ("first_sum", np.int64),
+        ("sums", np.int64),
+        ("stage", np.intp),
+        ("run", np.intp),
+        ("order", np.intp),
+        ("units", np.intp),
+        ("overflows", np.intp),
+        ("all_sums", np.intp),
+        ("workspace", np.intp),
+        ("block_bytes", np.int64),
+        ("found", np.intp),
+        ("boxes", np.intp),
+        ("scores", np.intp),
+    ],
+    align=True,
+)
+WORD_LAUNCH = np.dtype(
+    [("first", np.int32), ("count", np.int32), ("words", np.int32, WORDS)], align=True
+)
+
 # By the names that the kernels give them.
 STRUCTS = {
     "Strides": _STRIDES,
@@ -115,4 +190,9 @@ STRUCTS = {
     "RoiLaunch": ROI_LAUNCH,
     "BoxLaunch": BOX_LAUNCH,
     "DescribeLaunch": DESCRIBE_LAUNCH,
+    "Run": RUN,
+    "Stage": STAGE,
+    "Found": FOUND,
+    "SearchLaunch": SEARCH_LAUNCH,
+    "WordLaunch": WORD_LAUNCH,
 }

@@ -8,6 +8,7 @@ import faulthandler
 import sys
 import time
 import warnings
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -17,6 +18,7 @@ import shim
 sys.modules["cupy"] = shim  # before rmac looks for it
 
 import rmac  # noqa: E402
+from fuzz import retrieval  # noqa: E402
 from fuzz.calls import (  # noqa: E402
     DTYPES,
     LAYOUTS,
@@ -55,6 +57,7 @@ def main():
         rng = np.random.default_rng([options.seed, case])
         memory = Memory(rng)
         try:
+            shim.allocate = partial(_noise, rng, memory)
             pick(rng, _CASES)(rng, memory)
             memory.check()
         except Exception as error:
@@ -63,6 +66,13 @@ def main():
     seconds = time.monotonic() - started
     print(f"fuzz.kernels: {options.cases} cases, {wrong} wrong, {seconds:.0f} seconds", flush=True)
     return 1 if wrong else 0
+
+
+def _noise(rng, memory, shape, dtype):
+    """Return guarded memory for a result or for the kernels alone, full of noise."""
+    array = memory.output(shape, dtype)
+    array[...] = np.frombuffer(rng.bytes(array.nbytes), array.dtype).reshape(shape)
+    return array
 
 
 def _maps(rng, memory):
@@ -122,12 +132,9 @@ def _rmac_list(rng, memory):
 
 
 def _described(rng, memory, x, **options):
-    """Return descriptors; all memory that the call allocates is guarded."""
+    """Return descriptors."""
     launches._descriptors_call.cache.clear()
-    with (
-        mock.patch.object(launches, "MANY_IMAGES", pick(rng, (1, 1000))),
-        mock.patch.object(shim, "allocate", memory.output),
-    ):
+    with mock.patch.object(launches, "MANY_IMAGES", pick(rng, (1, 1000))):
         return rmac.rmac(x, **options).get()
 
 
@@ -145,7 +152,17 @@ def _roi_pool(rng, memory):
     same_values(result.get(), reference.roi_pool(x, rois, size, scale))
 
 
-_CASES = (_region_pool, _region_pool, _rmac, _rmac_list, _roi_pool)
+def _localize(rng, memory):
+    call = retrieval.localize(rng, memory)
+    options = {name: value for name, value in call.options.items() if name != "workers"}
+    options["queries"] = shim.ndarray(options["queries"])
+    memory.freeze()
+    found = rmac.localize(shim.ndarray(call.first), **options)
+    call.check(rmac.localization.Localization(found.boxes.get(), found.scores.get()))
+
+
+_CASES = (_region_pool, _region_pool, _rmac, _rmac_list, _roi_pool, _localize)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,0 +1,315 @@
+/* Sums of boxes: of the squares of their maxima, and of the products with queries. choices.cu makes
+   scores of them.
+
+   Accumulation
+       The squares and products of a box are summed over the channels of a tile in `Real`, one
+       channel after the other; then over tiles in float64. `Real` is float32; it is float64 for
+       float64 maps, and for images with values whose squares may overflow or underflow in float32.
+       search_boxes() tells which these are, and its launch in float64 does them alone. No sum
+       depends on other images or queries.
+   NaN
+       A NaN is read as inf, so that the sums of a box with a NaN are not finite.
+   Memory layout
+       Maps have any strides. A tile of channels is held in shared memory, (channel, cell), or in
+       device memory if a map is too large. A cell stands for some rows and columns, both powers of
+       2, which are doubled in place: a box is the maximum of four cells. Sums are (image, tile, sum).
+       Queries have length 1, and are (query, channel).
+   Thread mapping
+       search_boxes: a block takes one tile of one image, and a thread takes boxes. scale_queries: a
+       block takes a query. */
+
+/* Boxes of one size, and the queries that they are compared with. */
+struct Run {
+    int height, width; /* of each box */
+    int rows, columns; /* of boxes */
+    int first_query, queries;
+    Index first_sum; /* a sum of squares for each box, then of products for each query and box */
+};
+
+/* Runs whose boxes are the maxima of four cells, if a cell stands for so many rows and columns. */
+struct Stage {
+    int rows, columns;
+    int first_run, stop_run;
+};
+
+struct Found {
+    double score;
+    int x1, y1, x2, y2;
+};
+
+struct SearchLaunch {
+    const char *data; /* of the first image */
+    Strides strides;
+    Index first_image, images; /* in the output, which has so many */
+    int channels, height, width;
+    int by_channels; /* whether channels are contiguous */
+    int step;        /* cells between boxes */
+    int lanes, tiles; /* channels of a tile; tiles of an image */
+    int blocks;      /* of search_boxes, for each image */
+    int stages, first_run, stop_run;
+    int queries;
+    int parts;       /* of the boxes, one for each block of compare_boxes */
+    int is_first;    /* whether nothing is found yet */
+    int small_first; /* whether fewer cells are better at equal scores */
+    int refine, sweeps;
+    Index first_sum, sums; /* of an image and tile, in this launch */
+    const Stage *stage;
+    const Run *run;
+    const int *order;   /* the number of each query in the output */
+    const void *units;  /* queries, of the type of sums */
+    int *overflows;     /* for each image; null if sums have one type */
+    void *all_sums;
+    char *workspace;    /* of each block; null if shared memory is enough */
+    Index block_bytes;  /* of it */
+    Found *found;       /* (image, query, part) */
+    Index *boxes;       /* (query, image, 4) */
+    void *scores;       /* (query, image) */
+};
+
+__device__ inline double infinity()
+{
+    const unsigned long long bits = 0x7FF0000000000000;
+    double value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+/* Return whether another launch, whose sums have the other type, does this image. */
+template <typename Real> __device__ bool is_for_other_type(const SearchLaunch &launch, int image)
+{
+    return launch.overflows && launch.overflows[image] != (sizeof(Real) == sizeof(double));
+}
+
+template <Kind kind, typename Real> __device__ Real read_number(const char *at)
+{
+    const RealOf<kind> value = widen<kind>(*(const BitsOf<kind> *)at, 0);
+    if constexpr (sizeof(Real) == sizeof(double)) {
+        const double wide = to_double(value);
+        return wide == wide ? wide : infinity();
+    } else {
+        return value == value ? value : (Real)infinity();
+    }
+}
+
+/* Return whether the square of a float32 may overflow or underflow: whether it is finite and not 0,
+   and outside of 2**-50 to 2**50. Arithmetic takes subnormals as 0, so this compares bits. */
+__device__ inline bool is_outside(float number)
+{
+    unsigned int bits;
+    memcpy(&bits, &number, sizeof(bits));
+    bits &= 0x7FFFFFFF;
+    const unsigned int low = (127 - 50) << 23, high = (127 + 50) << 23;
+    return bits != 0 && bits < 0x7F800000 && (bits < low || bits > high);
+}
+
+/* An odd number of cells, so that neighbouring channels are in different banks. */
+__device__ inline int channel_pitch(const SearchLaunch &launch)
+{
+    return launch.height * launch.width | 1;
+}
+
+/* Fill cells with some channels. Return whether this thread read a number that is_outside(). */
+template <Kind kind, typename Real>
+__device__ bool load_cells(
+    const SearchLaunch &launch, const char *data, int channels, Real *cells)
+{
+    const int plane = launch.height * launch.width, all = channels * plane;
+    const int pitch = channel_pitch(launch);
+    bool outside = false;
+    for (int first = threadIdx.x; first < all; first += LOADS * blockDim.x) {
+        Real loaded[LOADS];
+        int place[LOADS];
+#pragma unroll
+        for (int j = 0; j < LOADS; j++) {
+            const int i = min(first + j * (int)blockDim.x, all - 1);
+            const int channel = launch.by_channels ? i % channels : i / plane;
+            const int cell = launch.by_channels ? i / channels : i % plane;
+            const int y = cell / launch.width, x = cell % launch.width;
+            place[j] = channel * pitch + cell;
+            loaded[j] = read_number<kind, Real>(
+                data + channel * launch.strides.channel + y * launch.strides.row
+                + x * launch.strides.pixel);
+        }
+#pragma unroll
+        for (int j = 0; j < LOADS; j++) {
+            cells[place[j]] = loaded[j];
+            if constexpr (sizeof(Real) == sizeof(float))
+                outside = outside || is_outside(loaded[j]);
+        }
+    }
+    return outside;
+}
+
+/* Make each cell the maximum of itself and the one at a distance. */
+template <typename Real> __device__ void grow_cells(Real *cells, int count, int distance)
+{
+    for (int start = threadIdx.x; start - (int)threadIdx.x < count; start += LOADS * blockDim.x) {
+        Real larger[LOADS];
+#pragma unroll
+        for (int j = 0; j < LOADS; j++) {
+            const int i = start + j * blockDim.x;
+            if (i + distance < count)
+                larger[j] = max(cells[i], cells[i + distance]);
+        }
+        __syncthreads();
+#pragma unroll
+        for (int j = 0; j < LOADS; j++) {
+            const int i = start + j * blockDim.x;
+            if (i + distance < count)
+                cells[i] = larger[j];
+        }
+    }
+    __syncthreads();
+}
+
+/* Sum the squares of a box over some channels, and its products with `many` queries, of which the
+   last ones may be the same. */
+template <typename Real, int many> struct BoxSums {
+    Real squares, products[many];
+
+    __device__ void sum(
+        const Real *cell, int right, int below, int pitch, int channels, const Real *query,
+        Index query_pitch, int queries)
+    {
+        squares = 0;
+        const Real *element[many];
+#pragma unroll
+        for (int k = 0; k < many; k++) {
+            products[k] = 0;
+            element[k] = query + min(k, queries - 1) * query_pitch;
+        }
+#pragma unroll 1 /* else 2 blocks have the registers of 3 */
+        for (int channel = 0; channel < channels; channel++, cell += pitch) {
+            const Real most = max(max(cell[0], cell[right]), max(cell[below], cell[below + right]));
+            squares = fma(most, most, squares);
+#pragma unroll
+            for (int k = 0; k < many; k++)
+                products[k] = fma(most, element[k][channel], products[k]);
+        }
+    }
+};
+
+/* What a block of search_boxes works on. */
+template <typename Real> struct SearchTask {
+    const Real *cells;
+    int channels;
+    const Real *query; /* of the first channel */
+    Real *sums;
+};
+
+/* Write the sums of box number `box` of a run. */
+template <typename Real, int many>
+__device__ void sum_box(
+    const SearchLaunch &launch, const SearchTask<Real> &task, const Stage &stage, const Run &run,
+    int box)
+{
+    const int y = box / run.columns * launch.step, x = box % run.columns * launch.step;
+    const int right = run.width - stage.columns;
+    const int below = (run.height - stage.rows) * launch.width;
+    const Index boxes = run.rows * run.columns;
+    Real *out = task.sums + run.first_sum - launch.first_sum + box;
+    for (int first = 0; first < run.queries; first += many) {
+        BoxSums<Real, many> sums;
+        sums.sum(
+            task.cells + y * launch.width + x, right, below, channel_pitch(launch), task.channels,
+            task.query + (Index)(run.first_query + first) * launch.channels, launch.channels,
+            run.queries - first);
+        if (first == 0)
+            *out = sums.squares;
+#pragma unroll
+        for (int k = 0; k < many; k++)
+            if (first + k < run.queries)
+                out[(1 + first + k) * boxes] = sums.products[k];
+    }
+}
+
+/* Write the sums of all boxes of a stage. A thread takes every blockDim.x-th box of all its runs. */
+template <typename Real, int many>
+__device__ void sum_stage(
+    const SearchLaunch &launch, const SearchTask<Real> &task, const Stage &stage, int first_run,
+    int stop_run)
+{
+    int box = threadIdx.x;
+    for (int i = first_run; i < stop_run; i++) {
+        const Run run = launch.run[i];
+        const int boxes = run.rows * run.columns;
+        for (; box < boxes; box += blockDim.x)
+            sum_box<Real, many>(launch, task, stage, run, box);
+        box -= boxes;
+    }
+}
+
+/* Write the sums of all boxes over one tile. */
+template <Kind kind, typename Real, int many>
+__device__ void search_tile(const SearchLaunch &launch, int image, int tile, Real *cells)
+{
+    const int first = tile * launch.lanes, channels = min(launch.lanes, launch.channels - first);
+    const char *data = launch.data + image * launch.strides.image + first * launch.strides.channel;
+    const SearchTask<Real> task = {
+        cells, channels, (const Real *)launch.units + first,
+        (Real *)launch.all_sums + ((Index)image * launch.tiles + tile) * launch.sums};
+    const int count = channels * channel_pitch(launch);
+    int rows = 0, columns = 0; /* for which a cell stands */
+    for (int i = 0; i < launch.stages; i++) {
+        const Stage stage = launch.stage[i];
+        const int first_run = max(stage.first_run, launch.first_run);
+        const int stop_run = min(stage.stop_run, launch.stop_run);
+        if (first_run >= stop_run)
+            continue;
+        if (rows == 0 || rows > stage.rows || columns > stage.columns) {
+            if (load_cells<kind, Real>(launch, data, channels, cells) && launch.overflows)
+                launch.overflows[image] = 1;
+            rows = columns = 1;
+            __syncthreads();
+        }
+        for (; columns < stage.columns; columns *= 2)
+            grow_cells(cells, count, columns);
+        for (; rows < stage.rows; rows *= 2)
+            grow_cells(cells, count, rows * launch.width);
+        sum_stage<Real, many>(launch, task, stage, first_run, stop_run);
+        __syncthreads();
+    }
+}
+
+template <Kind kind, typename Real, int many>
+__global__ void __launch_bounds__(THREADS, 2) search_boxes(const SearchLaunch launch)
+{
+    const int image = blockIdx.x / launch.blocks;
+    if (sizeof(Real) == sizeof(double) && is_for_other_type<Real>(launch, image))
+        return;
+    for (int tile = blockIdx.x % launch.blocks; tile < launch.tiles; tile += launch.blocks)
+        if (launch.workspace) /* two calls, so that the compiler sees which memory it is */
+            search_tile<kind, Real, many>(
+                launch, image, tile,
+                (Real *)(launch.workspace + blockIdx.x * launch.block_bytes));
+        else
+            search_tile<kind, Real, many>(launch, image, tile, (Real *)shared_memory);
+}
+
+/* Write queries, in an order, with length 1: in float64, and rounded to float32. One of zeros stays.
+   A block takes a query. */
+__global__ void __launch_bounds__(THREADS) scale_queries(
+    const int *order, const double *queries, int channels, double *units, float *rounded)
+{
+    const double *query = queries + (Index)order[blockIdx.x] * channels;
+    double *unit = units + (Index)blockIdx.x * channels;
+    rounded += (Index)blockIdx.x * channels;
+    for (int i = threadIdx.x; i < channels; i += blockDim.x)
+        unit[i] = query[i];
+    normalize_descriptor(unit, channels, 0.0);
+    __syncthreads();
+    for (int i = threadIdx.x; i < channels; i += blockDim.x)
+        rounded[i] = (float)unit[i];
+}
+
+struct WordLaunch {
+    int first, count;
+    int words[WORDS];
+};
+
+/* Write the words of a launch to device memory. */
+__global__ void write_words(const WordLaunch launch, int *out)
+{
+    for (int i = threadIdx.x; i < launch.count; i += blockDim.x)
+        out[launch.first + i] = launch.words[i];
+}

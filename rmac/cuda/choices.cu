@@ -1,0 +1,228 @@
+/* The best box of each map for each query, by the sums of boxes.cu; and its refinement.
+
+   Accumulation
+       The sums of tiles are added in float64, in order. Scores are float64, rounded to the type of
+       the results before they are compared.
+   NaN
+       A box with a NaN or an infinite maximum has no score, which is -inf here. If there is no other
+       box, the result is the whole map with score NaN.
+   Memory layout
+       Found boxes are (image, query, part). Results are (query, image), in the order of the caller.
+   Thread mapping
+       compare_boxes: a block takes a part of the boxes for one image and query. choose_boxes: a
+       block takes one image and query. All its threads refine the same box, and share the reading of
+       the map. */
+
+__device__ inline Found nothing_found() { return {-infinity(), 0, 0, 0, 0}; }
+
+/* Return whether one box comes before another: the order of `rmac.localize`. */
+__device__ inline bool is_better(const Found &one, const Found &other, bool small_first)
+{
+    if (one.score != other.score)
+        return one.score > other.score;
+    const Index cells = (Index)(one.x2 - one.x1 + 1) * (one.y2 - one.y1 + 1);
+    const Index others = (Index)(other.x2 - other.x1 + 1) * (other.y2 - other.y1 + 1);
+    if (small_first && cells != others)
+        return cells < others;
+    if (one.y1 != other.y1)
+        return one.y1 < other.y1;
+    if (one.y2 != other.y2)
+        return one.y2 < other.y2;
+    if (one.x1 != other.x1)
+        return one.x1 < other.x1;
+    return one.x2 < other.x2;
+}
+
+/* Return the best of the boxes of all threads to the whole block. */
+__device__ inline Found best_of_block(const Found &found, bool small_first)
+{
+    Found *all = (Found *)shared_memory;
+    all[threadIdx.x] = found;
+    for (int half = blockDim.x / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if ((int)threadIdx.x < half
+            && is_better(all[threadIdx.x + half], all[threadIdx.x], small_first))
+            all[threadIdx.x] = all[threadIdx.x + half];
+    }
+    __syncthreads();
+    return all[0];
+}
+
+/* Return the score, rounded to the type of scores; -inf if there is none. */
+template <typename Score> __device__ double score_of(double squares, double products)
+{
+    const double length = sqrt(squares);
+    const double score = length > 0 ? products / length : 0.0;
+    return length < infinity() && score == score ? (double)(Score)score : -infinity();
+}
+
+/* Find the best box of a part of the boxes; the best one of earlier launches competes. */
+template <typename Real, typename Score>
+__global__ void __launch_bounds__(THREADS, 4) compare_boxes(const SearchLaunch launch)
+{
+    const int part = blockIdx.x % launch.parts, query = blockIdx.x / launch.parts % launch.queries;
+    const int image = blockIdx.x / launch.parts / launch.queries;
+    if (is_for_other_type<Real>(launch, image))
+        return;
+    Found best = nothing_found();
+    if (threadIdx.x == 0 && !launch.is_first)
+        best = launch.found[blockIdx.x];
+    Index box = part * (int)blockDim.x + (int)threadIdx.x;
+    for (int i = launch.first_run; i < launch.stop_run; i++) {
+        const Run run = launch.run[i];
+        if (query < run.first_query || query >= run.first_query + run.queries)
+            continue;
+        const int boxes = run.rows * run.columns;
+        for (; box < boxes; box += (Index)launch.parts * blockDim.x) {
+            const Real *square = (const Real *)launch.all_sums
+                                 + (Index)image * launch.tiles * launch.sums
+                                 + (run.first_sum - launch.first_sum) + box;
+            const Real *product = square + (Index)(1 + query - run.first_query) * boxes;
+            double squares = 0, products = 0;
+#pragma unroll 8
+            for (int tile = 0; tile < launch.tiles; tile++) {
+                squares += square[tile * launch.sums];
+                products += product[tile * launch.sums];
+            }
+            Found one = {score_of<Score>(squares, products), 0, 0, 0, 0};
+            one.y1 = (int)box / run.columns * launch.step;
+            one.x1 = (int)box % run.columns * launch.step;
+            one.y2 = one.y1 + run.height - 1, one.x2 = one.x1 + run.width - 1;
+            if (one.score > -infinity() && is_better(one, best, launch.small_first))
+                best = one;
+        }
+        box -= boxes;
+    }
+    best = best_of_block(best, launch.small_first);
+    if (threadIdx.x == 0)
+        launch.found[blockIdx.x] = best;
+}
+
+/* Write the maximum of each channel in a box. A thread takes a channel if channels are contiguous,
+   else a warp does. */
+template <Kind kind, typename Real>
+__device__ void find_maxima(
+    const SearchLaunch &launch, const char *data, const Found &box, Real *maxima)
+{
+    const int lanes = launch.by_channels ? 1 : WARP, lane = threadIdx.x % lanes;
+    const int width = box.x2 - box.x1 + 1, cells = width * (box.y2 - box.y1 + 1);
+    data += box.y1 * launch.strides.row + box.x1 * launch.strides.pixel;
+    for (int channel = threadIdx.x / lanes; channel < launch.channels;
+         channel += blockDim.x / lanes) {
+        const char *plane = data + channel * launch.strides.channel;
+        Real most = -(Real)infinity();
+#pragma unroll 4
+        for (int i = lane; i < cells; i += lanes)
+            most = max(
+                most, read_number<kind, Real>(
+                          plane + i / width * launch.strides.row
+                          + i % width * launch.strides.pixel));
+        if (lanes > 1)
+            most = (Real)max_of_warp(most);
+        if (lane == 0)
+            maxima[channel] = most;
+    }
+}
+
+/* What choose_boxes has for an image and query. */
+template <typename Real> struct BoxTask {
+    const char *data;
+    const Real *query;
+    double *sums; /* (tile, 2), then the maxima */
+    Real *maxima;
+};
+
+/* Return the score of one box to the whole block, the same as compare_boxes() gives it. */
+template <Kind kind, typename Real>
+__device__ double score_box(
+    const SearchLaunch &launch, const BoxTask<Real> &task, const Found &box)
+{
+    find_maxima<kind, Real>(launch, task.data, box, task.maxima);
+    __syncthreads();
+    for (int tile = threadIdx.x; tile < launch.tiles; tile += blockDim.x) {
+        const int first = tile * launch.lanes;
+        BoxSums<Real, 1> sums;
+        sums.sum(
+            task.maxima + first, 0, 0, 1, min(launch.lanes, launch.channels - first),
+            task.query + first, 0, 1);
+        task.sums[2 * tile] = sums.squares, task.sums[2 * tile + 1] = sums.products[0];
+    }
+    __syncthreads();
+    double squares = 0, products = 0;
+    for (int tile = 0; tile < launch.tiles; tile++)
+        squares += task.sums[2 * tile], products += task.sums[2 * tile + 1];
+    return score_of<RealOf<kind>>(squares, products);
+}
+
+/* Move an edge by a step; return whether the box is on the map and spans two cells there. */
+__device__ inline bool move_edge(const SearchLaunch &launch, Found &box, int edge, int step)
+{
+    const int by = edge % 2 ? step : -step;
+    switch (edge / 2) {
+    case 0: box.y1 += by; break;
+    case 1: box.y2 += by; break;
+    case 2: box.x1 += by; break;
+    default: box.x2 += by;
+    }
+    if (edge < 4)
+        return box.y1 >= 0 && box.y2 < launch.height && box.y2 > box.y1;
+    return box.x1 >= 0 && box.x2 < launch.width && box.x2 > box.x1;
+}
+
+/* Move the edges of a box as long as that makes it better. */
+template <Kind kind, typename Real>
+__device__ void refine_box(const SearchLaunch &launch, const BoxTask<Real> &task, Found &best)
+{
+    if (best.score == -infinity()) {
+        best.x1 = best.y1 = 0, best.x2 = launch.width - 1, best.y2 = launch.height - 1;
+        best.score = score_box<kind, Real>(launch, task, best);
+        if (best.score == -infinity())
+            return;
+    }
+    for (int step = min(launch.refine, max(launch.height, launch.width) - 1); step > 0; step--)
+        for (int sweep = 0; sweep < launch.sweeps; sweep++) {
+            const double before = best.score;
+            for (int edge = 0; edge < 8; edge++) {
+                Found box = best;
+                if (!move_edge(launch, box, edge, step))
+                    continue;
+                box.score = score_box<kind, Real>(launch, task, box);
+                if (box.score > best.score)
+                    best = box;
+            }
+            if (best.score == before)
+                break;
+        }
+}
+
+/* Write the best box of each image and query, refined if there is a workspace for it. */
+template <Kind kind, typename Real>
+__global__ void __launch_bounds__(THREADS, 4) choose_boxes(const SearchLaunch launch)
+{
+    const int image = blockIdx.x / launch.queries, query = blockIdx.x % launch.queries;
+    if (is_for_other_type<Real>(launch, image))
+        return;
+    Found best = nothing_found();
+    for (int part = threadIdx.x; part < launch.parts; part += blockDim.x) {
+        const Found one = launch.found[(Index)blockIdx.x * launch.parts + part];
+        if (is_better(one, best, launch.small_first))
+            best = one;
+    }
+    best = best_of_block(best, launch.small_first);
+    if (launch.workspace) {
+        double *sums = (double *)(launch.workspace + blockIdx.x * launch.block_bytes);
+        const BoxTask<Real> task = {
+            launch.data + image * launch.strides.image,
+            (const Real *)launch.units + (Index)query * launch.channels, sums,
+            (Real *)(sums + 2 * launch.tiles)};
+        refine_box<kind, Real>(launch, task, best);
+    }
+    if (threadIdx.x)
+        return;
+    const Index place = launch.order[query] * launch.images + launch.first_image + image;
+    const bool found = best.score > -infinity();
+    Index *box = launch.boxes + 4 * place;
+    box[0] = found ? best.x1 : 0, box[1] = found ? best.y1 : 0;
+    box[2] = found ? best.x2 : launch.width - 1, box[3] = found ? best.y2 : launch.height - 1;
+    ((RealOf<kind> *)launch.scores)[place] = found ? best.score : infinity() - infinity();
+}

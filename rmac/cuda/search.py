@@ -1,0 +1,324 @@
+"""How boxes are searched on the GPU: the tables that the kernels get, and the launches.
+
+Twin of `rmac.cpu.search`. Nothing here waits for the device or reads from it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rmac._caches import cached
+from rmac._candidates import Candidates, candidates, sort_aspects
+from rmac._dtypes import DTYPES, DtypeInfo, Kind
+from rmac.cuda.arrays import empty, keep_for_graph, namespace
+from rmac.cuda.c_types import c_name
+from rmac.cuda.launches import launch_struct, require_32_bits
+from rmac.cuda.route import MOST_BLOCKS, SHARED_MEMORY, THREADS
+from rmac.cuda.source import kernel
+from rmac.cuda.structs import FOUND, RUN, SEARCH_LAUNCH, STAGE, WORD_LAUNCH, WORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rmac._options import SearchOptions
+
+Array = Any  # cupy.ndarray
+Struct = npt.NDArray[Any]  # of no dimensions: one struct
+Aspects = tuple[tuple[float, int], ...]  # each with its number of queries
+
+# The channels of a tile: a sum of so many in float32 is right to 1e-6.
+_MOST_LANES = 16
+_LANES_IN_MEMORY = 4  # of a map that shared memory has no room for; not measured
+# Bytes of sums, and of cells outside of shared memory, that are kept at a time. Not measured: an
+# H100 has 50 MB of cache.
+_MOST_BYTES = 1 << 25
+_QUERIES_AT_ONCE = 4  # that a maximum is multiplied by when it is there; not measured
+_PARTS = 64  # of the boxes, at most, that blocks compare; not measured
+_BOXES_OF_THREAD = 4  # that it compares, if there are few; not measured
+_INT_MAX = (1 << 31) - 1
+
+
+class Boxes(NamedTuple):
+    """The boxes of maps of one size, as the kernels get them."""
+
+    runs: npt.NDArray[Any]  # RUN
+    stages: npt.NDArray[Any]  # STAGE
+    step: int  # cells between boxes
+    sums: npt.NDArray[np.int64]  # before each run, and of all
+    boxes: int
+    queries: int  # of a run, at most
+
+
+class Tiling(NamedTuple):
+    """How channels are cut into tiles, whose sums have one type."""
+
+    sums: np.dtype[Any]
+    lanes: int  # channels of a tile
+    tiles: int
+    blocks: int  # of an image
+    shared: int  # bytes of shared memory for the cells of a block, or
+    workspace: int  # bytes of device memory
+    most_sums: int  # of a tile in one launch; one run may have more
+
+
+class Call(NamedTuple):
+    """What all launches of a call have in common."""
+
+    info: DtypeInfo
+    options: SearchOptions
+    order: Array  # the numbers of the queries, as they are sorted
+    units: dict[np.dtype[Any], Array]  # queries of length 1
+    boxes: Array  # the result
+    scores: Array
+
+
+def search_boxes(
+    batches: Sequence[Array],
+    queries: Array,
+    aspects: Sequence[float | None],
+    options: SearchOptions,
+) -> tuple[Array, Array]:
+    """Return the best boxes (Q, N, 4) of all maps, and their scores (Q, N)."""
+    info, images = DTYPES[batches[0].dtype.name], sum([len(x) for x in batches])
+    boxes = empty((len(queries), images, 4), np.dtype(np.int64), batches[0])
+    scores = empty((len(queries), images), info.descriptor, batches[0])
+    if not boxes.size:
+        return boxes, scores
+    order, counts = sort_aspects(aspects)
+    places = _write_words(np.array(order, np.int32))
+    call = Call(info, options, places, _unit_vectors(queries, places), boxes, scores)
+    step = 0 if options.name == "best" else options.step
+    tables: dict[tuple[int, int], tuple[Boxes, Array]] = {}
+    first_image = 0
+    for x in batches:
+        require_32_bits(x.shape)
+        size = x.shape[2:]
+        if size not in tables:
+            found = boxes_of(*size, counts, options.tolerance, step)
+            words = [table.view(np.int32) for table in (found.runs, found.stages)]
+            tables[size] = found, _write_words(np.concatenate(words))
+        _search_batch(x, first_image, *tables[size], call)
+        first_image += len(x)
+    return boxes, scores
+
+
+def _write_words(words: npt.NDArray[np.int32]) -> Array:
+    """Return int32 words on the device, which get there as arguments of launches.
+
+    So they are in the order of the stream, and graphs capture them. A copy from the host would wait.
+    """
+    out = keep_for_graph(namespace().ndarray(len(words), np.dtype(np.int32)))
+    for first in range(0, len(words), WORDS):
+        some = words[first : first + WORDS]
+        launch = np.zeros((), WORD_LAUNCH)
+        launch["first"], launch["count"], launch["words"][: len(some)] = first, len(some), some
+        launch_struct("write_words", 1, THREADS, launch, out)
+    return out
+
+
+def _unit_vectors(queries: Array, order: Array) -> dict[np.dtype[Any], Array]:
+    """Return queries in an order and of length 1, by their dtype; one of zeros stays."""
+    units = {
+        dtype: keep_for_graph(namespace().ndarray(queries.shape, dtype))
+        for dtype in (np.dtype(np.float64), np.dtype(np.float32))
+    }
+    count, channels = queries.shape
+    kernel("scale_queries")(
+        (count,), (THREADS,), (order, queries, np.int32(channels), *units.values()),
+        shared_mem=THREADS * 8,
+    )  # fmt: skip
+    return units
+
+
+@cached(lambda boxes: boxes.runs.nbytes + boxes.stages.nbytes + boxes.sums.nbytes)
+def boxes_of(height: int, width: int, aspects: Aspects, tolerance: float, step: int) -> Boxes:
+    """Return the boxes to compare with queries of some aspects, see `candidates`."""
+    table = candidates(height, width, aspects, tolerance, step, False)
+    runs = _runs(table)
+    spans = 1 << (np.frexp(np.stack([runs["height"], runs["width"]], axis=1))[1] - 1)
+    stages, order = _stages(spans)
+    runs = runs[order]
+    boxes = runs["rows"].astype(np.int64) * runs["columns"]
+    sums = np.append(0, np.cumsum(boxes * (1 + runs["queries"])))
+    runs["first_sum"] = sums[:-1]
+    most = int(runs["queries"].max(initial=0))
+    return Boxes(runs, stages, min(table.step, _INT_MAX), sums, int(boxes.sum()), most)
+
+
+def _runs(table: Candidates) -> npt.NDArray[Any]:
+    """Return the runs of all heights."""
+    runs = np.zeros(len(table.runs), RUN)
+    heights = np.repeat(table.heights, table.heights[:, 7] - table.heights[:, 6], axis=0)
+    runs["height"], runs["rows"] = heights[:, 0], heights[:, 2]
+    for name, values in zip(
+        ("width", "columns", "first_query", "queries"), table.runs.T, strict=True
+    ):
+        runs[name] = values
+    return runs
+
+
+def _stages(spans: npt.NDArray[np.intp]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    """Return the stages of runs, and the order in which they take runs.
+
+    A box is the maximum of four cells if these stand for the largest powers of 2 that are not above
+    its height and width: the `spans` (run, 2) of rows and columns. Cells only grow, so a stage that
+    needs smaller ones begins with the map again. Stages are in an order in which few do.
+    """
+    found, stage_of_run = np.unique(spans[:, ::-1], axis=0, return_inverse=True)
+    order: list[int] = []
+    rest = list(range(len(found)))  # by columns, then by rows
+    while rest:
+        rows, left = 0, []
+        for i in rest:
+            if found[i, 1] < rows:
+                left.append(i)
+            else:
+                order.append(i)
+                rows = found[i, 1]
+        rest = left
+    place = np.argsort(np.array(order, np.intp))[stage_of_run.reshape(-1)]
+    stops = np.cumsum(np.bincount(place, minlength=len(order)))
+    stages = np.zeros(len(order), STAGE)
+    stages["columns"], stages["rows"] = found[order].T
+    stages["first_run"], stages["stop_run"] = np.append(0, stops)[:-1], stops
+    return stages, np.argsort(place, kind="stable")
+
+
+def tilings(shape: tuple[int, ...], info: DtypeInfo) -> list[Tiling]:
+    """Return how channels are cut, for each type of sums that maps may need.
+
+    Nothing here depends on other images, or the bits of scores would.
+    """
+    types = [info.descriptor]
+    if info.kind in (Kind.FLOAT32, Kind.BFLOAT16):  # squares of others are in range
+        types.append(np.dtype(np.float64))
+    return [_tiling(*shape[1:], dtype) for dtype in types]
+
+
+def _tiling(channels: int, height: int, width: int, sums: np.dtype[Any]) -> Tiling:
+    channel = (height * width | 1) * sums.itemsize  # as boxes.cu has it
+    room = SHARED_MEMORY // channel
+    lanes = min(room, _MOST_LANES) if room else _LANES_IN_MEMORY
+    tiles = -(-channels // lanes)
+    lanes = -(-channels // max(tiles, 1))
+    workspace = 0 if room else lanes * channel + -lanes * channel % 8
+    blocks = min(tiles, max(1, _MOST_BYTES // workspace)) if workspace else tiles
+    shared = lanes * channel if room else 0
+    most_sums = _MOST_BYTES // (max(tiles, 1) * sums.itemsize)
+    return Tiling(sums, lanes, tiles, blocks, shared, workspace, most_sums)
+
+
+def jobs_of(sums: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of runs with at most so many sums, or one run; `sums` are those before each."""
+    first, runs = 0, len(sums) - 1
+    while first < runs:
+        stop = int(np.searchsorted(sums, sums[first] + most, side="right")) - 1
+        stop = max(first + 1, stop)
+        yield first, stop
+        first = stop
+
+
+def _search_batch(x: Array, first_image: int, boxes: Boxes, words: Array, call: Call) -> None:
+    """Search all images of a batch, as many at a time as there is memory for."""
+    ways = tilings(x.shape, call.info)
+    launch = np.zeros((), SEARCH_LAUNCH)
+    launch["strides"] = x.strides
+    launch["images"] = call.boxes.shape[1]
+    launch["channels"], launch["height"], launch["width"] = x.shape[1:]
+    launch["by_channels"] = x.strides[1] == x.itemsize and x.shape[1] > 1
+    launch["step"], launch["stages"] = boxes.step, len(boxes.stages)
+    launch["queries"] = len(call.order)
+    launch["small_first"] = call.options.name == "best"
+    launch["refine"], launch["sweeps"] = call.options.refine, call.options.sweeps
+    threads = -(-boxes.boxes // _BOXES_OF_THREAD)
+    launch["parts"] = min(_PARTS, -(-threads // THREADS))
+    launch["run"] = words.data.ptr
+    launch["stage"] = words.data.ptr + boxes.runs.nbytes
+    launch["order"] = call.order.data.ptr
+    launch["boxes"], launch["scores"] = call.boxes.data.ptr, call.scores.data.ptr
+    most = min(_images_at_a_time(way, boxes, launch) for way in ways)
+    for first in range(0, len(x), most):
+        launch["data"] = x.data.ptr + first * x.strides[0]
+        launch["first_image"] = first_image + first
+        _search_images(min(most, len(x) - first), ways, boxes, launch, call)
+
+
+def _images_at_a_time(way: Tiling, boxes: Boxes, launch: Struct) -> int:
+    """Return how many images are searched at a time: at least one."""
+    blocks = max(way.blocks, int(launch["queries"]) * max(1, int(launch["parts"])))
+    sums = min(int(boxes.sums[-1]), way.most_sums) * way.tiles * way.sums.itemsize
+    size = sums + way.blocks * way.workspace + blocks * FOUND.itemsize
+    size += int(launch["queries"]) * _refinement_bytes(way, int(launch["channels"]))
+    return max(1, min(_MOST_BYTES // size, MOST_BLOCKS // max(1, blocks)))
+
+
+def _search_images(
+    images: int, ways: list[Tiling], boxes: Boxes, launch: Struct, call: Call
+) -> None:
+    """Search some images with each type of sums. All but one type leave an image at once."""
+    queries, parts = int(launch["queries"]), int(launch["parts"])
+    found = _memory(images * queries * parts * FOUND.itemsize)
+    launch["found"] = found.data.ptr
+    if len(ways) > 1:
+        overflows = keep_for_graph(namespace().zeros(images, np.dtype(np.int32)))
+        launch["overflows"] = overflows.data.ptr
+    for way in ways:
+        launch["lanes"], launch["tiles"], launch["blocks"] = way.lanes, way.tiles, way.blocks
+        launch["units"] = call.units[way.sums].data.ptr
+        launch["is_first"] = True
+        for first, stop in jobs_of(boxes.sums, way.most_sums):
+            launch["first_run"], launch["stop_run"] = first, stop
+            launch["first_sum"] = boxes.sums[first]
+            launch["sums"] = boxes.sums[stop] - boxes.sums[first]
+            _search_job(images, way, boxes, launch, call)
+            launch["is_first"] = False
+        _choose(images, way, launch, call)
+
+
+def _search_job(images: int, way: Tiling, boxes: Boxes, launch: Struct, call: Call) -> None:
+    """Sum the boxes of some runs, and compare them with the best so far."""
+    sums = _memory(images * way.tiles * int(launch["sums"]) * way.sums.itemsize)
+    workspace = _memory(images * way.blocks * way.workspace)
+    launch["all_sums"] = sums.data.ptr
+    launch["workspace"] = workspace.data.ptr if way.workspace else 0
+    launch["block_bytes"] = way.workspace
+    kind, real = call.info.kind.name, c_name(way.sums)
+    if way.blocks:
+        many = _QUERIES_AT_ONCE if boxes.queries > 1 else 1
+        launch_struct(
+            f"search_boxes<{kind}, {real}, {many}>", images * way.blocks, THREADS, launch,
+            shared=way.shared,
+        )  # fmt: skip
+    launch_struct(
+        f"compare_boxes<{real}, {c_name(call.info.descriptor)}>",
+        images * int(launch["queries"]) * int(launch["parts"]), THREADS, launch,
+        shared=THREADS * FOUND.itemsize,
+    )  # fmt: skip
+
+
+def _choose(images: int, way: Tiling, launch: Struct, call: Call) -> None:
+    """Write the best boxes; those of a grid are refined first."""
+    blocks, size = images * int(launch["queries"]), 0
+    if call.options.name == "grid":
+        size = _refinement_bytes(way, int(launch["channels"]))
+    workspace = _memory(blocks * size)
+    launch["workspace"] = workspace.data.ptr if size else 0
+    launch["block_bytes"] = size
+    launch_struct(
+        f"choose_boxes<{call.info.kind.name}, {c_name(way.sums)}>", blocks, THREADS, launch,
+        shared=THREADS * FOUND.itemsize,
+    )  # fmt: skip
+
+
+def _refinement_bytes(way: Tiling, channels: int) -> int:
+    """Return the bytes that a block needs for the sums of tiles and the maxima of a box."""
+    size = 16 * way.tiles + way.sums.itemsize * channels
+    return max(8, size + -size % 8)
+
+
+def _memory(size: int) -> Array:
+    """Return so many bytes on the device."""
+    return keep_for_graph(namespace().ndarray(size, np.dtype(np.uint8)))
