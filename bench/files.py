@@ -132,7 +132,8 @@ def read_from_disk(path):
     for file in [path] if path.is_file() else filter(Path.is_file, path.rglob("*")):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             while opened.read(1 << 20):
                 pass
 

@@ -68,7 +68,7 @@ class _Archive:
             if not members.names[i].endswith("/"):
                 raise ValueError(f"{members.names[i]} in it is no .npy file")
         self.headers, header_of, starts = _headers_of(file, members, which)
-        self.names = [members.names[i][:-4] for i in np.flatnonzero(which).tolist()]
+        self.names = [name[:-4] for name in members.names if name.endswith(".npy")]
         self.deflated = members.methods[which] != STORED
         self.header_of = header_of[which]
         self._starts, self._stored = starts[which], members.stored[which]

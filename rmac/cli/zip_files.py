@@ -78,7 +78,7 @@ class Members:
     """The members of a zip file. Each list and array has one element for each member."""
 
     names: list[str]
-    directory: bytes
+    directory: bytearray
     name_starts: npt.NDArray[np.int64]  # in the directory
     name_sizes: npt.NDArray[np.int64]  # in bytes
     flags: npt.NDArray[np.uint16]
@@ -101,9 +101,8 @@ class Starts(NamedTuple):
 def members_of(file: InputFile) -> Members:
     """Return the members of a zip file in the order of its directory, or raise."""
     count, size, start = _directory_place(file)
-    buffer = bytearray(size)
-    file.read_into(memoryview(buffer), start)
-    directory = bytes(buffer)
+    directory = bytearray(size)
+    file.read_into(memoryview(directory), start)
     entries, starts = _entries(directory, count)
     sizes = entries["name_size"].astype(np.int64)
     names = _names(directory, starts, sizes, entries["flags"] & _UTF8 > 0)
@@ -132,7 +131,7 @@ def members_of(file: InputFile) -> Members:
     return members
 
 
-def _entries(directory: bytes, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+def _entries(directory: bytearray, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     """Return the fields of the entries of a directory, and where the name of each starts."""
     ends = np.zeros(count + 1, np.int64)
     if not record_ends(directory, _ENTRY.itemsize, _SIZES_AT, ends[1:]):
@@ -142,25 +141,25 @@ def _entries(directory: bytes, count: int) -> tuple[npt.NDArray[Any], npt.NDArra
     every = np.lib.stride_tricks.sliding_window_view(
         np.frombuffer(directory, np.uint8), _ENTRY.itemsize
     )
-    entries = every[ends[:-1]].view(_ENTRY).reshape(-1)
+    entries = np.ascontiguousarray(every[ends[:-1]]).view(_ENTRY).reshape(-1)
     if (entries["mark"] != _ENTRY_MARK).any():
         raise ValueError("its directory is damaged")
     return entries, ends[:-1] + _ENTRY.itemsize
 
 
 def _names(
-    directory: bytes,
+    directory: bytearray,
     starts: npt.NDArray[np.int64],
     sizes: npt.NDArray[np.int64],
     utf8: npt.NDArray[np.bool_],
 ) -> list[str]:
-    """Return the names of members."""
-    ends = (starts + sizes).tolist()
-    encoded = (directory[at:end] for at, end in zip(starts.tolist(), ends, strict=True))
-    return [
-        name.decode("utf-8" if plain or name.isascii() else "cp437")  # the other codec is slow
-        for name, plain in zip(encoded, utf8.tolist(), strict=True)
-    ]
+    """Return the names of members. Few are not ASCII, and those are decoded one by one."""
+    text, ends = directory.decode("latin-1"), (starts + sizes).tolist()
+    names = [text[at:end] for at, end in zip(starts.tolist(), ends, strict=True)]
+    for i, name in enumerate(names):
+        if not name.isascii():
+            names[i] = name.encode("latin-1").decode("utf-8" if utf8[i] else "cp437")
+    return names
 
 
 def _require_possible(members: Members, most: int) -> None:
@@ -208,16 +207,18 @@ def _directory_place(file: InputFile) -> tuple[int, int, int]:
     return count, size, start
 
 
-def _in_64_bits(extra: bytes, numbers: list[int]) -> list[int]:
+def _in_64_bits(extra: bytearray, numbers: list[int]) -> list[int]:
     """Return numbers with those from the extra field that are there."""
     at = 0
     while at + 4 <= len(extra):
         kind, size = struct.unpack_from("<2H", extra, at)
-        if kind == 1:
-            wide = iter(struct.unpack_from(f"<{size // 8}q", extra, at + 4))
-            return [next(wide) if one == _IN_64_BITS else one for one in numbers]
-        at += 4 + size
-    raise ValueError("a size is missing in its directory")
+        at += 4
+        if kind == 1 and at + size <= len(extra):
+            wide = list(struct.unpack_from(f"<{size // 8}Q", extra, at))
+            if len(wide) >= numbers.count(_IN_64_BITS) and max(wide, default=0) < 1 << 63:
+                return [wide.pop(0) if one == _IN_64_BITS else one for one in numbers]
+        at += size
+    raise ValueError("a size is missing in its directory, or too large")
 
 
 def data_starts(file: InputFile, members: Members, more: int) -> Iterator[Starts]:
@@ -269,7 +270,7 @@ def _local_sizes(
         & (local["name_size"] == lengths),
         lambda i: f"{members.names[some[i]]} has another header than in the directory",
     )
-    places = size + np.arange(len(rows)) * rows.shape[1]
+    places = size + np.arange(len(rows), dtype=np.int64) * rows.shape[1]
     same = np.empty(len(rows), bool)
     names = members.name_starts[some]
     are_equal(members.directory, names, rows.reshape(-1), places, lengths, same)

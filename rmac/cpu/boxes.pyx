@@ -19,23 +19,86 @@ from rmac.cpu.buffers cimport (
     first_line, size_product, size_sum, uninitialised, whole_lines, workspace_of_workers,
 )
 from rmac.cpu.candidates cimport (
-    Batch, Candidates, Found, Height, Job, batch_of, is_better, most_sums, write_found,
+    Batch, Box, Candidates, Found, Height, Job, ScoreBox, batch_of, is_better, most_sums, refine,
+    whole_map, write_found,
 )
 from rmac.cpu.keys cimport LINE, lanes_of
 from rmac.cpu.scores cimport (
-    Call, Context, cells_of_digits, cells_of_kind, compare_strips, refine_image,
+    DIGIT_LINES, MOST_LINES, Call, Cells, Parts, cells_of_digits, cells_of_doubles,
+    cells_of_floats, cells_of_kind, compare_strips, find_lengths, find_scores,
     rmac_has_byte_products, sum_tile,
 )
 from rmac.cpu.tables cimport KernelSpec, Kind
+from rmac.cpu.tiles cimport maxima_of_box
 from rmac.cpu.values cimport Map
 
 cdef extern from "floats.h" nogil:
     uint64_t set_default_floats()
     void restore_floats(uint64_t before)
 
+LINES_OF_NUMBERS, LINES_OF_DIGITS = MOST_LINES, DIGIT_LINES  # of a cell, at most
+
 cdef enum:
     MOST_SUMS = 1 << 24      # bytes of sums that are kept at a time
     TASKS_PER_WORKER = 8     # that are dealt out at a time
+
+
+# Refinement of a grid's best box.
+
+cdef struct Context:
+    # What the score of a box is of.
+    const Call* call
+    const Job* job
+    Py_ssize_t query
+    char* workspace
+
+
+cdef double score_maxima(const Context* of, const Box* box, floating* maxima) noexcept nogil:
+    """Return the score of one box, the same as `sum_tile` and `compare_run` give it."""
+    cdef const Call* call = of.call
+    cdef Py_ssize_t size = call.tiles * call.lanes
+    cdef const Cells* cells = &cells_of_floats if floating is float else &cells_of_doubles
+    cdef const floating* query = <const floating*>call.queries + of.query * call.lanes
+    cdef floating[2] sums
+    cdef double squares = 0, products = 0
+    cdef Py_ssize_t tile
+    cdef Parts parts
+    maxima_of_box(&of.job.batch.x, of.job.image, box, maxima, size, maxima + size)
+    parts.step = 0
+    for tile in range(call.tiles):
+        parts.first = parts.second = <const char*>(maxima + tile * call.lanes)
+        cells.score(parts, 1, <const char*>query, 1, sums, call.lines)
+        query += call.n_queries * call.lanes
+        squares += sums[0]
+        products += sums[1]
+    find_lengths(&squares, 1)
+    find_scores(&squares, &products, 1, call.rounded)
+    return products
+
+
+cdef double score_box_float(const void* context, const Box* box) noexcept nogil:
+    cdef const Context* of = <const Context*>context
+    return score_maxima(of, box, <float*>of.workspace)
+
+
+cdef double score_box_double(const void* context, const Box* box) noexcept nogil:
+    cdef const Context* of = <const Context*>context
+    return score_maxima(of, box, <double*>of.workspace)
+
+
+cdef void refine_image(
+    const Context* of, Py_ssize_t steps, Py_ssize_t sweeps, floating like, Found* found
+) noexcept nogil:
+    """Refine the best box of a query, or the whole map if there is none."""
+    cdef const Map* x = &of.job.batch.x
+    cdef ScoreBox score_box = score_box_double
+    if floating is float:
+        score_box = score_box_float
+    if found.score == -INFINITY:
+        found.box = whole_map(x)
+        found.score = score_box(of, &found.box)
+    if found.score > -INFINITY:
+        refine(x, score_box, of, steps, sweeps, found)
 
 
 # Tasks.

@@ -10,6 +10,9 @@ from rmac.cpu.tables import KernelSpec
 
 _Array: TypeAlias = npt.NDArray[Any]
 
+LINES_OF_NUMBERS: int
+LINES_OF_DIGITS: int
+
 def search(
     maps: Sequence[_Array],
     tables: Sequence[Candidates],

@@ -66,18 +66,16 @@ ALWAYS_INLINE void sum_box_digits(const char *first, const char *second, const c
     *product = sum_of_digits(digits);
 }
 
-ALWAYS_INLINE void multiply_boxes_digits(const char *const *kept, const char *const *queries,
-    int lines, Numbers_float (*sums)[AT_ONCE])
+ALWAYS_INLINE void multiply_boxes_digits(
+    const char *kept, const char *query, int lines, int boxes, Numbers_float *sums)
 {
-    __m512i digits[2][AT_ONCE][DIGITS] = {{{{0}}}};
+    __m512i digits[AT_ONCE][DIGITS] = {{{0}}};
     UNROLLED for (int i = 0; i < lines; i++)
-        UNROLLED for (int j = 0; j < AT_ONCE; j++)
-            UNROLLED for (int k = 0; k < 2; k++)
-                add_digits(digits[k][j], _mm512_loadu_si512(kept[k] + i * LINE),
-                    queries[j] + i * LINE, lines);
-    UNROLLED for (int j = 0; j < AT_ONCE; j++)
-        UNROLLED for (int k = 0; k < 2; k++)
-            sums[k][j] = sum_of_digits(digits[k][j]);
+        UNROLLED for (int j = 0; j < boxes; j++)
+            add_digits(digits[j], _mm512_loadu_si512(kept + (j * lines + i) * LINE),
+                query + i * LINE, lines);
+    UNROLLED for (int j = 0; j < boxes; j++)
+        sums[j] = sum_of_digits(digits[j]);
 }
 
 ALWAYS_INLINE void scale_digits(float *products, int k, const char *query, int lines)

@@ -18,6 +18,7 @@
                 + SHUFFLED(sums[2 * i], sums[2 * i + 1], Keys_##bits, LOWER(n, d));                \
     }
 
+/* Lists of indices: of runs, of parts of whole registers, and of parts of each 16 bytes. */
 #define RUN_2(i) (i), (i) + 1
 #define RUN_4(i) RUN_2(i), RUN_2((i) + 2)
 #define RUN_8(i) RUN_4(i), RUN_4((i) + 4)
@@ -85,7 +86,9 @@ ALWAYS_INLINE void fold_double(Numbers_double *sums)
     fold_double_1(sums);
 }
 
-/* Which register, of as many as one has numbers, gives the i-th sum. */
+/* Which register, of as many as one has numbers, gives the i-th sum. Of 8 registers of 8 floats, those
+   of boxes 0, 4, 1, 5, 2, 6, 3, 7: the fold by 4 makes four registers 0 0 0 0 4 4 4 4, 1 1 1 1 5 5 5 5
+   and so on, the fold by 2 makes 0 0 1 1 4 4 5 5 and 2 2 3 3 6 6 7 7, the fold by 1 all in order. */
 #define PIECES (REGISTER / 16)
 #define PLACE(i, count)                                                                            \
     ((unsigned)(i) % ((count) / PIECES) * PIECES + (unsigned)(i) / ((count) / PIECES))

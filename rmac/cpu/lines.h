@@ -32,6 +32,13 @@
 #define UNROLLED
 #endif
 
+/* The numbers of two registers that are listed. */
+#if defined(__clang__)
+#define SHUFFLED(a, b, Keys, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLED(a, b, Keys, ...) __builtin_shuffle(a, b, (Keys){__VA_ARGS__})
+#endif
+
 typedef int64_t Register __attribute__((vector_size(REGISTER), aligned(1), may_alias));
 typedef struct { Register part[PARTS]; } Line;
 

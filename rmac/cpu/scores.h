@@ -33,8 +33,9 @@
 
 #include "folds.h"
 
-/* Makes compilers load a value once where it is used twice: loads are what limits products. Without
-   this, gcc loads the query for each box, and 16 queries of 2048x24x32 take 1.3 times as long. */
+/* Makes compilers load a value once where it is used more often: loads are what limits products.
+   Without this, gcc with AVX2 loads the query for each box, and 16 queries of 2048x24x32 take 1.3
+   times as long. */
 #if REGISTER == 64
 #define KEPT_IN_REGISTER(value) __asm__("" : "+v"(value))
 #elif defined(__x86_64__)
@@ -52,7 +53,7 @@ typedef struct {
 } Parts;
 
 #define MOST_LINES 8 /* of numbers, in a cell */
-#define AT_ONCE 4    /* queries that kept maxima of two boxes are multiplied by together */
+#define AT_ONCE 4    /* boxes whose kept maxima are multiplied by a query together */
 
 #define SUMS(real)                                                                                 \
     enum { COUNT_##real = REGISTER / sizeof(real) }; /* boxes of a block */                        \
@@ -78,9 +79,18 @@ typedef struct {
         fold_##real(sums);                                                                         \
         if (k == COUNT_##real)                                                                     \
             memcpy(out, sums, REGISTER);                                                           \
-        else                                                                                       \
-            for (int i = 0; i < k; i++)                                                            \
-                out[i] = sums[0][i];                                                               \
+        int at = 0;                                                                                \
+        STORE_PART(real, 8)                                                                        \
+        STORE_PART(real, 4)                                                                        \
+        STORE_PART(real, 2)                                                                        \
+        STORE_PART(real, 1)                                                                        \
+    }
+
+/* In parts of fixed size: a copy of any size is a call, which takes longer than the sums of a box. */
+#define STORE_PART(real, size)                                                                     \
+    if (COUNT_##real > size && (k & size)) {                                                       \
+        memcpy(out + at, (const real *)sums + at, size * sizeof(real));                            \
+        at += size;                                                                                \
     }
 
 SUMS(float)
@@ -105,58 +115,48 @@ SUMS(double)
         *product = FOLDED(products, real);                                                         \
     }
 
-/* Of two boxes, the sums of products of the kept maxima with AT_ONCE queries. */
+/* Of some boxes, the sums of products of the kept maxima with a query. */
 #define MULTIPLY_BOXES(keys, real)                                                                 \
-    ALWAYS_INLINE void multiply_boxes_##keys(const char *const *kept, const char *const *queries,  \
-        int lines, Numbers_##real (*sums)[AT_ONCE])                                                \
+    ALWAYS_INLINE void multiply_boxes_##keys(                                                      \
+        const char *kept, const char *query, int lines, int boxes, Numbers_##real *sums)           \
     {                                                                                              \
-        Line products[2][AT_ONCE];                                                                 \
+        Line products[AT_ONCE];                                                                    \
         UNROLLED for (int i = 0; i < PARTS; i++) {                                                 \
-            Numbers_##real part[2][AT_ONCE] = {{{0}}};                                             \
-            UNROLLED for (int at = i * REGISTER; at < lines * LINE; at += LINE)                    \
-                UNROLLED for (int j = 0; j < AT_ONCE; j++) {                                       \
-                    Register query = *(const Register *)(queries[j] + at);                         \
-                    KEPT_IN_REGISTER(query);                                                       \
-                    UNROLLED for (int k = 0; k < 2; k++)                                           \
-                        part[k][j] = FMA_##real((Numbers_##real)*(const Register *)(kept[k] + at), \
-                            (Numbers_##real)query, part[k][j]);                                    \
-                }                                                                                  \
-            UNROLLED for (int j = 0; j < AT_ONCE; j++)                                             \
-                UNROLLED for (int k = 0; k < 2; k++)                                               \
-                    products[k][j].part[i] = (Register)part[k][j];                                 \
+            Numbers_##real part[AT_ONCE] = {{0}};                                                  \
+            UNROLLED for (int at = i * REGISTER; at < lines * LINE; at += LINE) {                  \
+                Register factor = *(const Register *)(query + at);                                 \
+                KEPT_IN_REGISTER(factor);                                                          \
+                UNROLLED for (int j = 0; j < boxes; j++)                                           \
+                    part[j] = FMA_##real(                                                          \
+                        (Numbers_##real)*(const Register *)(kept + j * lines * LINE + at),         \
+                        (Numbers_##real)factor, part[j]);                                          \
+            }                                                                                      \
+            UNROLLED for (int j = 0; j < boxes; j++)                                               \
+                products[j].part[i] = (Register)part[j];                                           \
         }                                                                                          \
-        UNROLLED for (int j = 0; j < AT_ONCE; j++)                                                 \
-            UNROLLED for (int k = 0; k < 2; k++)                                                   \
-                sums[k][j] = FOLDED(products[k][j], real);                                         \
+        UNROLLED for (int j = 0; j < boxes; j++)                                                   \
+            sums[j] = FOLDED(products[j], real);                                                   \
     }
 
 /* Writes the sums of n boxes: of squares, and `n` numbers further of products, for each query. A
    block of boxes at a time fills a register when its numbers are added. `keys` names what cells
    hold. */
 #define SCORES(keys, real, most)                                                                   \
-    ALWAYS_INLINE void multiply_block_##keys(const char *kept, int k, const char *queries,         \
-        ptrdiff_t n_queries, ptrdiff_t n, real *out, int lines)                                    \
+    ALWAYS_INLINE void multiply_block_##keys(                                                      \
+        const char *kept, int k, const char *query, real *out, int lines)                          \
     {                                                                                              \
-        Numbers_##real sums[AT_ONCE][COUNT_##real], of_two[2][AT_ONCE];                            \
-        const char *some[AT_ONCE], *two[2];                                                        \
-        for (ptrdiff_t first = 0; first < n_queries; first += AT_ONCE) {                           \
-            const int left = n_queries - first < AT_ONCE ? n_queries - first : AT_ONCE;            \
+        Numbers_##real sums[COUNT_##real], some[AT_ONCE];                                          \
+        int i = 0;                                                                                 \
+        for (; i + AT_ONCE <= k; i += AT_ONCE) {                                                   \
+            multiply_boxes_##keys(kept + i * lines * LINE, query, lines, AT_ONCE, some);           \
             for (int j = 0; j < AT_ONCE; j++)                                                      \
-                some[j] = queries + (first + (j < left ? j : 0)) * query_size_##keys(lines);       \
-            for (int i = 0; i < k; i += 2) {                                                       \
-                two[0] = kept + i * lines * LINE;                                                  \
-                two[1] = i + 1 < k ? two[0] + lines * LINE : two[0];                               \
-                multiply_boxes_##keys(two, some, lines, of_two);                                   \
-                for (int j = 0; j < AT_ONCE; j++) {                                                \
-                    sums[j][PLACE(i, COUNT_##real)] = of_two[0][j];                                \
-                    sums[j][PLACE(i + 1, COUNT_##real)] = of_two[1][j];                            \
-                }                                                                                  \
-            }                                                                                      \
-            for (int j = 0; j < left; j++) {                                                       \
-                write_sums_##real(out + (first + j) * n, sums[j], k);                              \
-                scale_##keys(out + (first + j) * n, k, some[j], lines);                            \
-            }                                                                                      \
+                sums[PLACE(i + j, COUNT_##real)] = some[j];                                        \
         }                                                                                          \
+        for (; i < k; i++)                                                                         \
+            multiply_boxes_##keys(                                                                 \
+                kept + i * lines * LINE, query, lines, 1, sums + PLACE(i, COUNT_##real));          \
+        write_sums_##real(out, sums, k);                                                           \
+        scale_##keys(out, k, query, lines);                                                        \
     }                                                                                              \
     ALWAYS_INLINE void run_##keys(Parts parts, ptrdiff_t n, const char *queries,                   \
         ptrdiff_t n_queries, real *out, int lines, int keep)                                       \
@@ -176,16 +176,16 @@ SUMS(double)
             write_sums_##real(out + at, squares, k);                                               \
             write_sums_##real(out + n + at, products, k);                                          \
             scale_##keys(out + n + at, k, queries, lines);                                         \
-            if (keep)                                                                              \
-                multiply_block_##keys(kept, k, queries + query_size_##keys(lines), n_queries - 1,  \
-                    n, out + 2 * n + at, lines);                                                   \
+            for (ptrdiff_t i = 1; keep && i < n_queries; i++)                                      \
+                multiply_block_##keys(kept, k, queries + i * query_size_##keys(lines),             \
+                    out + (i + 1) * n + at, lines);                                                \
         }                                                                                          \
     }                                                                                              \
     static void score_##keys(Parts parts, ptrdiff_t n, const char *queries, ptrdiff_t n_queries,   \
         void *out, int lines)                                                                      \
     {                                                                                              \
         if (lines != most)                                                                         \
-            run_##keys(parts, n, queries, n_queries, out, lines, 1);                               \
+            run_##keys(parts, n, queries, n_queries, out, lines, n_queries > 1);                   \
         else if (n_queries == 1)                                                                   \
             run_##keys(parts, n, queries, 1, out, most, 0);                                        \
         else                                                                                       \

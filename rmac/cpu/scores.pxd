@@ -20,16 +20,15 @@ from cython cimport floating
 from libc.math cimport INFINITY
 from libc.stdint cimport int8_t, int16_t
 
-from rmac.cpu.candidates cimport (
-    Batch, Box, Candidates, Found, Height, Job, Run, ScoreBox, compare_boxes, refine, whole_map,
-)
-from rmac.cpu.keys cimport LINE
+from rmac.cpu.candidates cimport Batch, Candidates, Found, Height, Job, Run, compare_boxes
 from rmac.cpu.tables cimport Kind
-from rmac.cpu.tiles cimport maxima_of_box, pack_tile
+from rmac.cpu.tiles cimport pack_tile
 from rmac.cpu.values cimport Map
 
 cdef extern from "scores.h" nogil:
-    enum: MOST_LINES
+    enum:
+        MOST_LINES   # of numbers in a cell
+        DIGIT_LINES  # of keys in a cell, if queries are digits
     ctypedef struct Parts:
         const char* first
         const char* second
@@ -223,61 +222,3 @@ cdef inline void compare_strips(
                     call, height, run, y * candidates.step, candidates.step, totals + place, found
                 )
                 place += run.columns * (1 + run.queries)
-
-
-# Refinement of a grid's best box.
-
-cdef struct Context:
-    # What the score of a box is of.
-    const Call* call
-    const Job* job
-    Py_ssize_t query
-    char* workspace
-
-
-cdef inline double score_maxima(const Context* of, const Box* box, floating* maxima) noexcept nogil:
-    """Return the score of one box, the same as `sum_tile` and `compare_run` give it."""
-    cdef const Call* call = of.call
-    cdef Py_ssize_t size = call.tiles * call.lanes
-    cdef const Cells* cells = &cells_of_floats if floating is float else &cells_of_doubles
-    cdef const floating* query = <const floating*>call.queries + of.query * call.lanes
-    cdef floating[2] sums
-    cdef double squares = 0, products = 0
-    cdef Py_ssize_t tile
-    cdef Parts parts
-    maxima_of_box(&of.job.batch.x, of.job.image, box, maxima, size, maxima + size)
-    parts.step = 0
-    for tile in range(call.tiles):
-        parts.first = parts.second = <const char*>(maxima + tile * call.lanes)
-        cells.score(parts, 1, <const char*>query, 1, sums, call.lines)
-        query += call.n_queries * call.lanes
-        squares += sums[0]
-        products += sums[1]
-    find_lengths(&squares, 1)
-    find_scores(&squares, &products, 1, call.rounded)
-    return products
-
-
-cdef inline double score_box_float(const void* context, const Box* box) noexcept nogil:
-    cdef const Context* of = <const Context*>context
-    return score_maxima(of, box, <float*>of.workspace)
-
-
-cdef inline double score_box_double(const void* context, const Box* box) noexcept nogil:
-    cdef const Context* of = <const Context*>context
-    return score_maxima(of, box, <double*>of.workspace)
-
-
-cdef inline void refine_image(
-    const Context* of, Py_ssize_t steps, Py_ssize_t sweeps, floating like, Found* found
-) noexcept nogil:
-    """Refine the best box of a query, or the whole map if there is none."""
-    cdef const Map* x = &of.job.batch.x
-    cdef ScoreBox score_box = score_box_double
-    if floating is float:
-        score_box = score_box_float
-    if found.score == -INFINITY:
-        found.box = whole_map(x)
-        found.score = score_box(of, &found.box)
-    if found.score > -INFINITY:
-        refine(x, score_box, of, steps, sweeps, found)

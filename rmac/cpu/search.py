@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_LINES = 8  # of numbers in a cell, if there are channels for them; see scores.h
-_DIGIT_LINES = 4  # of keys in a cell, if queries are digits
 _MOST_OF_DIGITS = 127 * (1 + 256 + 65536)  # the largest number of three signed bytes
 _LEVELS = 8
 _WORK = 8  # bytes of maps that take as long to pool as one byte to search
@@ -93,11 +91,15 @@ def _search(
     if spec.kind != Kind.FLOAT64:
         overflows[:] = 0
         if spec.kind == Kind.UINT8 and not options.grid and kernels.has_byte_products():
-            lanes = _lanes(queries.shape[1], _DIGIT_LINES * LINE_BYTES, LINE_BYTES)
+            lanes = _lanes(queries.shape[1], kernels.LINES_OF_DIGITS * LINE_BYTES, LINE_BYTES)
             options = options._replace(lanes=lanes, digits=True)
             vectors = digits(units, lanes)
         else:
-            lanes = _lanes(queries.shape[1], _LINES * LINE_BYTES // 4, LINE_BYTES // spec.itemsize)
+            lanes = _lanes(
+                queries.shape[1],
+                kernels.LINES_OF_NUMBERS * LINE_BYTES // 4,
+                LINE_BYTES // spec.itemsize,
+            )
             options = options._replace(lanes=lanes)
             vectors = tiles(units, lanes, np.float32)
         kernels.search(
@@ -110,7 +112,9 @@ def _search(
             for i in range(len(x))
         ]  # fmt: skip
         some, of_some = np.empty_like(boxes[again]), np.empty_like(scores[again])
-        lanes = _lanes(queries.shape[1], _LINES * LINE_BYTES // 8, LINE_BYTES // 8)
+        lanes = _lanes(
+            queries.shape[1], kernels.LINES_OF_NUMBERS * LINE_BYTES // 8, LINE_BYTES // 8
+        )
         kernels.search(
             [maps[i][0] for i in again], [maps[i][1] for i in again], spec,
             tiles(units, lanes, np.float64), options._replace(lanes=lanes, digits=False),

@@ -14,9 +14,11 @@ def read_rows(
     rows: npt.NDArray[np.uint8],
     crcs: npt.NDArray[np.uint32] | None = None,
 ) -> int: ...
-def record_ends(data: bytes, fixed: int, sizes_at: int, ends: npt.NDArray[np.int64]) -> bool: ...
+def record_ends(
+    data: bytes | bytearray, fixed: int, sizes_at: int, ends: npt.NDArray[np.int64]
+) -> bool: ...
 def are_equal(
-    a: bytes,
+    a: bytes | bytearray,
     starts_of_a: npt.NDArray[np.int64],
     b: bytes | npt.NDArray[np.uint8],
     starts_of_b: npt.NDArray[np.int64],

@@ -81,16 +81,16 @@ def record_ends(
     A record has `fixed` bytes and three parts more. Their sizes are numbers of 16 bits, the low
     byte first, from the byte `sizes_at` on.
     """
-    cdef Py_ssize_t at = 0, part, i
+    cdef Py_ssize_t at = 0, first, i, k
     if sizes_at < 0 or fixed < sizes_at + 6:
         raise ValueError("expected the sizes in the fixed bytes")
     for i in range(ends.shape[0]):
         if at > data.shape[0] - fixed:
             return False
-        part = at + sizes_at
+        first = at + sizes_at
         at += fixed
-        for part in range(part, part + 6, 2):
-            at += data[part] + 256 * data[part + 1]
+        for k in range(first, first + 6, 2):
+            at += data[k] + 256 * data[k + 1]
         ends[i] = at
     return at == data.shape[0]
 
@@ -100,13 +100,17 @@ def are_equal(
     const unsigned char[::1] b not None, const int64_t[::1] starts_of_b not None,
     const int64_t[::1] sizes not None, unsigned char[::1] equal not None,
 ):
-    """Write for each piece of `a` whether a piece of `b` has the same bytes, inside both."""
+    """Write for each piece of `a` whether it is inside, and a piece inside `b` has the same bytes.
+
+    Pieces of no bytes are equal.
+    """
     cdef Py_ssize_t i, count = sizes.shape[0]
     if starts_of_a.shape[0] != count or starts_of_b.shape[0] != count or equal.shape[0] != count:
         raise ValueError(f"expected as many starts and results as sizes, {count}")
     for i in range(count):
-        equal[i] = sizes[i] <= 0 or (
-            0 <= starts_of_a[i] <= a.shape[0] - sizes[i]
+        equal[i] = sizes[i] == 0 or (
+            sizes[i] > 0
+            and 0 <= starts_of_a[i] <= a.shape[0] - sizes[i]
             and 0 <= starts_of_b[i] <= b.shape[0] - sizes[i]
             and memcmp(&a[starts_of_a[i]], &b[starts_of_b[i]], sizes[i]) == 0
         )

@@ -43,12 +43,6 @@ static inline Register load_pieces(const char *piece, ptrdiff_t stride)
         PAIRS_##bits((i) + n / 4 * 3, n)
 #endif
 
-#if defined(__clang__)
-#define SHUFFLED(a, b, Keys, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLED(a, b, Keys, ...) __builtin_shuffle(a, b, (Keys){__VA_ARGS__})
-#endif
-
 /* `zip_lower` and `zip_upper` take that half of each piece: one key of a, one key of b, and so on.
    `transpose` reads contiguous rows, as many as a line has keys, and writes each column as a line,
    `stride` keys apart. If the last piece would pass the end of a row, it starts earlier. */
