@@ -36,6 +36,15 @@ def test_an_import_that_fails_is_one_line(program):
     assert len(result.stderr) < 550
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_an_import_that_is_interrupted_is_one_line(program, tmp_path):
+    if not os.path.exists(PROGRAMS[program][0]):
+        pytest.skip("needs the script installed")
+    tmp_path.joinpath("numpy.py").write_text("raise KeyboardInterrupt")
+    result = run(*PROGRAMS[program], "demo", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert (result.returncode, result.stderr) == (130, "rmac: interrupted\n")
+
+
 def test_an_import_that_fails_is_an_exception_elsewhere():
     code = "try: import rmac\nexcept ImportError as error: print(error)"
     result = run(sys.executable, "-P", "-c", code, env=os.environ | {"RMAC_ISA": "x"})
@@ -192,9 +201,10 @@ def test_main_with_a_closed_stderr(warned, monkeypatch):
     assert output.exists()
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("flag", ["--help", "--version"])
-def test_a_help_that_cannot_be_printed_is_an_error(flag):
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+def test_a_help_that_cannot_be_printed_is_an_error(flag, unbuffered):
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
         result = subprocess.run(
             [*PROGRAMS["python -m"], flag],
