@@ -14,7 +14,7 @@ try:
     from rmac.whitening import Whitening
 
     _hints.advise_callers_of(__name__)
-except Exception as error:
+except (Exception, KeyboardInterrupt) as error:
     from rmac._terminal import end_command_line
 
     end_command_line(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import IO
@@ -45,7 +46,7 @@ def explain(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def end_command_line(error: Exception) -> None:
+def end_command_line(error: BaseException) -> None:
     """End the process in one line if it is the command line; else return.
 
     The command line imports rmac before its own code can catch anything.
@@ -53,6 +54,9 @@ def end_command_line(error: Exception) -> None:
     program = os.path.basename(getattr(sys, "argv", [""])[0])
     module = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] if "-m" in sys.orig_argv else []
     if program == "rmac" or module == ["rmac"]:
+        if isinstance(error, KeyboardInterrupt):
+            say("rmac", "interrupted")
+            raise SystemExit(128 + signal.SIGINT)
         say("rmac", f"error: {explain(error)}")
         raise SystemExit(2)
 

@@ -36,6 +36,15 @@ def test_an_import_that_fails_is_one_line(program):
     assert len(result.stderr) < 550
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_an_import_that_is_interrupted_is_one_line(program, tmp_path):
+    if not os.path.exists(PROGRAMS[program][0]):
+        pytest.skip("needs the script installed")
+    tmp_path.joinpath("numpy.py").write_text("raise KeyboardInterrupt")
+    result = run(*PROGRAMS[program], "demo", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert (result.returncode, result.stderr) == (130, "rmac: interrupted\n")
+
+
 def test_an_import_that_fails_is_an_exception_elsewhere():
     code = "try: import rmac\nexcept ImportError as error: print(error)"
     result = run(sys.executable, "-P", "-c", code, env=os.environ | {"RMAC_ISA": "x"})
@@ -192,9 +201,10 @@ def test_main_with_a_closed_stderr(warned, monkeypatch):
     assert output.exists()
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("flag", ["--help", "--version"])
-def test_a_help_that_cannot_be_printed_is_an_error(flag):
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+def test_a_help_that_cannot_be_printed_is_an_error(flag, unbuffered):
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
         result = subprocess.run(
             [*PROGRAMS["python -m"], flag],
@@ -266,3 +276,37 @@ def test_an_output_is_never_open_to_more_than_at_its_end(
         os.umask(mask)
     assert modes == expected
     assert stat.S_IMODE(path.stat().st_mode) == expected[1]
+
+
+# Files with more than fits memory, by the command that reads them whole.
+TOO_LARGE = {
+    "ranks": ((2, 1 << 27), "i8", "evaluate large.npy truth.json", "1073741824 bytes"),
+    "ranks of maps": ((2, 1 << 27), "i8", "rerank maps.npy maps.npy large.npy", "1073741824 bytes"),
+    "boxes": ((2, 1 << 28), "i4", "locate maps.npy maps.npy --boxes large.npy", "shape (2, 4)"),
+    "descriptors": (
+        (1 << 26, 3),
+        "f4",
+        "evaluate large.npy truth.json --queries vectors.npy",
+        "1073741824 bytes, since the rank of each image",
+    ),
+    "vectors": ((1 << 19, 600), "f4", "locate maps.npy large.npy", "1073741824 bytes"),
+    "queries": (((1 << 20) + 1, 3), "f4", "locate maps.npy large.npy", "1048576 queries"),
+    "channels": ((2, (1 << 18) + 1), "f4", "whiten large.npy", "262144 channels"),
+}
+
+
+@pytest.mark.parametrize("case", TOO_LARGE)
+def test_what_does_not_fit_memory_is_refused_before_it_is_read(case, tmp_path, monkeypatch, capsys):
+    shape, dtype, command, message = TOO_LARGE[case]
+    monkeypatch.chdir(tmp_path)
+    np.lib.format.open_memmap("large.npy", "w+", dtype, shape)  # takes no room on the disk
+    np.save("maps.npy", np.ones((2, 3, 4, 4), np.float32))
+    np.save("vectors.npy", np.ones((3, 3), np.float32))
+    tmp_path.joinpath("truth.json").write_text("[]")
+    output = {"evaluate": "o.json", "whiten": "o.npz"}.get(command.split()[0], "o.npy")
+    assert main([*command.split(), "-o", output]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "large.npy: expected " in error
+    assert message in error
+    assert not tmp_path.joinpath(output).exists()

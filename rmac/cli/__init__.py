@@ -9,7 +9,7 @@ import signal
 import sys
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rmac import __version__
 from rmac._options import AGGREGATES, LAYOUTS, MAP_LAYOUTS, POOLS, PRESETS, SEARCHES
@@ -88,16 +88,15 @@ class _Parser(argparse.ArgumentParser):
         say(self.prog, f"error: {message}; see {self.prog} --help")
         raise SystemExit(2)
 
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """End after --help or --version, which may be what cannot be printed."""
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print --help or --version. If that fails, argparse itself says nothing."""
         try:
-            sys.stdout.flush()
+            print(message, end="", file=file, flush=True)
         except OSError as error:
             silence(sys.stdout)
             if not isinstance(error, BrokenPipeError):
                 say(self.prog, f"error: {explain(error)}")
-                status = 2
-        super().exit(status, message)
+                raise SystemExit(2) from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from rmac.cli.rows import BadRows
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from rmac.cli.array_file import ArrayFile
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 # The options of `rmac.localize` without the aspect, which the query itself may give.
 SEARCH_OPTIONS = ("search", "tolerance", "step", "refine", "sweeps", "layout", "workers")
+
+
+# Compressed data of some MB can claim to hold these.
+_MOST_BYTES = 1 << 30  # that are in memory at once
+_MOST_QUERIES = 1 << 20
 
 
 class Queries(NamedTuple):
@@ -46,6 +52,10 @@ def open_queries(path: str) -> ArrayFile:
         file = open_array(path)
     if not file.shape[0]:
         raise ValueError(f"{file.name}: expected at least one query, got none")
+    if file.shape[0] > _MOST_QUERIES:
+        raise ValueError(
+            f"{file.name}: expected at most {_MOST_QUERIES} queries, got {file.shape[0]}"
+        )
     return file
 
 
@@ -121,8 +131,18 @@ def _maxima(crop: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def read_whole(file: ArrayFile) -> npt.NDArray[Any]:
-    """Read all rows of a file that is small."""
+    """Read all rows of a file, or raise if they are too many."""
+    require_small(file, file.shape, file.dtype.itemsize, "the array")
     return np.array(file.read(0, file.shape[0]))
+
+
+def require_small(file: ArrayFile, shape: Sequence[int], itemsize: int, what: str) -> None:
+    """Raise if an array of this shape, which is made of a file, would take too much memory."""
+    if prod(shape) * itemsize > _MOST_BYTES:
+        raise ValueError(
+            f"{file.name}: expected at most {_MOST_BYTES} bytes, since {what} is in memory at "
+            f"once, got shape {tuple(shape)} of {itemsize} bytes each"
+        )
 
 
 def _tell_bad(file: ArrayFile, vectors: npt.NDArray[Any], *, strict: bool) -> None:

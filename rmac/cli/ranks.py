@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rmac._dtypes import dtype_info
 from rmac.cli.files import batches, naming, open_array
-from rmac.cli.queries import read_whole
+from rmac.cli.queries import read_whole, require_small
 from rmac.cli.rows import BadRows
 from rmac.evaluation import checked_ranks
 
@@ -52,6 +52,8 @@ def rank(file: ArrayFile, queries: npt.NDArray[Any], *, strict: bool) -> Ranks:
     if file.shape[1] != queries.shape[1]:
         expected = f"{queries.shape[1]} columns, as the descriptors of queries have"
         raise ValueError(f"{file.name}: expected {expected}, got {file.shape[1]}")
+    ranks = len(queries), file.shape[0]
+    require_small(file, ranks, np.dtype(np.int64).itemsize, "the rank of each image")
     queries = queries.astype(dtype_info(queries.dtype).descriptor)
     similarity = np.empty((len(queries), file.shape[0]), queries.dtype)
     bad, done = BadRows(file, strict=strict), 0

@@ -22,12 +22,18 @@ if TYPE_CHECKING:
     from rmac.whitening.state import VectorKind
 
 
+_MOST_CHANNELS = 1 << 18  # a thousand vectors of them are 2 GB in float64
+
+
 def run(options: argparse.Namespace) -> None:
     """Learn from all vectors of some files, a batch at a time, and save what was learned."""
     require_suffix("--output", options.output, ".npz")
     vectors = open_inputs(options.source, options.key, VECTOR_AXES, strict=options.strict)
     kind: VectorKind = options.kind or kind_of(vectors)
     vectors.require_alike(-1, "channels")
+    if vectors.shape[-1] > _MOST_CHANNELS:
+        expected = f"at most {_MOST_CHANNELS} channels"
+        raise ValueError(f"{vectors.name}: expected {expected}, got {vectors.shape[-1]}")
     with naming({"vectors": vectors.name, "dim": "--dim", "eps": "--eps"}):
         whitening = rmac.Whitening(options.dim, eps=options.eps, kind=kind)
         # A batch of no vectors checks options, dtype and shape before any file is written.
