@@ -157,6 +157,31 @@ def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
     assert in_flight >= least > with_one
 
 
+FENCES = "MEMBAR.SC.GPU", "CCTL.IVALL", "BAR.SYNC"
+
+
+def test_the_last_block_in_flight_sees_what_the_others_have_written(tmp_path):
+    """By fences around its counter, which empty the cache of its multiprocessor; see CUDA's model.
+
+    After that no load is from the cache of constants, which fences do not empty.
+    """
+    kernels = (
+        "pool_rows<FLOAT32, 4, int>",
+        "pool_channels<FLOAT32, 4, int>",
+        "pool_planes<FLOAT32, 4, int>",
+        "pool_means<FLOAT32, float, float>",
+    )
+    for lines in sass.machine_code(source.kernel_source(), kernels, tmp_path).values():
+        names = [name for name, _ in sass.instructions(lines)]
+        (counter,) = (i for i, name in enumerate(names) if name.startswith("ATOMG.E.INC"))
+        before, after = names[:counter], names[counter:]
+        barrier = max(i for i, name in enumerate(before) if name.startswith("BAR.SYNC"))
+        assert "MEMBAR.SC.GPU" in before[barrier:]
+        fences = [next(i for i, one in enumerate(after) if one.startswith(name)) for name in FENCES]
+        assert fences == sorted(fences)
+        assert not [name for name in after if name.startswith("LDG") and "CONSTANT" in name]
+
+
 def test_planes_are_copied_without_registers(tmp_path):
     """Such copies are all in flight, however many they are."""
     name = "pool_planes<FLOAT32, 4, float>"
