@@ -500,6 +500,37 @@ def test_a_planted_fault_is_found(gpu, monkeypatch, right, wrong, shape, layout)
     assert_same_values(to_host(rmac.region_pool(stored, layout=layout)), expected)
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("k < count ? values[k]", "k + 1 < count ? values[k]"),
+        ("region) * groups_of(channels);", "region) * (groups_of(channels) - 1);"),
+        ("i + j * WARP < n ? values", "i + WARP < n ? values"),
+        ("if (i + j < count)", "if (i + j + 1 < count)"),
+        ("channel < image.channels; channel", "channel + 1 < image.channels; channel"),
+    ],
+    ids=["last of four", "pitch of groups", "last groups", "last region", "last channel"],
+)
+def test_a_fault_planted_in_descriptors_is_found(gpu, rng, monkeypatch, many_images, right, wrong):
+    if gpu.__name__ != "shim":
+        pytest.skip("a fault may end the context of a device")
+    x = gpu.asarray(random_map(rng, (2, 301, 5, 7), DTYPES["float32"]))
+
+    def described(count):
+        many_images(count)
+        return to_host(rmac.rmac(x)).tobytes()
+
+    expected, code = described(1), source.kernel_source()
+    assert code.count(right) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "kernel_source", lambda: code.replace(right, wrong))
+        source.kernel.cache_clear()
+        results = described(1), described(1000)
+        source.kernel.cache_clear()
+    assert expected not in results
+    assert described(1) == described(1000) == expected
+
+
 def test_a_captured_graph_replays_with_new_data(gpu, rng):
     if gpu.__name__ != "cupy":
         pytest.skip("needs a device")

@@ -212,8 +212,9 @@ class RawModule:
             'extern "C" const char *run(unsigned blocks, unsigned x, unsigned y, unsigned seed, '
             f"void **args) {{ return launch<&{name}, {flushed}>(blocks, x, y, seed, args); }}\n"
         )
-        library.with_suffix(".cpp").write_text(source)
-        subprocess.run([*COMPILE, "-o", library, library.with_suffix(".cpp")], check=True)
+        if not library.exists():
+            library.with_suffix(".cpp").write_text(source)
+            subprocess.run([*COMPILE, "-o", library, library.with_suffix(".cpp")], check=True)
         run = ctypes.CDLL(str(library)).run
         run.restype = ctypes.c_char_p
         return SimpleNamespace(kernel=partial(_launch, run))
