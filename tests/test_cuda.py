@@ -30,6 +30,7 @@ from rmac._dtypes import DTYPES as DTYPE_TABLE
 from rmac._dtypes import Kind
 from rmac._options import MAX_POOLING, Aggregate, AggregationOptions
 from rmac.cuda import c_types, launches, plan, route, source
+from rmac.cuda import rois as cuda_rois
 
 
 @pytest.fixture
@@ -372,7 +373,7 @@ def test_rois_are_not_copied_without_need(gpu, rng, monkeypatch):
     rois = gpu.asarray(np.array([[0, 1, 1, 5, 5], [1, 0, 2, 7, 8]], np.float32))
     seen = []
     monkeypatch.setattr(
-        launches, "keep_for_graph", lambda array: seen.append(array.data.ptr) or array
+        cuda_rois, "keep_for_graph", lambda array: seen.append(array.data.ptr) or array
     )
     expected = to_host(rmac.roi_pool(x, rois, output_size=1))
     assert seen == [rois.data.ptr]

@@ -126,7 +126,7 @@ def _described(rng, memory, x, **options):
     launches._descriptors_call.cache.clear()
     with (
         mock.patch.object(launches, "MANY_IMAGES", pick(rng, (1, 1000))),
-        mock.patch.object(shim, "allocate", memory.output),
+        mock.patch.object(shim, "allocate", lambda size: memory.output(size, np.uint8)),
     ):
         return rmac.rmac(x, **options).get()
 
