@@ -46,7 +46,7 @@ def _nvdisasm():
 def loads_in_flight(lines):
     """Return how many loads from global memory start before one of them is used."""
     most, pending, loads = 0, set(), 0
-    for name, operands in _instructions(lines):
+    for name, operands in instructions(lines):
         registers = [int(number) for number in re.findall(r"\bR(\d+)\b", operands)]
         is_load = name.startswith("LDG.")
         used = set(registers[1:] if is_load else registers)
@@ -66,7 +66,7 @@ def instructions_per_byte(lines):
         label = re.match(r"(\.L_x_\d+):$", line)
         if label:
             labels[label[1]] = len(instructions)
-        for name, operands in _instructions([line]):
+        for name, operands in instructions([line]):
             target = re.search(r"\.L_x_\d+", operands)
             if name.startswith("BRA") and target and target[0] in labels:
                 loops.append((labels[target[0]], len(instructions) + 1))
@@ -76,7 +76,7 @@ def instructions_per_byte(lines):
     return -length / loaded
 
 
-def _instructions(lines):
+def instructions(lines):
     """Yield the names and operands of instructions."""
     return (match.groups() for match in filter(None, map(INSTRUCTION.match, lines)))
 

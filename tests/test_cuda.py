@@ -30,6 +30,7 @@ from rmac._dtypes import DTYPES as DTYPE_TABLE
 from rmac._dtypes import Kind
 from rmac._options import MAX_POOLING, Aggregate, AggregationOptions
 from rmac.cuda import c_types, launches, plan, route, search, source
+from rmac.cuda import rois as cuda_rois
 
 
 @pytest.fixture
@@ -163,6 +164,31 @@ def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
         for text in (code, one)
     )
     assert in_flight >= least > with_one
+
+
+FENCES = "MEMBAR.SC.GPU", "CCTL.IVALL", "BAR.SYNC"
+
+
+def test_the_last_block_in_flight_sees_what_the_others_have_written(tmp_path):
+    """By fences around its counter, which empty the cache of its multiprocessor; see CUDA's model.
+
+    After that no load is from the cache of constants, which fences do not empty.
+    """
+    kernels = (
+        "pool_rows<FLOAT32, 4, int>",
+        "pool_channels<FLOAT32, 4, int>",
+        "pool_planes<FLOAT32, 4, int>",
+        "pool_means<FLOAT32, float, float>",
+    )
+    for lines in sass.machine_code(source.kernel_source(), kernels, tmp_path).values():
+        names = [name for name, _ in sass.instructions(lines)]
+        (counter,) = (i for i, name in enumerate(names) if name.startswith("ATOMG.E.INC"))
+        before, after = names[:counter], names[counter:]
+        barrier = max(i for i, name in enumerate(before) if name.startswith("BAR.SYNC"))
+        assert "MEMBAR.SC.GPU" in before[barrier:]
+        fences = [next(i for i, one in enumerate(after) if one.startswith(name)) for name in FENCES]
+        assert fences == sorted(fences)
+        assert not [name for name in after if name.startswith("LDG") and "CONSTANT" in name]
 
 
 def test_planes_are_copied_without_registers(tmp_path):
@@ -371,7 +397,7 @@ def test_rois_are_not_copied_without_need(gpu, rng, monkeypatch):
     rois = gpu.asarray(np.array([[0, 1, 1, 5, 5], [1, 0, 2, 7, 8]], np.float32))
     seen = []
     monkeypatch.setattr(
-        launches, "keep_for_graph", lambda array: seen.append(array.data.ptr) or array
+        cuda_rois, "keep_for_graph", lambda array: seen.append(array.data.ptr) or array
     )
     expected = to_host(rmac.roi_pool(x, rois, output_size=1))
     assert seen == [rois.data.ptr]
@@ -500,6 +526,37 @@ def test_a_planted_fault_is_found(gpu, monkeypatch, right, wrong, shape, layout)
         source.kernel.cache_clear()
     assert (result != expected).any()
     assert_same_values(to_host(rmac.region_pool(stored, layout=layout)), expected)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("k < count ? values[k]", "k + 1 < count ? values[k]"),
+        ("region) * groups_of(channels);", "region) * (groups_of(channels) - 1);"),
+        ("i + j * WARP < n ? values", "i + WARP < n ? values"),
+        ("if (i + j < count)", "if (i + j + 1 < count)"),
+        ("channel < image.channels; channel", "channel + 1 < image.channels; channel"),
+    ],
+    ids=["last of four", "pitch of groups", "last groups", "last region", "last channel"],
+)
+def test_a_fault_planted_in_descriptors_is_found(gpu, rng, monkeypatch, many_images, right, wrong):
+    if gpu.__name__ != "shim":
+        pytest.skip("a fault may end the context of a device")
+    x = gpu.asarray(random_map(rng, (2, 301, 5, 7), DTYPES["float32"]))
+
+    def described(count):
+        many_images(count)
+        return to_host(rmac.rmac(x)).tobytes()
+
+    expected, code = described(1), source.kernel_source()
+    assert code.count(right) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "kernel_source", lambda: code.replace(right, wrong))
+        source.kernel.cache_clear()
+        results = described(1), described(1000)
+        source.kernel.cache_clear()
+    assert expected not in results
+    assert described(1) == described(1000) == expected
 
 
 def test_a_captured_graph_replays_with_new_data(gpu, rng):

@@ -30,13 +30,8 @@ from rmac.cuda.arrays import (
     to_device,
     to_host,
 )
-from rmac.cuda.launches import (
-    launch_boxes,
-    launch_description,
-    launch_descriptors,
-    launch_pooling,
-    launch_roi_pooling,
-)
+from rmac.cuda.launches import launch_description, launch_descriptors, launch_pooling
+from rmac.cuda.rois import launch_boxes, launch_roi_pooling
 from rmac.cuda.route import kernel_spec
 from rmac.cuda.search import search_boxes
 

@@ -127,9 +127,8 @@ def read_only(x: Array) -> Array:
 
 def empty(shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
     """Return an uninitialised array on the device of `like`."""
-    cupy = namespace()
     with device_context(like):
-        return keep_for_graph(cupy.ndarray(shape, dtype))  # 0.5 us less than `cupy.empty`
+        return keep_for_graph(namespace().ndarray(shape, dtype))  # 0.5 us less than `cupy.empty`
 
 
 def to_device(x: Array, index: int | None) -> Array:

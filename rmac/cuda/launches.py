@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rmac._caches import cached
-from rmac._dtypes import DTYPES
 from rmac._options import AggregationOptions
-from rmac.cuda.arrays import keep_for_graph, namespace, temporary_memory
+from rmac.cuda.arrays import namespace, temporary_memory
 from rmac.cuda.route import (
     DESCRIBE_SHARED,
     DESCRIBE_THREADS,
@@ -29,7 +28,6 @@ from rmac.cuda.route import (
     KernelSpec,
     Route,
     block_shape,
-    blocks_for,
     kernel_name,
     leaves_in_place,
     region_routes,
@@ -37,13 +35,10 @@ from rmac.cuda.route import (
 from rmac.cuda.source import kernel
 from rmac.cuda.structs import (
     BATCHES,
-    BOX_LAUNCH,
-    BOXES,
     COUNTS,
     DESCRIBE_LAUNCH,
     PLAN_WORDS,
     POOL_LAUNCH,
-    ROI_LAUNCH,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +48,7 @@ Array = Any  # cupy.ndarray
 Struct = npt.NDArray[Any]  # of no dimensions: one struct
 Address = tuple[int, int]  # the number of a pointer, and bytes to add
 
-_INT_MAX = (1 << 31) - 1  # of the kernels' sizes
+INT_MAX = (1 << 31) - 1  # of the kernels' sizes
 _BOX_BYTES = 4 * np.dtype(np.int64).itemsize
 _ALIGNMENT = 512  # bytes, that of CuPy's allocations
 # The pointers of a call, by number: its result, its temporary memory, then its inputs.
@@ -75,7 +70,8 @@ def launch_struct(
 ) -> None:
     """Launch a kernel that takes a struct, which is copied, and then arrays."""
     arguments = (_by_value(struct.copy()), *arrays)
-    kernel(name)((blocks,), (threads,), arguments, shared_mem=shared)
+    launched = kernel(name, namespace().cuda.runtime.getDevice())
+    launched((blocks,), (threads,), arguments, shared_mem=shared)
 
 
 class _Maps(NamedTuple):
@@ -207,7 +203,7 @@ def _descriptors_call(
     routes = _routes(maps, boxes, spec)
     shape = sum(one.shape[0] for one in maps), max(counts), maps[0].shape[1]
     in_place = leaves_in_place(aggregation.aggregate)
-    squares_too = shape[0] <= _INT_MAX and all(map(_sums_squares, routes))
+    squares_too = shape[0] <= INT_MAX and all(map(_sums_squares, routes))
     describes_too = squares_too and shape[0] >= MANY_IMAGES and not in_place
 
     counters = shape[0] * np.dtype(np.uint32).itemsize if describes_too else 0
@@ -316,10 +312,10 @@ def _jobs_by_kernel(batches: list[_Maps], routes: list[tuple[Route, ...]]) -> It
 
 def require_32_bits(shape: tuple[int, ...]) -> None:
     """Raise if a side of the maps is beyond the kernels' int."""
-    if max(shape[1:]) <= _INT_MAX:
+    if max(shape[1:]) <= INT_MAX:
         return
     for axis, size in zip(("channels", "rows", "columns"), shape[1:], strict=True):
-        if size > _INT_MAX:
+        if size > INT_MAX:
             raise ValueError(f"x: expected fewer than 2**31 {axis} on the GPU, got {size}")
 
 
@@ -381,37 +377,6 @@ def _launch(
     words = np.append(struct.reshape(1).view(np.int64), 0)
     addresses = [*addresses, (len(words) - 1, *out)]
     return _Launch(name, (blocks,), threads, shared, words, addresses, spare=[])
-
-
-def launch_roi_pooling(
-    x: Array, rois: Array, out: Array, output_size: tuple[int, int], spatial_scale: float
-) -> None:
-    """Write the maximum of each bin of each RoI (K, 5): (K, C, ph, pw)."""
-    require_32_bits(x.shape)
-    if len(x) > _INT_MAX:
-        raise ValueError(f"x: expected fewer than 2**31 images on the GPU, got {len(x)}")
-    corners = keep_for_graph(rois.astype(np.float32, order="C", copy=False))
-    launch = np.zeros((), ROI_LAUNCH)
-    launch["data"], launch["strides"] = x.data.ptr, x.strides
-    launch["images"], launch["channels"], launch["height"], launch["width"] = x.shape
-    launch["bin_rows"], launch["bin_columns"] = output_size
-    launch["scale"], launch["elements"] = spatial_scale, out.size
-    kernel(f"pool_rois<{DTYPES[x.dtype.name].kind.name}>", x.device.id)(
-        (blocks_for(out.size),), (THREADS,), (_by_value(launch), corners, out)
-    )
-
-
-def launch_boxes(boxes: npt.NDArray[np.int64], images: int, rois: Array) -> None:
-    """Write every image's boxes in turn as RoIs, (images * R, 5)."""
-    for first in range(0, len(boxes) if images else 0, BOXES):
-        some = boxes[first : first + BOXES]
-        launch = np.zeros((), BOX_LAUNCH)
-        launch["images"], launch["regions"] = images, len(boxes)
-        launch["first_box"], launch["boxes"] = first, len(some)
-        launch["corners"][: some.size] = some.ravel()
-        kernel("write_rois", rois.device.id)(
-            (blocks_for(images * len(some)),), (THREADS,), (_by_value(launch), rois)
-        )
 
 
 def _set_options(options: Struct, aggregation: AggregationOptions) -> None:

@@ -68,10 +68,10 @@ def main():
     return 1 if wrong else 0
 
 
-def _noise(rng, memory, shape, dtype):
-    """Return guarded memory for a result or for the kernels alone, full of noise."""
-    array = memory.output(shape, dtype)
-    array[...] = np.frombuffer(rng.bytes(array.nbytes), array.dtype).reshape(shape)
+def _noise(rng, memory, size):
+    """Return guarded bytes for a result or for the kernels alone, full of noise."""
+    array = memory.output((size,), np.uint8)
+    array[...] = np.frombuffer(rng.bytes(size), np.uint8)
     return array
 
 
@@ -111,7 +111,7 @@ def _rmac(rng, memory):
     own, dtype = rmac_options(rng), result_dtype(x.dtype)
     _, check = check_descriptors(reference.region_pool(x, boxes), dtype, own)
     memory.freeze()
-    check(_described(rng, memory, maps, regions=boxes, layout=layout, **own))
+    check(_described(rng, maps, regions=boxes, layout=layout, **own))
 
 
 def _rmac_list(rng, memory):
@@ -125,13 +125,13 @@ def _rmac_list(rng, memory):
         vectors = reference.region_pool(x, rmac.region_grid(*x.shape[2:], **grid).boxes)
         checks.append(check_descriptors(vectors, result_dtype(dtype), own)[1])
     memory.freeze()
-    result = _described(rng, memory, maps, **grid, **own)
+    result = _described(rng, maps, **grid, **own)
     assert len(result) == len(checks)
     for i, check in enumerate(checks):
         check(result[i : i + 1])
 
 
-def _described(rng, memory, x, **options):
+def _described(rng, x, **options):
     """Return descriptors."""
     launches._descriptors_call.cache.clear()
     with mock.patch.object(launches, "MANY_IMAGES", pick(rng, (1, 1000))):

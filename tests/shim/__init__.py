@@ -21,10 +21,9 @@ _libraries = tempfile.TemporaryDirectory()
 _launches = 0
 
 
-def allocate(shape, dtype):
-    """Return memory full of noise. The fuzzer puts guarded memory in its place."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return np.frombuffer(bytearray(os.urandom(size)), np.uint8).view(dtype).reshape(shape)
+def allocate(size):
+    """Return bytes that are full of noise. The fuzzer puts guarded memory in the place of this."""
+    return np.frombuffer(bytearray(os.urandom(size)), np.uint8)
 
 
 class MemoryPointer:
@@ -49,7 +48,8 @@ class ndarray:  # noqa: N801
     def __init__(self, host, dtype=None):
         """Wrap an array of the host, or make one of a shape and a dtype that is full of noise."""
         if not isinstance(host, np.ndarray):
-            host = allocate(host, dtype)
+            size = int(np.prod(host)) * np.dtype(dtype).itemsize
+            host = allocate(size).view(dtype).reshape(host)
         self._host = host
         self.device = cuda.Device(0)
         self.data = MemoryPointer(host)
@@ -192,7 +192,7 @@ class Device:
 cuda = SimpleNamespace(
     Device=Device,
     get_current_stream=lambda: SimpleNamespace(is_capturing=lambda: False),
-    alloc=lambda size: MemoryPointer(allocate(size, np.uint8)),
+    alloc=lambda size: MemoryPointer(allocate(size)),
     function=SimpleNamespace(CNumpyArray=np.asarray),
     runtime=SimpleNamespace(getDevice=lambda: 0),
 )
@@ -214,8 +214,9 @@ class RawModule:
             'extern "C" const char *run(unsigned blocks, unsigned x, unsigned y, unsigned seed, '
             f"void **args) {{ return launch<&{name}, {flushed}>(blocks, x, y, seed, args); }}\n"
         )
-        library.with_suffix(".cpp").write_text(source)
-        subprocess.run([*COMPILE, "-o", library, library.with_suffix(".cpp")], check=True)
+        if not library.exists():
+            library.with_suffix(".cpp").write_text(source)
+            subprocess.run([*COMPILE, "-o", library, library.with_suffix(".cpp")], check=True)
         run = ctypes.CDLL(str(library)).run
         run.restype = ctypes.c_char_p
         return SimpleNamespace(kernel=partial(_launch, run))
