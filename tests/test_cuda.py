@@ -249,11 +249,11 @@ def test_the_order_of_threads_does_not_matter(gpu, rng):
 
 def test_a_query_or_a_search_on_the_host_is_an_error(gpu):
     x, query = gpu.zeros((1, 4, 5, 5), np.uint8), np.ones(4, np.float32)
-    with pytest.raises(TypeError, match="queries: expected an array where x is, got numpy.ndarray"):
+    with pytest.raises(TypeError, match="queries: expected an array where x is, got numpy"):
         rmac.localize(x, query)
     with pytest.raises(TypeError, match="queries: expected an array where x is, got "):
         rmac.localize(np.zeros((1, 4, 5, 5), np.uint8), gpu.asarray(query))
-    with pytest.raises(TypeError, match='for search="aml", got a cupy.ndarray; cupy.asnumpy'):
+    with pytest.raises(TypeError, match=r'expected a numpy\.ndarray for search="aml"'):
         rmac.localize(x, gpu.asarray(query), search="aml")
 
 
