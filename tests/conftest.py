@@ -35,6 +35,14 @@ def xp(request):
 
 
 @pytest.fixture
+def gpu(xp):
+    """The namespace of a GPU backend under test."""
+    if xp is np:
+        pytest.skip("for arrays on a GPU; RMAC_TEST_BACKENDS names the backends")
+    return xp
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(20161)
 

@@ -112,6 +112,8 @@ def _localize(rng, memory):
     memory.freeze()
     found = rmac.localize(shim.ndarray(call.first), **options)
     call.check(rmac.localization.Localization(found.boxes.get(), found.scores.get()))
+    found = rmac.localize(shim.ndarray(call.first), search="grid", **options)
+    assert (found.boxes.get() >= 0).all()
 
 
 if __name__ == "__main__":
