@@ -79,7 +79,7 @@ def cases_of_map(x, layout):
 
 
 def scores_of(name, layout):
-    """Return a function that localizes queries; of boxes with nearly the same score, one is found."""
+    """Return a function that gives scores alone: of nearly equal boxes, any may be found."""
 
     def scores(x, queries):
         return rmac.localize(

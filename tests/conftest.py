@@ -36,6 +36,14 @@ def xp(request):
 
 
 @pytest.fixture
+def gpu(xp):
+    """The namespace of a GPU backend under test."""
+    if xp is np:
+        pytest.skip("for arrays on a GPU; RMAC_TEST_BACKENDS names the backends")
+    return xp
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(20161)
 
@@ -50,6 +58,8 @@ def shared_small_maps(monkeypatch):
 def both_ways_to_share(request):
     """Small maps are shared among all workers, and then among as few as in a release."""
     if request.param:
+        if "xp" in request.fixturenames and request.getfixturevalue("xp") is not np:
+            pytest.skip("workers are of the host")
         request.getfixturevalue(request.param)
 
 

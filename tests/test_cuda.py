@@ -34,14 +34,6 @@ from rmac.cuda import rois as cuda_rois
 
 
 @pytest.fixture
-def gpu(xp):
-    """The namespace of a GPU backend under test."""
-    if xp is np:
-        pytest.skip("for arrays on a GPU; RMAC_TEST_BACKENDS names the backends")
-    return xp
-
-
-@pytest.fixture
 def many_images(monkeypatch):
     """A function: from so many images on, the last block that pools an image describes it."""
 
@@ -286,16 +278,6 @@ def test_loads_are_as_wide_as_memory_allows(gpu):
 def test_the_order_of_threads_does_not_matter(gpu, rng):
     x = gpu.asarray(random_map(rng, (2, 40, 9, 12), DTYPES["float32"]))
     assert len({to_host(rmac.rmac(x)).tobytes() for _ in range(5)}) == 1
-
-
-def test_a_query_or_a_search_on_the_host_is_an_error(gpu):
-    x, query = gpu.zeros((1, 4, 5, 5), np.uint8), np.ones(4, np.float32)
-    with pytest.raises(TypeError, match="queries: expected an array where x is, got numpy.ndarray"):
-        rmac.localize(x, query)
-    with pytest.raises(TypeError, match="queries: expected an array where x is, got "):
-        rmac.localize(np.zeros((1, 4, 5, 5), np.uint8), gpu.asarray(query))
-    with pytest.raises(TypeError, match='for search="aml", got a cupy.ndarray; cupy.asnumpy'):
-        rmac.localize(x, gpu.asarray(query), search="aml")
 
 
 def test_rois_that_are_on_no_map_have_empty_bins(gpu, rng):
@@ -575,25 +557,6 @@ def test_a_captured_graph_replays_with_new_data(gpu, rng):
         graph.launch(stream)
     stream.synchronize()
     np.testing.assert_array_equal(to_host(out), to_host(rmac.rmac(gpu.asarray(second))))
-
-
-def test_a_captured_search_replays_with_new_data(gpu, rng):
-    if gpu.__name__ != "cupy":
-        pytest.skip("needs a device")
-    first, second = (random_map(rng, (2, 64, 24, 32), DTYPES["float32"]) for _ in range(2))
-    x, queries = gpu.asarray(first), gpu.asarray(rng.random((2, 64)))
-    stream = gpu.cuda.Stream(non_blocking=True)
-    with stream:
-        rmac.localize(x, queries, aspect=0.75)
-        stream.synchronize()
-        stream.begin_capture()
-        found = rmac.localize(x, queries, aspect=0.75)
-        graph = stream.end_capture()
-        x.set(second)
-        graph.launch(stream)
-    stream.synchronize()
-    for one, other in zip(found, rmac.localize(x, queries, aspect=0.75), strict=True):
-        np.testing.assert_array_equal(to_host(one), to_host(other))
 
 
 def test_another_device_than_the_current_one(gpu, rng):

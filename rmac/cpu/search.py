@@ -161,12 +161,11 @@ ROOTS = _roots()
 
 
 def _unit_vectors(queries: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return queries of length 1; one of zeros stays."""
+    """Return queries of length 1; one of zeros stays. None depends on another."""
     squares = (queries * queries).sum(axis=1, keepdims=True)
-    if ((squares > 1e-200) & (squares < 1e200)).all():
-        return np.asarray(queries / np.sqrt(squares))
     largest = abs(queries).max(axis=1, keepdims=True, initial=0)
-    scaled = queries / np.where(largest == 0, 1, largest)
+    in_range = (squares > 1e-200) & (squares < 1e200)
+    scaled = queries / np.where(in_range | (largest == 0), 1, largest)
     norms = np.sqrt((scaled * scaled).sum(axis=1, keepdims=True))
     return np.asarray(scaled / np.where(norms == 0, 1, norms))
 

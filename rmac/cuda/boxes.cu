@@ -239,6 +239,17 @@ __device__ void sum_stage(
     }
 }
 
+/* Fill cells with a tile of an image, and note whether float32 is too narrow for the image. */
+template <Kind kind, typename Real>
+__device__ void load_tile(
+    const SearchLaunch &launch, const char *data, int image, int channels, Real *cells)
+{
+    const bool outside = load_cells<kind, Real>(launch, data, channels, cells);
+    if (outside && launch.overflows)
+        launch.overflows[image] = 1;
+    __syncthreads();
+}
+
 /* Write the sums of all boxes over one tile. */
 template <Kind kind, typename Real, int many>
 __device__ void search_tile(const SearchLaunch &launch, int image, int tile, Real *cells)
@@ -257,10 +268,8 @@ __device__ void search_tile(const SearchLaunch &launch, int image, int tile, Rea
         if (first_run >= stop_run)
             continue;
         if (rows == 0 || rows > stage.rows || columns > stage.columns) {
-            if (load_cells<kind, Real>(launch, data, channels, cells) && launch.overflows)
-                launch.overflows[image] = 1;
+            load_tile<kind, Real>(launch, data, image, channels, cells);
             rows = columns = 1;
-            __syncthreads();
         }
         for (; columns < stage.columns; columns *= 2)
             grow_cells(cells, count, columns);
@@ -269,6 +278,8 @@ __device__ void search_tile(const SearchLaunch &launch, int image, int tile, Rea
         sum_stage<Real, many>(launch, task, stage, first_run, stop_run);
         __syncthreads();
     }
+    if (rows == 0) /* there are no boxes, but the whole map may be refined */
+        load_tile<kind, Real>(launch, data, image, channels, cells);
 }
 
 template <Kind kind, typename Real, int many>

@@ -98,29 +98,23 @@ __global__ void __launch_bounds__(THREADS, 4) compare_boxes(const SearchLaunch l
         launch.found[blockIdx.x] = best;
 }
 
-/* Write the maximum of each channel in a box. A thread takes a channel if channels are contiguous,
-   else a warp does. */
+/* Write the maximum of each channel in a box. A thread takes a channel: its next loads along a row
+   find in the cache what the first one brought. */
 template <Kind kind, typename Real>
 __device__ void find_maxima(
     const SearchLaunch &launch, const char *data, const Found &box, Real *maxima)
 {
-    const int lanes = launch.by_channels ? 1 : WARP, lane = threadIdx.x % lanes;
-    const int width = box.x2 - box.x1 + 1, cells = width * (box.y2 - box.y1 + 1);
-    data += box.y1 * launch.strides.row + box.x1 * launch.strides.pixel;
-    for (int channel = threadIdx.x / lanes; channel < launch.channels;
-         channel += blockDim.x / lanes) {
-        const char *plane = data + channel * launch.strides.channel;
+    const int width = box.x2 - box.x1 + 1;
+    data += box.x1 * launch.strides.pixel;
+    for (int channel = threadIdx.x; channel < launch.channels; channel += blockDim.x) {
         Real most = -(Real)infinity();
+        for (int y = box.y1; y <= box.y2; y++) {
+            const char *row = data + channel * launch.strides.channel + y * launch.strides.row;
 #pragma unroll 4
-        for (int i = lane; i < cells; i += lanes)
-            most = max(
-                most, read_number<kind, Real>(
-                          plane + i / width * launch.strides.row
-                          + i % width * launch.strides.pixel));
-        if (lanes > 1)
-            most = (Real)max_of_warp(most);
-        if (lane == 0)
-            maxima[channel] = most;
+            for (int x = 0; x < width; x++)
+                most = max(most, read_number<kind, Real>(row + x * launch.strides.pixel));
+        }
+        maxima[channel] = most;
     }
 }
 

@@ -16,7 +16,7 @@ from rmac._dtypes import DTYPES, DtypeInfo, Kind
 from rmac.cuda.arrays import empty, keep_for_graph, namespace
 from rmac.cuda.c_types import c_name
 from rmac.cuda.launches import launch_struct, require_32_bits
-from rmac.cuda.route import MOST_BLOCKS, SHARED_MEMORY, THREADS
+from rmac.cuda.route import MOST_BLOCKS, SHARED_MEMORY, THREADS, WARP
 from rmac.cuda.source import kernel
 from rmac.cuda.structs import FOUND, RUN, SEARCH_LAUNCH, STAGE, WORD_LAUNCH, WORDS
 
@@ -97,7 +97,7 @@ def search_boxes(
         require_32_bits(x.shape)
         size = x.shape[2:]
         if size not in tables:
-            found = boxes_of(*size, counts, options.tolerance, step)
+            found = boxes_of(size[0], size[1], counts, options.tolerance, step)
             words = [table.view(np.int32) for table in (found.runs, found.stages)]
             tables[size] = found, _write_words(np.concatenate(words))
         _search_batch(x, first_image, *tables[size], call)
@@ -108,7 +108,7 @@ def search_boxes(
 def _write_words(words: npt.NDArray[np.int32]) -> Array:
     """Return int32 words on the device, which get there as arguments of launches.
 
-    So they are in the order of the stream, and graphs capture them. A copy from the host would wait.
+    So they are in the order of the stream, and a graph captures them. A copy would wait.
     """
     out = keep_for_graph(namespace().ndarray(len(words), np.dtype(np.int32)))
     for first in range(0, len(words), WORDS):
@@ -126,7 +126,7 @@ def _unit_vectors(queries: Array, order: Array) -> dict[np.dtype[Any], Array]:
         for dtype in (np.dtype(np.float64), np.dtype(np.float32))
     }
     count, channels = queries.shape
-    kernel("scale_queries")(
+    kernel("scale_queries", queries.device.id)(
         (count,), (THREADS,), (order, queries, np.int32(channels), *units.values()),
         shared_mem=THREADS * 8,
     )  # fmt: skip
@@ -195,7 +195,8 @@ def tilings(shape: tuple[int, ...], info: DtypeInfo) -> list[Tiling]:
     types = [info.descriptor]
     if info.kind in (Kind.FLOAT32, Kind.BFLOAT16):  # squares of others are in range
         types.append(np.dtype(np.float64))
-    return [_tiling(*shape[1:], dtype) for dtype in types]
+    _, channels, height, width = shape
+    return [_tiling(channels, height, width, dtype) for dtype in types]
 
 
 def _tiling(channels: int, height: int, width: int, sums: np.dtype[Any]) -> Tiling:
@@ -212,8 +213,13 @@ def _tiling(channels: int, height: int, width: int, sums: np.dtype[Any]) -> Tili
 
 
 def jobs_of(sums: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of runs with at most so many sums, or one run; `sums` are those before each."""
+    """Yield ranges of runs with at most so many sums, or one run; `sums` are those before each.
+
+    There is one range at least, because search_boxes() also tells which images it is right for.
+    """
     first, runs = 0, len(sums) - 1
+    if not runs:
+        yield 0, 0
     while first < runs:
         stop = int(np.searchsorted(sums, sums[first] + most, side="right")) - 1
         stop = max(first + 1, stop)
@@ -234,7 +240,7 @@ def _search_batch(x: Array, first_image: int, boxes: Boxes, words: Array, call: 
     launch["small_first"] = call.options.name == "best"
     launch["refine"], launch["sweeps"] = call.options.refine, call.options.sweeps
     threads = -(-boxes.boxes // _BOXES_OF_THREAD)
-    launch["parts"] = min(_PARTS, -(-threads // THREADS))
+    launch["parts"] = max(1, min(_PARTS, -(-threads // THREADS)))
     launch["run"] = words.data.ptr
     launch["stage"] = words.data.ptr + boxes.runs.nbytes
     launch["order"] = call.order.data.ptr
@@ -248,7 +254,7 @@ def _search_batch(x: Array, first_image: int, boxes: Boxes, words: Array, call: 
 
 def _images_at_a_time(way: Tiling, boxes: Boxes, launch: Struct) -> int:
     """Return how many images are searched at a time: at least one."""
-    blocks = max(way.blocks, int(launch["queries"]) * max(1, int(launch["parts"])))
+    blocks = max(way.blocks, int(launch["queries"]) * int(launch["parts"]))
     sums = min(int(boxes.sums[-1]), way.most_sums) * way.tiles * way.sums.itemsize
     size = sums + way.blocks * way.workspace + blocks * FOUND.itemsize
     size += int(launch["queries"]) * _refinement_bytes(way, int(launch["channels"]))
@@ -307,9 +313,10 @@ def _choose(images: int, way: Tiling, launch: Struct, call: Call) -> None:
     workspace = _memory(blocks * size)
     launch["workspace"] = workspace.data.ptr if size else 0
     launch["block_bytes"] = size
+    threads = _threads_for(int(launch["channels"]) if size else 1)
     launch_struct(
-        f"choose_boxes<{call.info.kind.name}, {c_name(way.sums)}>", blocks, THREADS, launch,
-        shared=THREADS * FOUND.itemsize,
+        f"choose_boxes<{call.info.kind.name}, {c_name(way.sums)}>", blocks, threads, launch,
+        shared=threads * FOUND.itemsize,
     )  # fmt: skip
 
 
@@ -317,6 +324,11 @@ def _refinement_bytes(way: Tiling, channels: int) -> int:
     """Return the bytes that a block needs for the sums of tiles and the maxima of a box."""
     size = 16 * way.tiles + way.sums.itemsize * channels
     return max(8, size + -size % 8)
+
+
+def _threads_for(work: int) -> int:
+    """Return the threads of a block for so many pieces of work: a power of 2."""
+    return min(THREADS, max(WARP, 1 << (work - 1).bit_length()))
 
 
 def _memory(size: int) -> Array:

@@ -159,6 +159,8 @@ def _localize(rng, memory):
     memory.freeze()
     found = rmac.localize(shim.ndarray(call.first), **options)
     call.check(rmac.localization.Localization(found.boxes.get(), found.scores.get()))
+    found = rmac.localize(shim.ndarray(call.first), search="grid", **options)
+    assert (found.boxes.get() >= 0).all()
 
 
 _CASES = (_region_pool, _region_pool, _rmac, _rmac_list, _roi_pool, _localize)
