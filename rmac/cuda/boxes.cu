@@ -244,6 +244,7 @@ template <Kind kind, typename Real>
 __device__ void load_tile(
     const SearchLaunch &launch, const char *data, int image, int channels, Real *cells)
 {
+    __syncthreads(); /* boxes of the last cells are summed */
     const bool outside = load_cells<kind, Real>(launch, data, channels, cells);
     if (outside && launch.overflows)
         launch.overflows[image] = 1;
@@ -276,7 +277,6 @@ __device__ void search_tile(const SearchLaunch &launch, int image, int tile, Rea
         for (; rows < stage.rows; rows *= 2)
             grow_cells(cells, count, rows * launch.width);
         sum_stage<Real, many>(launch, task, stage, first_run, stop_run);
-        __syncthreads();
     }
     if (rows == 0) /* there are no boxes, but the whole map may be refined */
         load_tile<kind, Real>(launch, data, image, channels, cells);
