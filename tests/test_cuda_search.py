@@ -1,5 +1,7 @@
 """What only the search of boxes on a GPU does. tests/test_localization.py checks what it finds."""
 
+import re
+
 import numpy as np
 import pytest
 from boxes_reference import boxes as all_boxes
@@ -8,7 +10,7 @@ from helpers import DTYPES, random_map, to_host
 import rmac
 from rmac._candidates import candidates
 from rmac._dtypes import DTYPES as DTYPE_TABLE
-from rmac.cuda import search
+from rmac.cuda import search, source
 from rmac.cuda.route import SHARED_MEMORY
 
 
@@ -56,6 +58,18 @@ def test_cells_only_grow_within_an_aspect():
     assert len(stages) >= 7
     assert (np.diff(stages["rows"]) >= 0).all()
     assert (np.diff(stages["columns"]) >= 0).all()
+
+
+def test_cells_of_fewer_rows_and_more_columns(gpu, rng):
+    """After boxes of 1 x 4 cells come those of 2 x 1."""
+    x, queries = random_map(rng, (1, 20, 4, 3), DTYPES["uint8"]), rng.standard_normal((2, 20))
+    stages = search.boxes_of(4, 3, ((0.5, 1), (4.0, 1)), 1, 0).stages
+    assert stages["rows"].tolist() == [4, 1]
+    assert stages["columns"].tolist() == [1, 2]
+    expected = rmac.localize(x, queries, aspect=[0.5, 4], tolerance=1)
+    found = rmac.localize(gpu.asarray(x), gpu.asarray(queries), aspect=[0.5, 4], tolerance=1)
+    assert to_host(found.boxes).tolist() == expected.boxes.tolist()
+    np.testing.assert_allclose(to_host(found.scores), expected.scores, atol=1e-6)
 
 
 def test_tiles_have_all_channels_and_fit():
@@ -106,6 +120,36 @@ def test_maps_that_shared_memory_has_no_room_for(gpu, rng, monkeypatch, layout):
         found = rmac.localize(stored, gpu.asarray(query), aspect=8, tolerance=1, layout=layout)
         assert to_host(found.boxes).tolist() == expected.boxes.tolist()
         np.testing.assert_allclose(to_host(found.scores), expected.scores, rtol=1e-12)
+
+
+def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
+    """Without any one of the barriers, the shim gives another result or an error."""
+    if gpu.__name__ != "shim":
+        pytest.skip("a device runs threads in an order of its own")
+    x = gpu.asarray(random_map(rng, (1, 64, 7, 9), DTYPES["uint8"]))
+    # One warp scales such queries. Large boxes are best, before the map is loaded again.
+    queries = gpu.asarray((1 + rng.random((2, 64)) / 10) * 1e200)
+    code, barrier = source.kernel_source(), "__syncthreads();"
+
+    def results(code):
+        source.kernel.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "kernel_source", lambda: code)
+            try:
+                found = [rmac.localize(x, queries, search=name) for name in ("best", "grid")]
+            except RuntimeError:  # some threads wait for others that have finished
+                return None
+        source.kernel.cache_clear()
+        return [to_host(array).tobytes() for one in found for array in one]
+
+    expected = results(code)
+    start = code.index('#line 1 "boxes.cu"')
+    places = [start + match.start() for match in re.finditer(re.escape(barrier), code[start:])]
+    assert len(places) == 8
+    for place in places:
+        mutated = code[:place] + code[place + len(barrier) :]
+        assert results(mutated) != expected, code[:place][-300:]
+    assert results(code) == expected
 
 
 def test_a_captured_search_replays_with_new_data(gpu, rng):

@@ -30,7 +30,7 @@ class CupyArray:
     size = 180
     itemsize = 4
     ndim = 4
-    data = SimpleNamespace(ptr=512)
+    data = SimpleNamespace(ptr=512, device_id=0)
 
     def transpose(self, *_axes):
         return self

@@ -102,6 +102,8 @@ __device__ inline bool is_outside(float number)
     return bits != 0 && bits < 0x7F800000 && (bits < low || bits > high);
 }
 
+const int CELLS_AT_ONCE = 8; /* that a thread loads before it uses the first; not measured */
+
 /* An odd number of cells, so that neighbouring channels are in different banks. */
 __device__ inline int channel_pitch(const SearchLaunch &launch)
 {
@@ -116,11 +118,11 @@ __device__ bool load_cells(
     const int plane = launch.height * launch.width, all = channels * plane;
     const int pitch = channel_pitch(launch);
     bool outside = false;
-    for (int first = threadIdx.x; first < all; first += LOADS * blockDim.x) {
-        Real loaded[LOADS];
-        int place[LOADS];
+    for (int first = threadIdx.x; first < all; first += CELLS_AT_ONCE * blockDim.x) {
+        Real loaded[CELLS_AT_ONCE];
+        int place[CELLS_AT_ONCE];
 #pragma unroll
-        for (int j = 0; j < LOADS; j++) {
+        for (int j = 0; j < CELLS_AT_ONCE; j++) {
             const int i = min(first + j * (int)blockDim.x, all - 1);
             const int channel = launch.by_channels ? i % channels : i / plane;
             const int cell = launch.by_channels ? i / channels : i % plane;
@@ -131,7 +133,7 @@ __device__ bool load_cells(
                 + x * launch.strides.pixel);
         }
 #pragma unroll
-        for (int j = 0; j < LOADS; j++) {
+        for (int j = 0; j < CELLS_AT_ONCE; j++) {
             cells[place[j]] = loaded[j];
             if constexpr (sizeof(Real) == sizeof(float))
                 outside = outside || is_outside(loaded[j]);
@@ -143,17 +145,17 @@ __device__ bool load_cells(
 /* Make each cell the maximum of itself and the one at a distance. */
 template <typename Real> __device__ void grow_cells(Real *cells, int count, int distance)
 {
-    for (int start = threadIdx.x; start - (int)threadIdx.x < count; start += LOADS * blockDim.x) {
-        Real larger[LOADS];
+    for (int start = threadIdx.x; start - (int)threadIdx.x < count; start += CELLS_AT_ONCE * blockDim.x) {
+        Real larger[CELLS_AT_ONCE];
 #pragma unroll
-        for (int j = 0; j < LOADS; j++) {
+        for (int j = 0; j < CELLS_AT_ONCE; j++) {
             const int i = start + j * blockDim.x;
             if (i + distance < count)
                 larger[j] = max(cells[i], cells[i + distance]);
         }
         __syncthreads();
 #pragma unroll
-        for (int j = 0; j < LOADS; j++) {
+        for (int j = 0; j < CELLS_AT_ONCE; j++) {
             const int i = start + j * blockDim.x;
             if (i + distance < count)
                 cells[i] = larger[j];
@@ -244,6 +246,7 @@ template <Kind kind, typename Real>
 __device__ void load_tile(
     const SearchLaunch &launch, const char *data, int image, int channels, Real *cells)
 {
+    __syncthreads(); /* boxes of the last cells are summed */
     const bool outside = load_cells<kind, Real>(launch, data, channels, cells);
     if (outside && launch.overflows)
         launch.overflows[image] = 1;
@@ -276,7 +279,6 @@ __device__ void search_tile(const SearchLaunch &launch, int image, int tile, Rea
         for (; rows < stage.rows; rows *= 2)
             grow_cells(cells, count, rows * launch.width);
         sum_stage<Real, many>(launch, task, stage, first_run, stop_run);
-        __syncthreads();
     }
     if (rows == 0) /* there are no boxes, but the whole map may be refined */
         load_tile<kind, Real>(launch, data, image, channels, cells);
@@ -298,18 +300,17 @@ __global__ void __launch_bounds__(THREADS, 2) search_boxes(const SearchLaunch la
 }
 
 /* Write queries, in an order, with length 1: in float64, and rounded to float32. One of zeros stays.
-   A block takes a query. */
-__global__ void __launch_bounds__(THREADS) scale_queries(
+   A block, which is a warp, takes a query; a thread reads nothing that another wrote. */
+__global__ void __launch_bounds__(WARP) scale_queries(
     const int *order, const double *queries, int channels, double *units, float *rounded)
 {
     const double *query = queries + (Index)order[blockIdx.x] * channels;
     double *unit = units + (Index)blockIdx.x * channels;
     rounded += (Index)blockIdx.x * channels;
-    for (int i = threadIdx.x; i < channels; i += blockDim.x)
+    for (int i = threadIdx.x; i < channels; i += WARP)
         unit[i] = query[i];
-    normalize_descriptor(unit, channels, 0.0);
-    __syncthreads();
-    for (int i = threadIdx.x; i < channels; i += blockDim.x)
+    normalize_scaled(unit, channels, 0.0);
+    for (int i = threadIdx.x; i < channels; i += WARP)
         rounded[i] = (float)unit[i];
 }
 

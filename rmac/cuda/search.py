@@ -126,10 +126,8 @@ def _unit_vectors(queries: Array, order: Array) -> dict[np.dtype[Any], Array]:
         for dtype in (np.dtype(np.float64), np.dtype(np.float32))
     }
     count, channels = queries.shape
-    kernel("scale_queries", queries.device.id)(
-        (count,), (THREADS,), (order, queries, np.int32(channels), *units.values()),
-        shared_mem=THREADS * 8,
-    )  # fmt: skip
+    arguments = order, queries, np.int32(channels), *units.values()
+    kernel("scale_queries", queries.device.id)((count,), (WARP,), arguments)
     return units
 
 
