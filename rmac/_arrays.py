@@ -18,7 +18,7 @@ from rmac._backend import (
     require_same_device,
 )
 from rmac._caches import cached
-from rmac._checks import ask, is_list, reason, shorten, shown, type_name
+from rmac._checks import ask, is_list, is_sequence, reason, shorten, shown, type_name
 from rmac._dlpack import from_foreign, snapshot
 from rmac._dtypes import DtypeInfo, dtype_info
 from rmac._floats import default_floats
@@ -36,6 +36,9 @@ MAP_AXES: dict[str, tuple[int, ...]] = {
     "NCT": (0, 1, 2),
     "NTC": (0, 2, 1),
 }
+
+
+_MOST_ITEMS = 1 << 28  # of a sequence that is no list and no array
 
 
 def feature_maps(
@@ -275,6 +278,8 @@ def _read_once(value: Any, arrays: list[npt.NDArray[Any]]) -> Any:
     if is_list(value):
         items = list(value)
         return items if {*map(type, items)} == {int} else [_read_once(x, arrays) for x in items]
+    if is_sequence(value) and backend_of_type(type(value)) is None and len(value) > _MOST_ITEMS:
+        raise ValueError(f"{len(value)} items")  # such as a range: NumPy makes a list of them
     arrays.append(np.asanyarray(value))
     return arrays[-1]
 

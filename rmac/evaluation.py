@@ -23,6 +23,8 @@ _LABELS = ("easy", "hard", "junk")
 # Of each protocol: the labels of its positives. All other labels are junk.
 _PROTOCOLS = {"easy": ("easy",), "medium": ("easy", "hard"), "hard": ("hard",)}
 
+_MOST_PLACES = 1 << 16
+
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -308,5 +310,8 @@ def _checked_places(at: Any) -> list[int]:
     expected = "a sequence of integers"
     if not is_sequence(at):
         raise TypeError(f"at: expected {expected}, got {type_name(at)}")
-    items = items_of("at", at, ask("at", at, len, expected), expected)
+    count = ask("at", at, len, expected)
+    if count > _MOST_PLACES:
+        raise ValueError(f"at: expected at most {_MOST_PLACES} integers, got {count}")
+    items = items_of("at", at, count, expected)
     return [positive_int(f"at[{i}]", place) for i, place in enumerate(items)]

@@ -1,5 +1,7 @@
 """Sizes that overflow: maps without memory, of stride 0 and up to 2**62 cells wide."""
 
+import re
+
 import numpy as np
 import pytest
 from helpers import peak_memory
@@ -9,6 +11,8 @@ from rmac._options import POOLS, PRESETS
 from rmac.cpu import plan, rois
 from rmac.cuda import launches
 from rmac.cuda.structs import DESCRIBE_LAUNCH
+
+TRUTH = {"easy": [1], "hard": [], "junk": []}
 
 
 def wide(*shape, dtype="f4"):
@@ -155,3 +159,18 @@ def test_the_gpu_describes_more_images_than_one_launch_has_blocks(monkeypatch):
         for launch in call.launches
     ]
     assert found == [(0, 3), (3, 3), (6, 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("at", lambda many: rmac.evaluate([[1]], [TRUTH], at=many)),
+        ("ranks", lambda many: rmac.average_precision([many], [[1]])),
+        ("positives[0]", lambda many: rmac.average_precision([[1]], [many])),
+        ("regions", lambda many: rmac.region_pool(np.ones((1, 2, 3, 4)), many)),
+    ],
+)
+@pytest.mark.parametrize("count", [10**10, 2**62, 10**30])
+def test_a_range_of_very_many_numbers_is_refused(name, call, count):
+    with pytest.raises((TypeError, ValueError), match=re.escape(f"{name}: expected")):
+        call(range(1, count))
