@@ -18,6 +18,9 @@
        search_boxes: a block takes one tile of one image, and a thread takes boxes. scale_queries: a
        block takes a query. */
 
+/* That a thread loads from memory before it uses the first. */
+const int CELLS_AT_ONCE = 8;
+
 /* Boxes of one size, and the queries that they are compared with. */
 struct Run {
     int height, width; /* of each box */
@@ -116,11 +119,11 @@ __device__ bool load_cells(
     const int plane = launch.height * launch.width, all = channels * plane;
     const int pitch = channel_pitch(launch);
     bool outside = false;
-    for (int first = threadIdx.x; first < all; first += LOADS * blockDim.x) {
-        Real loaded[LOADS];
-        int place[LOADS];
+    for (int first = threadIdx.x; first < all; first += CELLS_AT_ONCE * blockDim.x) {
+        Real loaded[CELLS_AT_ONCE];
+        int place[CELLS_AT_ONCE];
 #pragma unroll
-        for (int j = 0; j < LOADS; j++) {
+        for (int j = 0; j < CELLS_AT_ONCE; j++) {
             const int i = min(first + j * (int)blockDim.x, all - 1);
             const int channel = launch.by_channels ? i % channels : i / plane;
             const int cell = launch.by_channels ? i / channels : i % plane;
@@ -131,7 +134,7 @@ __device__ bool load_cells(
                 + x * launch.strides.pixel);
         }
 #pragma unroll
-        for (int j = 0; j < LOADS; j++) {
+        for (int j = 0; j < CELLS_AT_ONCE; j++) {
             cells[place[j]] = loaded[j];
             if constexpr (sizeof(Real) == sizeof(float))
                 outside = outside || is_outside(loaded[j]);
@@ -143,17 +146,17 @@ __device__ bool load_cells(
 /* Make each cell the maximum of itself and the one at a distance. */
 template <typename Real> __device__ void grow_cells(Real *cells, int count, int distance)
 {
-    for (int start = threadIdx.x; start - (int)threadIdx.x < count; start += LOADS * blockDim.x) {
-        Real larger[LOADS];
+    for (int start = threadIdx.x; start - (int)threadIdx.x < count; start += CELLS_AT_ONCE * blockDim.x) {
+        Real larger[CELLS_AT_ONCE];
 #pragma unroll
-        for (int j = 0; j < LOADS; j++) {
+        for (int j = 0; j < CELLS_AT_ONCE; j++) {
             const int i = start + j * blockDim.x;
             if (i + distance < count)
                 larger[j] = max(cells[i], cells[i + distance]);
         }
         __syncthreads();
 #pragma unroll
-        for (int j = 0; j < LOADS; j++) {
+        for (int j = 0; j < CELLS_AT_ONCE; j++) {
             const int i = start + j * blockDim.x;
             if (i + distance < count)
                 cells[i] = larger[j];
@@ -297,20 +300,46 @@ __global__ void __launch_bounds__(THREADS, 2) search_boxes(const SearchLaunch la
             search_tile<kind, Real, many>(launch, image, tile, (Real *)shared_memory);
 }
 
+/* Return the sum or the largest of the values of all threads to the whole block. `parts` is memory for
+   one value of each, of its own for each call. */
+__device__ inline double combine_block(double value, bool sum, double *parts)
+{
+    parts[threadIdx.x] = value;
+    for (int half = blockDim.x / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if ((int)threadIdx.x < half) {
+            const double one = parts[threadIdx.x], other = parts[threadIdx.x + half];
+            parts[threadIdx.x] = sum ? one + other : fmax(one, other);
+        }
+    }
+    __syncthreads();
+    return parts[0];
+}
+
 /* Write queries, in an order, with length 1: in float64, and rounded to float32. One of zeros stays.
-   A block takes a query. */
+   Elements are divided by the largest first, so that no square overflows or vanishes. A block takes
+   a query. */
 __global__ void __launch_bounds__(THREADS) scale_queries(
-    const int *order, const double *queries, int channels, double *units, float *rounded)
+    int channels, const int *order, const double *queries, double *units, float *rounded)
 {
     const double *query = queries + (Index)order[blockIdx.x] * channels;
-    double *unit = units + (Index)blockIdx.x * channels;
-    rounded += (Index)blockIdx.x * channels;
+    const Index first = (Index)blockIdx.x * channels;
+    double *parts = (double *)shared_memory;
+    double peak = 0, squares = 0;
     for (int i = threadIdx.x; i < channels; i += blockDim.x)
-        unit[i] = query[i];
-    normalize_descriptor(unit, channels, 0.0);
-    __syncthreads();
-    for (int i = threadIdx.x; i < channels; i += blockDim.x)
-        rounded[i] = (float)unit[i];
+        peak = fmax(peak, fabs(query[i]));
+    peak = combine_block(peak, false, parts);
+    if (peak == 0 || peak == infinity())
+        peak = 1;
+    for (int i = threadIdx.x; i < channels; i += blockDim.x) {
+        const double scaled = query[i] / peak;
+        squares = fma(scaled, scaled, squares);
+    }
+    const double norm = sqrt(combine_block(squares, true, parts + blockDim.x));
+    for (int i = threadIdx.x; i < channels; i += blockDim.x) {
+        units[first + i] = query[i] / peak / (norm == 0 ? 1 : norm);
+        rounded[first + i] = (float)units[first + i];
+    }
 }
 
 struct WordLaunch {

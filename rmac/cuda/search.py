@@ -17,7 +17,6 @@ from rmac.cuda.arrays import empty, keep_for_graph, namespace
 from rmac.cuda.c_types import c_name
 from rmac.cuda.launches import launch_struct, require_32_bits
 from rmac.cuda.route import MOST_BLOCKS, SHARED_MEMORY, THREADS, WARP
-from rmac.cuda.source import kernel
 from rmac.cuda.structs import FOUND, RUN, SEARCH_LAUNCH, STAGE, WORD_LAUNCH, WORDS
 
 if TYPE_CHECKING:
@@ -126,9 +125,9 @@ def _unit_vectors(queries: Array, order: Array) -> dict[np.dtype[Any], Array]:
         for dtype in (np.dtype(np.float64), np.dtype(np.float32))
     }
     count, channels = queries.shape
-    kernel("scale_queries")(
-        (count,), (THREADS,), (order, queries, np.int32(channels), *units.values()),
-        shared_mem=THREADS * 8,
+    launch_struct(
+        "scale_queries", count, THREADS, np.array(channels, np.int32),
+        order, queries, *units.values(), shared=2 * THREADS * 8,
     )  # fmt: skip
     return units
 
