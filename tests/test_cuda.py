@@ -151,6 +151,7 @@ def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
     one = code.replace("BATCH = sizeof(BitsOf<kind>) < 8 ? 8 : 4;", "BATCH = 1;").replace(
         "LOADS = 64 / sizeof(Real);", "LOADS = 1;"
     )
+    one = one.replace("CELLS_AT_ONCE = 8;", "CELLS_AT_ONCE = 1;")
     in_flight, with_one = (
         sass.loads_in_flight(_pooling(sass.machine_code(text, [name], tmp_path)[name]))
         for text in (code, one)

@@ -18,6 +18,9 @@
        search_boxes: a block takes one tile of one image, and a thread takes boxes. scale_queries: a
        block takes a query. */
 
+/* That a thread loads from memory before it uses the first. */
+const int CELLS_AT_ONCE = 8;
+
 /* Boxes of one size, and the queries that they are compared with. */
 struct Run {
     int height, width; /* of each box */
