@@ -105,8 +105,6 @@ __device__ inline bool is_outside(float number)
     return bits != 0 && bits < 0x7F800000 && (bits < low || bits > high);
 }
 
-const int CELLS_AT_ONCE = 8; /* that a thread loads before it uses the first; not measured */
-
 /* An odd number of cells, so that neighbouring channels are in different banks. */
 __device__ inline int channel_pitch(const SearchLaunch &launch)
 {

@@ -17,6 +17,7 @@ from rmac.cuda.arrays import empty, keep_for_graph, namespace
 from rmac.cuda.c_types import c_name
 from rmac.cuda.launches import launch_struct, require_32_bits
 from rmac.cuda.route import MOST_BLOCKS, SHARED_MEMORY, THREADS, WARP
+from rmac.cuda.source import kernel
 from rmac.cuda.structs import FOUND, RUN, SEARCH_LAUNCH, STAGE, WORD_LAUNCH, WORDS
 
 if TYPE_CHECKING:
