@@ -99,9 +99,12 @@ def _allowed(
     The logarithms of aml.c round differently from those of the definition.
     """
     heights, widths = np.arange(1, height + 1)[:, None, None], np.arange(1, width + 1)[:, None]
-    if as_paper:
-        ratios = wanted / (heights / widths)
-        off = np.reshape([abs(math.log(r)) if r else math.inf for r in ratios.flat], ratios.shape)
-    else:
-        off = abs(np.log(wanted * widths / heights))
+    with np.errstate(divide="ignore", over="ignore"):
+        if as_paper:
+            ratios = wanted / (heights / widths)
+            off = np.reshape(
+                [abs(math.log(r)) if r else math.inf for r in ratios.flat], ratios.shape
+            )
+        else:
+            off = abs(np.log(wanted * widths / heights))
     return np.asarray((off <= math.log(tolerance)) | (wanted == 0))
