@@ -143,7 +143,7 @@ def test_the_gpu_refuses_sides_beyond_int(axis):
     shape = [1, 1, 1, 1]
     shape[("images", "channels", "rows", "columns").index(axis)] = 2**31
     with pytest.raises(ValueError, match=rf"^x: expected fewer than 2\*\*31 {axis} on the GPU"):
-        launches._require_32_bits(tuple(shape))
+        launches.require_32_bits(tuple(shape))
 
 
 def test_the_gpu_describes_more_images_than_one_launch_has_blocks(monkeypatch):
