@@ -16,6 +16,7 @@ from helpers import Tensor
 from rmac import Whitening
 from rmac.cli import files, main
 from rmac.cpu import route
+from rmac.cuda import launches
 
 BACKENDS = os.environ.get("RMAC_TEST_BACKENDS", "numpy").split(",")
 
@@ -41,6 +42,18 @@ def gpu(xp):
     if xp is np:
         pytest.skip("for arrays on a GPU; RMAC_TEST_BACKENDS names the backends")
     return xp
+
+
+@pytest.fixture
+def many_images(monkeypatch):
+    """A function: from so many images on, the last block that pools an image describes it."""
+
+    def change(count):
+        monkeypatch.setattr(launches, "MANY_IMAGES", count)
+        launches._descriptors_call.cache.clear()
+
+    yield change
+    launches._descriptors_call.cache.clear()
 
 
 @pytest.fixture

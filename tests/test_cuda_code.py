@@ -1,0 +1,190 @@
+"""The code of the GPU kernels: that it compiles, and what machine code it becomes."""
+
+import re
+import subprocess
+from enum import IntEnum
+
+import numpy as np
+import pytest
+import sass
+from helpers import (
+    to_host,
+)
+
+from rmac import cuda
+from rmac._dtypes import DTYPES as DTYPE_TABLE
+from rmac._dtypes import Kind
+from rmac._options import Aggregate, AggregationOptions
+from rmac.cuda import c_types, route, search, source
+
+
+def specialisations():
+    """The names of all kernels that a call can launch."""
+    for info in DTYPE_TABLE.values():
+        kind = info.kind.name
+        types = c_types.kernel_types(info)
+        bits, real = c_types.c_name(types.bits), c_types.c_name(types.real)
+        yield f"pool_rois<{kind}>"
+        outs = {bits} if info.descriptor.name == info.name else {bits, real}
+        vectors = [v for v in (1, 2, 4, 8) if v * info.itemsize <= route.WIDEST_LOAD]
+        for out in outs:
+            for vector in vectors:
+                yield f"pool_rows<{kind}, {vector}, {out}>"
+                yield f"pool_channels<{kind}, {vector}, {out}>"
+            for many in route._PLANES_OF_LANE:
+                yield f"pool_planes<{kind}, {many}, {out}>"
+        for sums in sorted({real, "double"}):
+            yield f"pool_means<{kind}, {sums}, {real}>"
+        for tiling in search.tilings((1, 1, 1, 1), info):
+            sums = c_types.c_name(tiling.sums)
+            yield f"choose_boxes<{kind}, {sums}>"
+            for many in (1, search._QUERIES_AT_ONCE):
+                yield f"search_boxes<{kind}, {sums}, {many}>"
+    for sums, score in (("float", "float"), ("double", "float"), ("double", "double")):
+        yield f"compare_boxes<{sums}, {score}>"
+    yield from ("describe<float>", "describe<double>", "write_rois", "scale_queries", "write_words")
+
+
+def test_the_kernels_know_every_dtype_and_aggregate():
+    code = source.kernel_source()
+    for enum in (Kind, Aggregate):
+        (members,) = re.findall(rf"^enum {enum.__name__} : int {{ (.*) }};$", code, re.MULTILINE)
+        assert members.split(", ") == [f"{member.name} = {member.value}" for member in enum]
+    structs = dict(re.findall(r"template <> struct Dtype<(\w+)> {([^}]*)};\n", code))
+    assert set(structs) == {kind.name for kind in Kind}
+    for info in DTYPE_TABLE.values():
+        assert f"key_shift = (Bits){info.key_shift}LL;" in structs[info.kind.name]
+        bits, key, _ = c_types.kernel_types(info)
+        assert (bits.itemsize, key.itemsize) == (info.itemsize, max(info.itemsize, 4))
+
+
+def test_a_struct_of_another_layout_does_not_compile(gpu, capfd):
+    if gpu.__name__ != "shim":
+        pytest.skip("needs the error of the shim's compiler")
+    code = source.kernel_source()
+    fields = "    int channels;\n    AggregationOptions options;\n"
+    assert code.count(fields) == 1
+    moved = code.replace(fields, "".join(fields.splitlines(keepends=True)[::-1]))
+    module = gpu.RawModule(code=moved, options=(), name_expressions=("write_rois",))
+    with pytest.raises(subprocess.CalledProcessError):
+        module.get_function("write_rois")
+    assert "options of DescribeLaunch" in capfd.readouterr().err
+
+
+def test_an_unknown_aggregate_is_an_error(gpu):
+    class Foreign(IntEnum):
+        MEDIAN = 9
+
+    vectors, out = gpu.ones((2, 3, 4), np.float32), gpu.zeros((2, 4), np.float32)
+    with pytest.raises(AssertionError, match="MEDIAN"):
+        cuda.describe(vectors, out, AggregationOptions(True, Foreign.MEDIAN, True, 0.0))
+    assert not to_host(out).any()
+
+
+@pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90", "sm_120"])
+def test_every_specialisation_compiles_without_spills(arch):
+    nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="needs CuPy and NVRTC")
+    program = nvrtc.createProgram(source.kernel_source(), "rmac.cu", (), ())
+    names = list(specialisations())
+    for name in names:
+        nvrtc.addNameExpression(program, name)
+    nvrtc.compileProgram(
+        program,
+        (f"--gpu-architecture={arch}", "--ptxas-options=-v", "-ftz=true", *source.COMPILER_OPTIONS),
+    )
+    log = nvrtc.getProgramLog(program)
+    registers = [int(count) for count in re.findall(r"Used (\d+) registers", log)]
+    assert len(registers) == len(names)
+    print(f"{arch}: {len(names)} kernels, {min(registers)} to {max(registers)} registers")
+    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
+    assert len(spills) >= len(names)
+    assert set(spills) == {("0", "0")}
+
+
+def _pooling(lines):
+    """Return the machine code before the block of an image that is the last describes it."""
+    return sass.until(lines, "MEMBAR")
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("pool_rows<FLOAT32, 4, int>", 8),
+        ("pool_rows<FLOAT16, 8, float>", 8),
+        ("pool_channels<FLOAT32, 4, int>", 8),
+        ("pool_channels<FLOAT16, 8, float>", 8),
+        ("describe<float>", 8),
+        ("describe<double>", 8),
+        ("search_boxes<FLOAT32, float, 1>", 8),
+    ],
+)
+def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
+    """Without that, a GPU waits for its memory most of the time."""
+    code = source.kernel_source()
+    one = code.replace("BATCH = sizeof(BitsOf<kind>) < 8 ? 8 : 4;", "BATCH = 1;").replace(
+        "LOADS = 64 / sizeof(Real);", "LOADS = 1;"
+    )
+    one = one.replace("CELLS_AT_ONCE = 8;", "CELLS_AT_ONCE = 1;")
+    in_flight, with_one = (
+        sass.loads_in_flight(_pooling(sass.machine_code(text, [name], tmp_path)[name]))
+        for text in (code, one)
+    )
+    assert in_flight >= least > with_one
+
+
+FENCES = "MEMBAR.SC.GPU", "CCTL.IVALL", "BAR.SYNC"
+
+
+def test_the_last_block_in_flight_sees_what_the_others_have_written(tmp_path):
+    """By fences around its counter, which empty the cache of its multiprocessor; see CUDA's model.
+
+    After that no load is from the cache of constants, which fences do not empty.
+    """
+    kernels = (
+        "pool_rows<FLOAT32, 4, int>",
+        "pool_channels<FLOAT32, 4, int>",
+        "pool_planes<FLOAT32, 4, int>",
+        "pool_means<FLOAT32, float, float>",
+    )
+    for lines in sass.machine_code(source.kernel_source(), kernels, tmp_path).values():
+        names = [name for name, _ in sass.instructions(lines)]
+        (counter,) = (i for i, name in enumerate(names) if name.startswith("ATOMG.E.INC"))
+        before, after = names[:counter], names[counter:]
+        barrier = max(i for i, name in enumerate(before) if name.startswith("BAR.SYNC"))
+        assert "MEMBAR.SC.GPU" in before[barrier:]
+        fences = [next(i for i, one in enumerate(after) if one.startswith(name)) for name in FENCES]
+        assert fences == sorted(fences)
+        assert not [name for name in after if name.startswith("LDG") and "CONSTANT" in name]
+
+
+def test_planes_are_copied_without_registers(tmp_path):
+    """Such copies are all in flight, however many they are."""
+    name = "pool_planes<FLOAT32, 4, float>"
+    found = {}
+    for arch in ("sm_75", "sm_80", "sm_90"):
+        lines = sass.machine_code(source.kernel_source(), [name], tmp_path, arch)[name]
+        copying = "".join(sass.until(lines, "BAR.SYNC"))
+        found[arch] = [copy for copy in ("LDGSTS.E.BYPASS.128", "LDG.E.128") if copy in copying]
+    assert found == {
+        "sm_75": ["LDG.E.128"],
+        "sm_80": ["LDGSTS.E.BYPASS.128"],
+        "sm_90": ["LDGSTS.E.BYPASS.128"],
+    }
+
+
+@pytest.mark.parametrize("kernel", ["pool_rows", "pool_channels"])
+@pytest.mark.parametrize(
+    ("kind", "vector", "most"), [("FLOAT32", 4, 4), ("FLOAT16", 8, 6), ("UINT8", 8, 10)]
+)
+def test_a_kernel_has_few_instructions_for_a_byte(tmp_path, kernel, kind, vector, most):
+    """An H100 runs 10 in the time that its memory takes for a byte."""
+    name = f"{kernel}<{kind}, {vector}, float>"
+    code = source.kernel_source()
+    one_by_one = code.replace("sizeof(BitsOf<kind>) <= 2 && count % 2 == 0", "false")
+    in_pairs, alone = (
+        sass.instructions_per_byte(_pooling(sass.machine_code(text, [name], tmp_path)[name]))
+        for text in (code, one_by_one)
+    )
+    print(f"{name}: {in_pairs:.2f} instructions for a byte")
+    assert in_pairs <= most
+    assert alone > most or kind != "FLOAT16"

@@ -1,0 +1,130 @@
+"""Faults that are planted in the GPU kernels, and that the shim must find."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import reference
+from helpers import (
+    DTYPES,
+    LAYOUTS,
+    assert_same_values,
+    random_map,
+    to_host,
+)
+
+import rmac
+from rmac import cuda
+from rmac._options import Aggregate, AggregationOptions
+from rmac.cuda import source
+
+
+def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
+    """Without any one of the barriers, the shim gives another result or an error.
+
+    But for the barrier before a block counts itself: the shim runs blocks one after the other.
+    """
+    if gpu.__name__ != "shim":
+        pytest.skip("a device runs threads in an order of its own")
+    code, barrier = source.kernel_source(), "__syncthreads();"
+    maps = random_map(rng, (1, 300, 9, 12), DTYPES["float32"])
+    small = gpu.asarray(random_map(rng, (1, 64, 7, 7), DTYPES["float32"]))
+    inputs = gpu.asarray(maps), gpu.asarray(maps.transpose(0, 2, 3, 1).copy()), small
+    vectors = rng.random((1, 20, 300), np.float32)
+    many_images(1)
+
+    def results():
+        source.kernel.cache_clear()
+        out = gpu.empty((1, 300), np.float32)
+        try:
+            cuda.describe(
+                gpu.asarray(vectors.copy()), out, AggregationOptions(True, Aggregate.SUM, True, 0.0)
+            )
+            return [to_host(out).tobytes()] + [
+                to_host(rmac.rmac(x, layout=layout, pool=pool)).tobytes()
+                for x, layout in zip(inputs, ("NCHW", "NHWC", "NCHW"), strict=True)
+                for pool in ("max", "mean")
+            ]
+        except RuntimeError:  # some threads wait for others that have finished
+            return None
+        finally:
+            source.kernel.cache_clear()
+
+    expected = results()
+    stop = code.index('#line 1 "boxes.cu"')  # tests/test_cuda_search.py tries the others
+    places = [match.start() for match in re.finditer(re.escape(barrier), code[:stop])]
+    assert len(places) == 14
+    for place in places:
+        if code[place:].startswith(f"{barrier}\n    if (thread_of_block() == 0) {{"):
+            continue
+        mutated = code[:place] + code[place + len(barrier) :]
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "kernel_source", lambda code=mutated: code)
+            assert results() != expected, code[:place].rpartition("__global__")[2][:60]
+    assert results() == expected
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "shape", "layout"),
+    [
+        (
+            "const int TILE_PITCH = CHANNEL_BLOCK + 1;",
+            "const int TILE_PITCH = 1;",
+            (24, 9, 12),
+            "NCHW",
+        ),
+        ("tiles += pitch;", "tiles += pitch - 1;", (24, 9, 12), "NHWC"),
+        ("y <= last; y =", "y + 7 <= last; y =", (24, 9, 12), "NCHW"),
+        ("x <= last; x =", "x + 7 <= last; x =", (24, 9, 12), "NHWC"),
+        ("for (int i = chunks * count", "for (int i = elements", (3, 7, 7), "NCHW"),
+    ],
+    ids=["pitch of rows", "pitch of channels", "last rows", "last pixels", "last elements"],
+)
+def test_a_planted_fault_is_found(gpu, monkeypatch, right, wrong, shape, layout):
+    """A wrong pitch, and a batch of loads that is dropped at the end."""
+    if gpu.__name__ != "shim":
+        pytest.skip("a fault may end the context of a device")
+    x = np.arange(math.prod(shape), dtype=np.float32).reshape(1, *shape)  # the last are largest
+    stored = gpu.asarray(np.ascontiguousarray(x.transpose(LAYOUTS[layout])))
+    expected = reference.region_pool(x, rmac.region_grid(*shape[1:]).boxes)
+    code = source.kernel_source()
+    assert code.count(right) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "kernel_source", lambda: code.replace(right, wrong))
+        source.kernel.cache_clear()
+        result = to_host(rmac.region_pool(stored, layout=layout))
+        source.kernel.cache_clear()
+    assert (result != expected).any()
+    assert_same_values(to_host(rmac.region_pool(stored, layout=layout)), expected)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("k < count ? values[k]", "k + 1 < count ? values[k]"),
+        ("region) * groups_of(channels);", "region) * (groups_of(channels) - 1);"),
+        ("i + j * WARP < n ? values", "i + WARP < n ? values"),
+        ("if (i + j < count)", "if (i + j + 1 < count)"),
+        ("channel < image.channels; channel", "channel + 1 < image.channels; channel"),
+    ],
+    ids=["last of four", "pitch of groups", "last groups", "last region", "last channel"],
+)
+def test_a_fault_planted_in_descriptors_is_found(gpu, rng, monkeypatch, many_images, right, wrong):
+    if gpu.__name__ != "shim":
+        pytest.skip("a fault may end the context of a device")
+    x = gpu.asarray(random_map(rng, (2, 301, 5, 7), DTYPES["float32"]))
+
+    def described(count):
+        many_images(count)
+        return to_host(rmac.rmac(x)).tobytes()
+
+    expected, code = described(1), source.kernel_source()
+    assert code.count(right) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "kernel_source", lambda: code.replace(right, wrong))
+        source.kernel.cache_clear()
+        results = described(1), described(1000)
+        source.kernel.cache_clear()
+    assert expected not in results
+    assert described(1) == described(1000) == expected
