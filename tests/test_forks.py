@@ -81,7 +81,7 @@ def test_a_child_uses_all_that_has_locks(tmp_path, monkeypatch):
             one.partial_fit(VECTORS).apply(VECTORS)
             one.set_params(dim=2).fit(VECTORS).apply(VECTORS.astype(np.float32))
             one.save(tmp_path / "w.npz")
-        cuda_arrays._keep(np.ones(3))
+        cuda_arrays._keep(np.ones(3), 24)
 
     assert len(_forks._locks) > 8
     assert forked_while_held(list(_forks._locks), use) == 0
