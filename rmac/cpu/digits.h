@@ -13,8 +13,9 @@ ALWAYS_INLINE Line larger_uint8s(Line a, Line b)
     return a;
 }
 
-/* An element of a query is DIGITS signed bytes, the highest first, of which each has a line for each
-   line of keys. A last line begins with what products are multiplied by, a power of 2. */
+/* An element of a query is split into DIGITS signed bytes. The lines of a query hold the highest byte of
+   all elements, then the next byte of all, then the lowest. A last line begins with the number that
+   products are multiplied by, a power of 2. */
 #define DIGITS 3
 #define DIGIT_LINES 4 /* of keys in a cell, at most */
 

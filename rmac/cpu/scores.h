@@ -71,7 +71,7 @@ typedef struct {
                 (Numbers_##real)b.part[i], (Numbers_##real)sums.part[i]);                          \
         return sums;                                                                               \
     }                                                                                              \
-    /* Writes the sums of k boxes, of which each has a register of numbers left to be added. */    \
+    /* Writes the sums of k boxes. Each has a register of numbers that are still to be added. */   \
     ALWAYS_INLINE void write_sums_##real(real *out, Numbers_##real *sums, int k)                   \
     {                                                                                              \
         for (int i = k; i < COUNT_##real; i++)                                                     \

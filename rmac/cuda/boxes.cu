@@ -165,8 +165,8 @@ template <typename Real> __device__ void grow_cells(Real *cells, int count, int 
     __syncthreads();
 }
 
-/* Sum the squares of a box over some channels, and its products with `many` queries, of which the
-   last ones may be the same. */
+/* The sums of a box over some channels: of squares, and of products with `many` queries. The last of the
+   queries may be the same. */
 template <typename Real, int many> struct BoxSums {
     Real squares, products[many];
 

@@ -50,7 +50,7 @@ Address = tuple[int, int]  # the number of a pointer, and bytes to add
 
 INT_MAX = (1 << 31) - 1  # of the kernels' sizes
 _BOX_BYTES = 4 * np.dtype(np.int64).itemsize
-_ALIGNMENT = 512  # bytes, that of CuPy's allocations
+_ALIGNMENT = 512  # bytes, as CuPy aligns what it allocates
 # The pointers of a call, by number: its result, its temporary memory, then its inputs.
 _OUT, _SCRATCH, _FIRST_INPUT = range(3)
 _DESCRIBE = {4: "describe<float>", 8: "describe<double>"}  # by the bytes of an element
