@@ -61,17 +61,17 @@ def loads_in_flight(lines):
 
 def instructions_per_byte(lines):
     """Return the instructions of the loop that loads most, all its branches counted, per byte."""
-    labels, instructions, loops = {}, [], []
+    labels, names, loops = {}, [], []
     for line in lines:
         label = re.match(r"(\.L_x_\d+):$", line)
         if label:
-            labels[label[1]] = len(instructions)
+            labels[label[1]] = len(names)
         for name, operands in instructions([line]):
             target = re.search(r"\.L_x_\d+", operands)
             if name.startswith("BRA") and target and target[0] in labels:
-                loops.append((labels[target[0]], len(instructions) + 1))
-            instructions.append(name)
-    inner = [(_loaded_bytes(instructions[start:stop]), start - stop) for start, stop in loops]
+                loops.append((labels[target[0]], len(names) + 1))
+            names.append(name)
+    inner = [(_loaded_bytes(names[start:stop]), start - stop) for start, stop in loops]
     loaded, length = max(inner)  # of loops that load the same, the shortest
     return -length / loaded
 
