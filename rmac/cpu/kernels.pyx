@@ -319,7 +319,7 @@ def rmac(
     maps, routes : IN, of each batch, as `x` and `route` in `pool`
     spec : IN, as in `pool`
     aggregation : IN, `rmac._options.AggregationOptions`
-    order : IN, the batches in the order in which to take them; None for one batch
+    order : IN, the batches in the order in which to take them; None for one batch or worker
     out : OUT, (N, ...) float32, or float64 for float64
     workers : IN, threads at most
     """
