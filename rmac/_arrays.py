@@ -156,10 +156,10 @@ def boxes_of_batches(
     if regions is not None:
         return [region_boxes(regions, *shape[2:], sequence=sequence) for _, shape, _ in batches]
     levels, overlap, preset = grid
-    of_grid = levels, None if sequence else overlap, preset
+    share = None if sequence else overlap
     boxes = []
     for _, shape, _ in batches:  # a comprehension takes 0.4 us more for a single batch
-        boxes.append(cached_windows(shape[2], shape[3], *of_grid).memory)
+        boxes.append(cached_windows(shape[2], shape[3], levels, share, preset).memory)
     return boxes
 
 
