@@ -36,7 +36,7 @@ from rmac.cpu.tables import LINE_BYTES, Path
 )
 def test_a_program_computes_every_interval(pairs, overlapping):
     intervals = np.array([(start, start + length) for start, length in pairs], np.intp)
-    program = plan._program(intervals, overlapping)
+    program = plan._program(intervals.tobytes(), overlapping)
     values = np.random.default_rng(0).permutation(50)
     reduce, combine = (np.max, max) if overlapping else (np.sum, np.add)
     slots = {slot: reduce(values[start:stop]) for start, stop, slot in program.segments.tolist()}
