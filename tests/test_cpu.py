@@ -58,7 +58,7 @@ def test_a_program_is_short():
     """
     grid = rmac.region_grid(24, 32)
     columns = np.unique(grid.boxes[:, [0, 2]] + [0, 1], axis=0).astype(np.intp)
-    program = plan._program(columns, overlapping=True)
+    program = plan._program(columns.tobytes(), True)
     starts = program.segments[:, 0]
     alone = sum(np.count_nonzero((a <= starts) & (starts < b)) - 1 for a, b in columns)
     assert len(program.steps) < alone / 2
