@@ -36,7 +36,7 @@ from rmac.cpu.tables import LINE_BYTES, Path
 )
 def test_a_program_computes_every_interval(pairs, overlapping):
     intervals = np.array([(start, start + length) for start, length in pairs], np.intp)
-    program = plan._program(intervals, overlapping)
+    program = plan._program(intervals.tobytes(), overlapping)
     values = np.random.default_rng(0).permutation(50)
     reduce, combine = (np.max, max) if overlapping else (np.sum, np.add)
     slots = {slot: reduce(values[start:stop]) for start, stop, slot in program.segments.tolist()}
@@ -58,7 +58,7 @@ def test_a_program_is_short():
     """
     grid = rmac.region_grid(24, 32)
     columns = np.unique(grid.boxes[:, [0, 2]] + [0, 1], axis=0).astype(np.intp)
-    program = plan._program(columns, overlapping=True)
+    program = plan._program(columns.tobytes(), True)
     starts = program.segments[:, 0]
     alone = sum(np.count_nonzero((a <= starts) & (starts < b)) - 1 for a, b in columns)
     assert len(program.steps) < alone / 2

@@ -7,7 +7,7 @@ from rmac.cpu.plan import PlanTables
 
 LINE_BYTES: int
 
-def add_to_crc32(data: bytes | bytearray | memoryview, crc: int) -> tuple[int, int]: ...
+def crc32(data: bytes | bytearray | memoryview, crc: int = 0) -> int: ...
 def read_rows(
     descriptor: int,
     offsets: npt.NDArray[np.int64],
