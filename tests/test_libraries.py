@@ -21,7 +21,7 @@ BOXES = [ROIS[:1, 1:], ROIS[:0, 1:], ROIS[1:, 1:]]
 WEIGHTS = [random_map(rng, (4, 16, 3, 3), DTYPES["float32"])]
 VECTORS = random_map(rng, (40, 16), DTYPES["float32"])
 WHITENING = rmac.Whitening(4).fit(VECTORS)
-CORNERS = np.zeros((3, 4), np.int64) + [0, 0, 4, 3]  # a box in each map
+CORNERS = np.tile([0, 0, 4, 3], (3, 1))  # a box in each map
 
 # Each function, as it is called with arrays that `make` makes.
 CALLS = {
@@ -43,9 +43,9 @@ CALLS = {
         ).projection
     ),
     "localize": lambda make: rmac.localize(make(MAPS), make(VECTORS[:2])).scores,
-    "localize in a list": lambda make: rmac.localize(
-        [make(MAPS[0]), make(MAPS[1, :, :7])], make(VECTORS[0]), search="grid"
-    ).scores,
+    "localize in a list": lambda make: (
+        rmac.localize([make(MAPS[0]), make(MAPS[1, :, :7])], make(VECTORS[0]), search="grid").scores
+    ),
     "quantize": lambda make: rmac.quantize(make(MAPS)),
     "rerank": lambda make: rmac.rerank(make(VECTORS[0]), make(MAPS), CORNERS).scores,
     "expand": lambda make: rmac.expand(
