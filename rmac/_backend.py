@@ -1,7 +1,7 @@
 """The interface between the public functions and the backends, one for each kind of device.
 
-A backend is a package with the functions of `Backend`, imported here, and an entry of `BACKENDS`. It knows its
-arrays and its kernels. All other code uses them only through this file.
+A backend is a package with the functions of `Backend`, which is imported here, and an entry of
+`BACKENDS`. It knows its arrays and its kernels. All other code uses them only through this file.
 """
 
 from __future__ import annotations

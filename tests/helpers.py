@@ -93,6 +93,12 @@ def peak_memory(function):
         tracemalloc.stop()
 
 
+def moved(whitening, xp):
+    """The same whitening for vectors of a namespace, by the method that is named after it."""
+    library = "cupy" if xp.__name__ == "shim" else xp.__name__
+    return getattr(whitening, f"to_{library}")()
+
+
 def to_host(array):
     return array if isinstance(array, np.ndarray) else array.get()
 

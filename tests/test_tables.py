@@ -10,7 +10,7 @@ import pytest
 from test_docs import DOCUMENTED
 
 import rmac
-from rmac import _arrays, _backend, _dtypes, _options, _typing, regions
+from rmac import _arrays, _backend, _dtypes, _options, _typing, operators, regions
 from rmac.cpu import isa
 
 PACKAGE = Path(__file__).parent.parent / "rmac"
@@ -153,6 +153,16 @@ def test_backends_are_twins():
         assert set(backend.__all__) == set(_backend.HOST.__all__) >= members
         for name in backend.__all__:
             assert hasattr(backend, name)
+    devices = [one for backend in _backend.BACKENDS.values() for one in backend.DLPACK_DEVICES]
+    assert len(devices) == len(set(devices))
+
+
+def test_users_can_name_every_backend():
+    for device, backend in _backend.BACKENDS.items():
+        library = backend.ARRAY.partition(".")[0]
+        assert f"register_{device}_operator" in operators.__all__
+        assert f'"{device}"' in operators.run_on_device.__doc__
+        assert callable(getattr(rmac.Whitening, f"to_{library}"))
 
 
 def test_nothing_but_the_seam_knows_the_backends():
