@@ -11,7 +11,7 @@ from types import ModuleType
 import hypothesis
 import numpy as np
 import pytest
-from helpers import Tensor
+from helpers import COMMANDS, Tensor
 
 from rmac import Whitening
 from rmac.cli import files, main
@@ -156,17 +156,13 @@ def run(tmp_path, monkeypatch):
     return call
 
 
-@pytest.fixture(params=["describe", "whiten", "apply", "locate", "rerank"])
+@pytest.fixture(params=COMMANDS)
 def command(request):
-    """A command, and the files that it reads. The last has a name as that in the test's folder."""
-    sources = {
-        "describe": ["features"],
-        "whiten": ["vectors"],
-        "apply": ["whitening_file", "vectors"],
-        "locate": ["features", "query_file"],
-        "rerank": ["features", "query_file", "ranks_file"],
-    }
-    return [request.param, *(str(request.getfixturevalue(one)) for one in sources[request.param])]
+    """A command that writes a file, and the files that it reads.
+
+    The last has a name as that in the test's folder.
+    """
+    return [request.param, *(str(request.getfixturevalue(one)) for one in COMMANDS[request.param])]
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from helpers import error_of, run_python, write_zarr
+from helpers import COMMANDS, error_of, readme_parts, run_python, write_zarr
 
 import rmac
+from rmac import cli
 from rmac.cli import files, main
 
 
@@ -272,19 +273,31 @@ MEASURED = """if True:
 """
 
 
+LARGE = [
+    (["describe"], (1024, 64, 16, 16), "d.npy", False),
+    (["describe"], (1024, 64, 16, 16), "d.npy", True),
+    (["describe"], (4096, 64, 8, 8), "d.npy", True),
+    (["whiten", "--eps", "1"], (16384, 16, 64), "w.npz", False),
+    (["apply"], (131072, 16, 8), "o.npy", False),
+    (["locate"], (1024, 512, 8, 4), "o.npy", False),
+    (["rerank"], (1024, 512, 8, 4), "o.npy", False),
+]
+
+
+def test_every_command_is_tested_here_and_in_the_readme():
+    (commands,) = [one.choices for one in cli._parser()._actions if isinstance(one.choices, dict)]
+    writing = {
+        name
+        for name, command in commands.items()
+        if any(one.dest == "output" and one.required for one in command._actions)
+    }
+    assert writing == set(COMMANDS) == {command[0] for command, *_ in LARGE}
+    readme = "".join(readme_parts().values())
+    assert all(f"rmac {name} " in readme for name in commands)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("command", "shape", "output", "fortran"),
-    [
-        (["describe"], (1024, 64, 16, 16), "d.npy", False),
-        (["describe"], (1024, 64, 16, 16), "d.npy", True),
-        (["describe"], (4096, 64, 8, 8), "d.npy", True),
-        (["whiten", "--eps", "1"], (16384, 16, 64), "w.npz", False),
-        (["apply"], (131072, 16, 8), "o.npy", False),
-        (["locate"], (1024, 512, 8, 4), "o.npy", False),
-        (["rerank"], (1024, 512, 8, 4), "o.npy", False),
-    ],
-)
+@pytest.mark.parametrize(("command", "shape", "output", "fortran"), LARGE)
 def test_memory_does_not_grow_with_the_file(
     tmp_path, whitening_file, beside, command, shape, output, fortran
 ):
