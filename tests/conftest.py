@@ -162,10 +162,12 @@ def command(request):
 
     The last has a name as that in the test's folder.
     """
-    return [request.param, *(str(request.getfixturevalue(one)) for one in COMMANDS[request.param])]
+    _, sources = COMMANDS[request.param]
+    return [request.param, *(str(request.getfixturevalue(one)) for one in sources)]
 
 
 @pytest.fixture
 def suffix(command):
     """How the names of its outputs end."""
-    return ".npz" if command[0] == "whiten" else ".npy"
+    suffixes, _ = COMMANDS[command[0]]
+    return suffixes[0]

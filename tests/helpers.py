@@ -23,13 +23,13 @@ DTYPES = {
 LAYOUTS = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 2, 3, 1)}
 # The types of arrays that error messages expect.
 ARRAYS = " or ".join(backend.ARRAY for backend in _backend.BACKENDS.values())
-# The commands that write a file, and the fixtures with the files that they read.
+# The commands that write a file: how its name may end, and the fixtures with what they read.
 COMMANDS = {
-    "describe": ["features"],
-    "whiten": ["vectors"],
-    "apply": ["whitening_file", "vectors"],
-    "locate": ["features", "query_file"],
-    "rerank": ["features", "query_file", "ranks_file"],
+    "describe": ([".npy", ".npz"], ["features"]),
+    "whiten": ([".npz"], ["vectors"]),
+    "apply": ([".npy", ".npz"], ["whitening_file", "vectors"]),
+    "locate": ([".npy"], ["features", "query_file"]),
+    "rerank": ([".npy"], ["features", "query_file", "ranks_file"]),
 }
 SPECIAL = (np.nan, -np.nan, -np.inf, np.inf, 0.0, -0.0)
 

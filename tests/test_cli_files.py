@@ -131,9 +131,9 @@ def test_the_output_does_not_get_into_the_input(features, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("output", ["", "-", "d", "d.zarr", "npy"])
-def test_an_output_of_another_kind(command, suffix, capsys, output):
+def test_an_output_of_another_kind(command, capsys, output):
     assert main([*command, "-o", output]) == 2
-    taken = ".npy or .npz" if command[0] in ("describe", "apply") else suffix
+    taken = " or ".join(COMMANDS[command[0]][0])
     expected = f"--output: expected a name that ends in {taken}, got {output!r}"
     assert error_of(capsys, command[0]) == expected
 
@@ -205,6 +205,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def stuck(function, place=-1):
     def call(*args, **options):
         if len(args[place]):
+            print("stuck", flush=True)
             time.sleep(60)
         return function(*args, **options)
     return call
@@ -221,9 +222,12 @@ def end_half_way(command, output, kind):
     """Return the exit status of a command that was sent a signal with its output under way."""
     arguments = [sys.executable, "-P", "-c", STUCK, *command, "-o", output]
     folder = output.parent
-    with subprocess.Popen(arguments, cwd=folder, stderr=subprocess.DEVNULL) as process:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(arguments, cwd=folder, **streams) as process:
         while not list(folder.glob(".rmac-*.part")) and process.poll() is None:
             time.sleep(0.01)
+        if kind == signal.SIGKILL:  # else at any time
+            assert process.stdout.readline() == b"stuck\n"
         while process.poll() is None:
             # Once more where Python was in a callback of a weak reference, which loses exceptions.
             process.send_signal(kind)
