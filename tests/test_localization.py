@@ -214,7 +214,7 @@ def test_aml_equals_its_oracle(
 def test_integers_of_any_size_are_searched(xp, rng, dtype):
     """Maps of each part of their range, as the same numbers in float32."""
     info = np.iinfo(dtype)
-    edges = np.linspace(info.min, info.max, 9).astype(int)
+    edges = np.linspace(info.min, info.max, 17).astype(int)
     queries = rng.standard_normal((3, 40))
     for low, high in itertools.pairwise(edges):
         x = rng.integers(low, high, (2, 40, 8, 9), endpoint=True).astype(dtype)
