@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 
 import hypothesis.strategies as st
@@ -26,6 +27,8 @@ from rmac.cpu import isa, plan, tables
 from rmac.cpu import route as routing
 from rmac.cpu.isa import kernels
 from rmac.cpu.tables import LINE_BYTES, Path
+
+CPU = pathlib.Path(__file__).parent.parent / "rmac" / "cpu"
 
 
 @given(
@@ -125,14 +128,21 @@ def test_kernels_have_the_same_numbers(ours, theirs):
     }
 
 
+def test_searches_know_what_cells_of_every_dtype_hold():
+    text = (CPU / "scores.h").read_text()
+    table = re.search(r"cells_of_kind\[\] = \{\n(.*?)^\};", text, re.MULTILINE | re.DOTALL)[1]
+    numbers = [int(row) for row in re.findall(r"^ *\[(\d+)\] = ", table, re.MULTILINE)]
+    assert numbers == sorted(_dtypes.Kind)
+
+
 @pytest.mark.parametrize(
     "part",
     ["buffers", "candidates", "describe", "keys", "paths", "stores", "tiles", "values"],
 )
 def test_parts_of_the_kernels_divide_as_c_does(part):
     """Directives of a .pyx do not hold there; without its own, a division by zero raises."""
-    source = pathlib.Path(__file__).parent.parent / "rmac" / "cpu" / f"{part}.pxd"
-    assert source.read_text().startswith("# cython: language_level=3, cdivision=True\n")
+    text = (CPU / f"{part}.pxd").read_text()
+    assert text.startswith("# cython: language_level=3, cdivision=True\n")
 
 
 @pytest.mark.parametrize("kind", [0, max(_dtypes.Kind) + 1, -1])

@@ -222,9 +222,7 @@ cdef class KernelSpec:
         self, Py_ssize_t value_bytes, int kind, *, bint sums, double p, int zero_point,
         int64_t shift, Py_ssize_t itemsize,
     ):
-        if kind not in (
-            Kind.UINT8, Kind.INT8, Kind.FLOAT16, Kind.BFLOAT16, Kind.FLOAT32, Kind.FLOAT64
-        ):
+        if kind not in list(Kind):
             raise ValueError(f"kind: expected a Kind, got {kind}")
         if itemsize not in (4, 8) if sums else itemsize != value_bytes:
             raise ValueError(f"itemsize: got {itemsize} for values of {value_bytes} bytes")
