@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from rmac._maps import Batch
     from rmac._options import AggregationOptions, PoolingOptions, SearchOptions
 
 Array = Any  # of the library of some backend
@@ -26,7 +27,8 @@ class Backend(Protocol):
     """The functions that `rmac.cpu` and `rmac.cuda` both have.
 
     Those that compute get arguments which are checked already, and a C-ordered `out` that shares no
-    memory with them. Feature maps are views (N, C, H, W); boxes are (R, 4) int64 on the host. What
+    memory with them. Feature maps are batches, or views (N, C, H, W); boxes are the bytes of
+    (R, 4) int64. What
     each must do in detail is in the docstrings of `rmac.cpu` and `rmac.cpu.arrays`.
     """
 
@@ -44,8 +46,10 @@ class Backend(Protocol):
     def device_context(self, x: Array, /) -> AbstractContextManager[Any]: ...
     # A new array object on the memory of x, which nobody else can change; or raise.
     def plain(self, x: Array, name: str, /) -> Array: ...
-    # The same, if kernels can read it where it lies; or raise.
-    def readable(self, x: Array, name: str, /) -> Array: ...
+    # Arrays of a layout as batches on the memory of each, if kernels can read it; or raise.
+    def batches(self, arrays: Sequence[Array], layout: str, argument: str, /) -> list[Batch]: ...
+    # A batch of a layout as an array (N, C, H, W).
+    def view(self, batch: Batch, layout: str, /) -> Array: ...
     def require_finite(self, x: Array, name: str, /) -> None: ...
     def require_writeable(self, out: Array, name: str, /) -> None: ...
     # Whether kernels can write to `out` while they read the inputs.
@@ -58,7 +62,14 @@ class Backend(Protocol):
     # Operators
     def rmac_regions(self, boxes: Any, images: int, like: Array, /) -> Array: ...
     def region_pool(
-        self, x: Array, boxes: Any, out: Array, pooling: PoolingOptions, /, *, workers: int | None
+        self,
+        batch: Batch,
+        boxes: bytes,
+        out: Array,
+        pooling: PoolingOptions,
+        /,
+        *,
+        workers: int | None,
     ) -> None: ...
     def roi_pool(
         self,
@@ -73,8 +84,8 @@ class Backend(Protocol):
     ) -> None: ...
     def rmac(
         self,
-        batches: Sequence[Array],
-        boxes: Sequence[Any],
+        batches: Sequence[Batch],
+        boxes: Sequence[bytes],
         out: Array,
         pooling: PoolingOptions,
         aggregation: AggregationOptions,

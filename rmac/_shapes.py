@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rmac._arrays import MAP_AXES, box_numbers, require_axes
+from rmac._arrays import box_numbers
 from rmac._checks import choice
+from rmac._maps import MAP_AXES, require_axes
 from rmac._options import LAYOUTS, MAP_LAYOUTS, grid_options
-from rmac.regions import RegionGrid, default_boxes
+from rmac.regions import RegionGrid, grid_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,7 @@ def shape_of_rmac_regions(x: Any, options: dict[str, Any]) -> tuple[int, int]:
     if not images * channels * height * width:
         return 0, 5
     grid = grid_options(options["scales"], options["overlap"], "caffe2")
-    return images * len(default_boxes(height, width, grid, sequence=False)), 5
+    return images * len(grid_windows(height, width, grid, sequence=False).level), 5
 
 
 def _count_regions(x: Any, options: dict[str, Any]) -> int:
@@ -87,4 +88,4 @@ def _count_regions(x: Any, options: dict[str, Any]) -> int:
     height, width = map(int, [1, *map_axes(x, options["layout"])[2:]][-2:])
     grid = grid_options(options["levels"], options["overlap"], options["preset"])
     sequence = options["layout"] not in MAP_LAYOUTS
-    return len(default_boxes(height, width, grid, sequence=sequence))
+    return len(grid_windows(height, width, grid, sequence=sequence).level)

@@ -41,6 +41,7 @@ class Windows(NamedTuple):
 
     boxes: npt.NDArray[np.int64]  # (R, 4)
     level: npt.NDArray[np.int64]  # (R,)
+    memory: bytes  # of the boxes; as part of keys it is quicker than an array
 
 
 def _make_windows(
@@ -53,7 +54,8 @@ def _make_windows(
     whole = [np.array([[0, 0, width - 1, height - 1]])] if rules.whole_map else []
     parts = [*whole, *of_levels]
     level = np.repeat(range(1 - len(whole), len(of_levels) + 1), [len(part) for part in parts])
-    windows = Windows(_frozen(np.concatenate(parts)), _frozen(level))
+    boxes, memory = _frozen(np.concatenate(parts))
+    windows = Windows(boxes, _frozen(level)[0], memory)
     # Counting cells is slow. All are covered unless the windows of level 1 are too few for that.
     may_have_gaps = len(of_levels[0]) * min(height, width) < max(height, width)
     if may_have_gaps and not _warned_of_gaps:
@@ -61,7 +63,7 @@ def _make_windows(
     return windows
 
 
-cached_windows = cached(lambda windows: sum(part.nbytes for part in windows))(_make_windows)
+cached_windows = cached(lambda windows: windows.boxes.nbytes + windows.level.nbytes)(_make_windows)
 
 
 def _warn_of_gaps(boxes: npt.NDArray[np.int64], height: int, width: int) -> None:
@@ -159,7 +161,7 @@ def _boxes(
     return boxes.reshape(-1, 4)
 
 
-def _frozen(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _frozen(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], bytes]:
     """Return a copy in the memory of a bytes object, which NumPy refuses to make writeable."""
-    integers = values.astype(np.int64)
-    return np.frombuffer(integers.tobytes(), np.int64).reshape(integers.shape)
+    memory = values.astype(np.int64).tobytes()
+    return np.frombuffer(memory, np.int64).reshape(values.shape), memory

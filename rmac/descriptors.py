@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from rmac import _hints
-from rmac._arrays import Output, feature_maps, region_boxes, require_zero_point
+from rmac._arrays import (
+    BOX_BYTES,
+    Output,
+    boxes_of_batches,
+    feature_maps,
+    require_zero_point,
+)
 from rmac._checks import cached_check, choice, optional_workers, type_name, warn
 from rmac._options import (
     LAYOUTS,
@@ -24,7 +30,6 @@ from rmac._options import (
     pooling_options,
 )
 from rmac.operators import public_operator
-from rmac.regions import default_boxes
 from rmac.whitening import Whitening
 
 if TYPE_CHECKING:
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from rmac._backend import Array, Backend
+    from rmac._maps import Batch
     from rmac._typing import ArrayT, NumPyArray, RMACKeywords
     from rmac.pooling import Regions
     from rmac.whitening.state import State
@@ -181,19 +187,16 @@ def rmac(
     )
     batches, info = feature_maps(backend, x, layout)
     require_zero_point(pooling.zero_point, info)
-    shapes = [maps.shape for maps in batches]
-    sequence = layout not in MAP_LAYOUTS
-    if regions is None:
-        boxes = [
-            default_boxes(height, width, grid, sequence=sequence) for _, _, height, width in shapes
-        ]
-    else:
-        boxes = _boxes_on(shapes, regions, sequence=sequence)
-    state = None if whitening is None else _state_of(whitening, batches[0])
-    dim = shapes[0][1] if state is None else len(state.learned().projection)
-    images = shapes[0][0] if len(shapes) == 1 else len(shapes)
-    shape = _result_shape(images, boxes, dim, aggregation.aggregate)
-    result = Output(backend, out, batches, shape, info.descriptor)
+    boxes = boxes_of_batches(batches, regions, grid, sequence=layout not in MAP_LAYOUTS)
+    if regions is not None and not boxes[0]:
+        raise ValueError("regions: expected at least one box, got none")
+    (first, (images, dim, _, _), _), *others = batches
+    state = None
+    if whitening is not None:
+        state = _state_of(whitening, backend.view(batches[0], layout[-first.ndim :]))
+        dim = len(state.learned().projection)
+    shape = _result_shape(images + len(others), boxes, dim, aggregation.aggregate)
+    result = Output(backend, out, [array for array, _, _ in batches], shape, info.descriptor)
     if state is not None:
         pipeline = _WhitenedPipeline(backend, pooling, state, aggregation, workers)
         pipeline.run(batches, boxes, dim, result.array)
@@ -226,24 +229,16 @@ def _checked_options(
     )
 
 
-def _boxes_on(shapes: Sequence[tuple[int, ...]], regions: Any, *, sequence: bool) -> list[Any]:
-    """Return boxes (R, 4), at least one, for each batch of a shape; or raise."""
-    boxes = [region_boxes(regions, *shape[2:], sequence=sequence) for shape in shapes]
-    if not len(boxes[0]):
-        raise ValueError("regions: expected at least one box, got none")
-    return boxes
-
-
 def _result_shape(
     images: int,
-    boxes: Sequence[Any],
+    boxes: Sequence[bytes],
     dim: int,
     aggregate: Aggregate,
 ) -> tuple[int, ...]:
     """Return the shape of the result from vectors of `dim` elements, or raise if there is none."""
     if aggregate is Aggregate.SUM or aggregate is Aggregate.MEAN:
         return images, dim
-    regions = [len(one) for one in boxes]
+    regions = [len(one) // BOX_BYTES for one in boxes]
     count = regions[0]
     if min(regions) < max(regions):
         raise ValueError(
@@ -291,31 +286,32 @@ class _WhitenedPipeline:
     aggregation: AggregationOptions
     workers: int | None
 
-    def run(self, batches: Sequence[Array], boxes: Sequence[Any], dim: int, out: Array) -> None:
+    def run(self, batches: Sequence[Batch], boxes: Sequence[bytes], dim: int, out: Array) -> None:
         """Write the descriptors of all images: (N, D), or (N, R, D) unaggregated.
 
         `dim` is that of `out`. The shape of the projection is not read again: whoever has its
         memory may have changed it.
         """
-        channels = batches[0].shape[1]
+        channels = batches[0][1][1]
         rows = max(1, _BLOCK // ((channels + dim) * out.itemsize))
         for block in _blocks(batches, boxes, rows):
             vectors = self._regional_vectors(block, channels, out.dtype)
             descriptors = self._describe(vectors, out.shape[1:], dim)
             done = 0
-            for place, maps in zip(block.places, block.maps, strict=True):
-                out[place] = descriptors[done : done + len(maps)]
-                done += len(maps)
+            for place, (_, (images, *_), _) in zip(block.places, block.batches, strict=True):
+                out[place] = descriptors[done : done + images]
+                done += images
 
     def _regional_vectors(self, block: _Block, channels: int, dtype: Any) -> Array:
         """Return the vectors (N, R, C) of a block's regions, before they are whitened."""
-        images = sum(len(maps) for maps in block.maps)
-        shape = (images, len(block.boxes[0]), channels)
-        vectors = self.backend.empty(shape, dtype, block.maps[0])
-        size = sum(maps.nbytes for maps in block.maps)
+        arrays = [array for array, _, _ in block.batches]
+        images = sum(shape[0] for _, shape, _ in block.batches)
+        shape = (images, len(block.boxes[0]) // BOX_BYTES, channels)
+        vectors = self.backend.empty(shape, dtype, arrays[0])
+        size = sum(array.nbytes for array in arrays)
         unaggregated = self.aggregation._replace(aggregate=Aggregate.NONE, normalize=False)
         self.backend.rmac(
-            block.maps,
+            block.batches,
             block.boxes,
             vectors,
             self.pooling,
@@ -340,24 +336,26 @@ class _WhitenedPipeline:
 class _Block(NamedTuple):
     """Some images with equally many regions."""
 
-    places: list[slice]  # in the output, one for each of `maps`
-    maps: list[Array]
-    boxes: Sequence[Any]
+    places: list[slice]  # in the output, one for each batch
+    batches: Sequence[Batch]
+    boxes: Sequence[bytes]
 
 
-def _blocks(batches: Sequence[Array], boxes: Sequence[Any], rows: int) -> Iterator[_Block]:
+def _blocks(batches: Sequence[Batch], boxes: Sequence[bytes], rows: int) -> Iterator[_Block]:
     """Yield blocks of images that have about `rows` regions in all."""
     if len(batches) == 1:
-        step = max(1, rows // len(boxes[0]))
-        for first in range(0, len(batches[0]), step):
-            place = slice(first, first + step)
-            yield _Block([place], [batches[0][place]], boxes)
+        ((array, shape, strides),) = batches
+        step = max(1, rows * BOX_BYTES // len(boxes[0]))
+        for first in range(0, shape[0], step):
+            place = slice(first, min(first + step, shape[0]))
+            part = array[place], (place.stop - first, *shape[1:]), strides
+            yield _Block([place], [part], boxes)
         return
     alike: dict[int, list[int]] = {}
     for image, of_image in enumerate(boxes):
         alike.setdefault(len(of_image), []).append(image)
-    for regions, images in alike.items():
-        step = max(1, rows // regions)
+    for size, images in alike.items():
+        step = max(1, rows * BOX_BYTES // size)
         for first in range(0, len(images), step):
             some = images[first : first + step]
             places = [slice(image, image + 1) for image in some]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rmac._arrays import feature_maps
+from rmac._arrays import feature_views
 from rmac._backend import Array, Backend, backend_of, require_same_device
 from rmac._checks import (
     ask,
@@ -103,7 +103,7 @@ def localize(
         _rounds("sweeps", sweeps),
     )
     layout, workers = choice("layout", layout, MAP_LAYOUTS), optional_workers(workers)
-    batches, info = feature_maps(backend, x, layout)
+    batches, info = feature_views(backend, x, layout)
     if options.name == "aml" and info.name != "uint8":
         raise TypeError(f'x: expected uint8 levels for search="aml", got {info.name}; see quantize')
     with default_floats():

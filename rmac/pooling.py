@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, overload
 
 from rmac._arrays import (
+    BOX_BYTES,
     Output,
+    boxes_of_batches,
     feature_map,
     feature_maps,
-    region_boxes,
     region_rois,
-    require_axes,
     require_one,
     require_zero_point,
 )
@@ -24,6 +24,7 @@ from rmac._checks import (
     real,
     shown,
 )
+from rmac._maps import require_axes
 from rmac._options import (
     LAYOUTS,
     MAP_LAYOUTS,
@@ -38,7 +39,7 @@ from rmac._options import (
     pooling_options,
 )
 from rmac.operators import public_operator
-from rmac.regions import RegionGrid, default_boxes
+from rmac.regions import RegionGrid, grid_windows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,8 +102,8 @@ def rmac_regions(backend: Backend, x: Array, /, *, scales: int = 3, overlap: flo
     if x.size == 0:
         return backend.empty((0, 5), "float32", x)
     options = GridOptions(scales, overlap, "caffe2")
-    boxes = default_boxes(x.shape[2], x.shape[3], options, sequence=False)
-    return backend.rmac_regions(boxes, x.shape[0], x)
+    windows = grid_windows(x.shape[2], x.shape[3], options, sequence=False)
+    return backend.rmac_regions(windows.boxes, x.shape[0], x)
 
 
 @overload
@@ -240,20 +241,18 @@ def region_pool(
         raise TypeError("out: expected None with a list of maps, whose results are a list")
     batches, info = feature_maps(backend, x, layout)
     require_zero_point(pooling.zero_point, info)
-    sequence = layout not in MAP_LAYOUTS
+    boxes = boxes_of_batches(batches, regions, options, sequence=layout not in MAP_LAYOUTS)
+    dtype = batches[0][0].dtype if pooling.pool is Pool.MAX else info.descriptor
     pooled = []
-    for maps in batches:
-        images, channels, height, width = maps.shape
-        if regions is None:
-            boxes = default_boxes(height, width, options, sequence=sequence)
-        else:
-            boxes = region_boxes(regions, height, width, sequence=sequence)
-        dtype = maps.dtype if pooling.pool is Pool.MAX else info.descriptor
-        result = Output(backend, out, [maps], (images, len(boxes), channels), dtype)
+    for i, batch in enumerate(batches):
+        array, (images, channels, _, _), _ = batch
+        count = len(boxes[i]) // BOX_BYTES
+        shape = (count, channels) if ragged else (images, count, channels)
+        result = Output(backend, out, [array], shape, dtype)
         if result.array.size:
-            backend.region_pool(maps, boxes, result.array, pooling, workers=workers)
+            backend.region_pool(batch, boxes[i], result.array, pooling, workers=workers)
         pooled.append(result.finish())
-    return [result[0] for result in pooled] if ragged else pooled[0]
+    return pooled if ragged else pooled[0]
 
 
 @cached_check

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from rmac._arrays import box_in_each, feature_maps, require_integers
+from rmac._arrays import box_in_each, feature_views, require_integers
 from rmac._backend import HOST, Array, backend_of, backend_of_input, require_same_device
 from rmac._checks import choice, flag, is_list, naming_memory, real
 from rmac._dlpack import from_foreign, snapshot, to_foreign
@@ -110,7 +110,7 @@ def rerank(
     maps = snapshot(maps, "maps")
     arrays = from_foreign(maps, "maps")
     backend = backend_of_input(arrays, "maps")
-    batches, info = feature_maps(backend, arrays, layout, "maps")
+    batches, info = feature_views(backend, arrays, layout, "maps")
     views = [one[0] for one in batches] if is_list(arrays) else list(batches[0])
     places = box_in_each(from_foreign(boxes, "boxes"), views)
     if whitening is not None:

@@ -15,7 +15,7 @@ from rmac._caches import cached
 from rmac._checks import positive_int, real, unmade
 from rmac._cuts import covered_cells
 from rmac._options import GridOptions, PresetName, grid_options
-from rmac._windows import PRESETS, cached_windows
+from rmac._windows import PRESETS, Windows, cached_windows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -286,15 +286,13 @@ def sequence_grid(length: int, *, levels: int = 3, preset: PresetName = "caffe2"
     return _cached_grid(1, length, options.levels, None, options.preset)
 
 
-def default_boxes(
-    height: int, width: int, options: GridOptions, *, sequence: bool
-) -> npt.NDArray[np.int64]:
-    """Return the boxes of the grid of checked options, which no caller of rmac can change.
+def grid_windows(height: int, width: int, options: GridOptions, *, sequence: bool) -> Windows:
+    """Return the windows of the grid of checked options, which no caller of rmac can change.
 
     On a sequence, `width` is its length.
     """
     levels, overlap, preset = options
-    return cached_windows(height, width, levels, None if sequence else overlap, preset).boxes
+    return cached_windows(height, width, levels, None if sequence else overlap, preset)
 
 
 def make_grid(
@@ -302,8 +300,10 @@ def make_grid(
 ) -> RegionGrid:
     """Return the grid of checked options on a map; on a sequence if `overlap` is None."""
     height, width = positive_int("height", height), positive_int("width", width)
+    windows = cached_windows(height, width, levels, overlap, preset)
     return RegionGrid._of(
-        *cached_windows(height, width, levels, overlap, preset),
+        windows.boxes,
+        windows.level,
         height=height,
         width=width,
         levels=levels,

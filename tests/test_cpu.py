@@ -164,10 +164,10 @@ def test_an_unknown_aggregate_is_an_error(rng, aggregate):
     options = AggregationOptions(True, aggregate, True, 0.0)
     x = random_map(rng, (2, 8, 5, 5), DTYPES["float32"])
     vectors, out = np.ones((2, 3, 8), np.float32), np.zeros((2, 8), np.float32)
-    boxes = rmac.region_grid(5, 5).boxes
+    batch, boxes = (x, x.shape, x.strides), rmac.region_grid(5, 5).boxes.tobytes()
     message = f"aggregate: expected an Aggregate, got {aggregate}"
     with pytest.raises(ValueError, match=message):
-        cpu.rmac([x], [boxes], out, _options.MAX_POOLING, options, workers=1)
+        cpu.rmac([batch], [boxes], out, _options.MAX_POOLING, options, workers=1)
     with pytest.raises(ValueError, match=message):
         cpu.describe(vectors, out, options)
     assert (out == 0).all()

@@ -1,13 +1,27 @@
 """Lists of feature maps of different sizes."""
 
+import math
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from helpers import DTYPES, LAYOUTS, check_array, examples, raises_line, random_map, to_host
+from helpers import (
+    DTYPES,
+    LAYOUTS,
+    MEMORY,
+    check_array,
+    examples,
+    raises_line,
+    random_map,
+    stored_as,
+    to_host,
+)
 from hypothesis import given, settings
 
 import rmac
 from rmac import operators
+from rmac._maps import MAP_AXES, arranged, view_of
+from rmac._options import LAYOUTS as LAYOUT_NAMES
 from rmac.cpu.isa import kernels
 
 
@@ -122,3 +136,43 @@ X = np.ones((3, 5, 6), np.float32)
 def test_errors(call, error, message):
     with raises_line(error, message):
         call()
+
+
+@given(memory=MEMORY, layout=st.sampled_from(LAYOUT_NAMES), seed=st.integers(0, 2**32))
+def test_batches_are_what_views_would_be(memory, layout, seed):
+    """On a GPU, shapes and strides are computed, and no views are made."""
+    rng = np.random.default_rng(seed)
+    x = stored_as(random_map(rng, (2, 8, 5, 6), DTYPES["float32"]), memory, rng)
+    if "T" in layout:
+        x = x[:, :, 0]
+    x = x.transpose(np.argsort(MAP_AXES[layout]))
+    for array, axes in [(x, layout), (x[0], layout[1:]), (x[:, :1, :1], layout)]:
+        view = view_of(array, axes)
+        shape, strides, alignment = arranged(array.shape, array.strides, axes)
+        assert shape == view.shape
+        along = [i for i, size in enumerate(shape) if size > 1]
+        assert [strides[i] for i in along] == [view.strides[i] for i in along]
+        assert alignment == math.gcd(*[view.strides[i] for i in along])
+
+
+def test_a_list_on_a_gpu_is_read_once_and_without_views(gpu, rng, monkeypatch):
+    """CuPy takes 0.3 us to tell a shape or strides, and 3.3 us to make a view."""
+    maps = [gpu.asarray(x) for x in random_maps(rng, [(9, 9), (5, 12)], 7, "float32", "NHWC")]
+    expected = to_host(rmac.rmac(maps, layout="NHWC"))
+    kind, asked = type(maps[0]), []
+
+    def count(name):
+        known = getattr(kind, name).fget
+        monkeypatch.setattr(kind, name, property(lambda x: asked.append(name) or known(x)))
+
+    def refuse(*_):
+        raise AssertionError("a view")
+
+    count("shape")
+    count("strides")
+    for name in ("__getitem__", "transpose", "reshape", "view"):
+        monkeypatch.setattr(kind, name, refuse)
+    result = rmac.rmac(maps, layout="NHWC")
+    assert sorted(asked) == ["shape"] * len(maps) + ["strides"] * len(maps)
+    monkeypatch.undo()
+    assert to_host(result).tobytes() == expected.tobytes()

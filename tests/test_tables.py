@@ -10,7 +10,7 @@ import pytest
 from test_docs import DOCUMENTED
 
 import rmac
-from rmac import _arrays, _backend, _dtypes, _options, _typing, operators, regions
+from rmac import _backend, _dtypes, _maps, _options, _typing, operators, regions
 from rmac.cpu import isa
 
 PACKAGE = Path(__file__).parent.parent / "rmac"
@@ -91,9 +91,9 @@ def test_names_that_users_write_are_those_of_the_code():
     names = {aggregate.name.lower() for aggregate in _options.Aggregate}
     assert set(_options.AGGREGATES) == names
     assert tuple(regions.PRESETS) == _options.PRESETS
-    assert tuple(_arrays.MAP_AXES) == _options.LAYOUTS
+    assert tuple(_maps.MAP_AXES) == _options.LAYOUTS
     assert set(_options.MAP_LAYOUTS) == {
-        name for name, axes in _arrays.MAP_AXES.items() if len(axes) == 4
+        name for name, axes in _maps.MAP_AXES.items() if len(axes) == 4
     }
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 import rmac
-from rmac._arrays import require_axes
 from rmac._config import startable, workers_for
+from rmac._maps import require_axes
 from rmac.cli.files import naming, require_suffix, results
 from rmac.cli.inputs import open_inputs
 from rmac.cli.rows import write_rows

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 import rmac
-from rmac._arrays import require_axes
+from rmac._maps import require_axes
 from rmac.cli.files import batches, naming, open_array, require_suffix
 from rmac.cli.formats import split_path
 from rmac.cli.queries import open_queries, read_maps, read_vectors, search_options

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 import rmac
-from rmac._arrays import box_in_each, feature_maps
+from rmac._arrays import box_in_each, feature_views
 from rmac._backend import HOST
 from rmac._dtypes import dtype_info
 from rmac.cli.files import batch_spans, naming, open_array
@@ -114,7 +114,7 @@ def _crops(
     part: npt.NDArray[Any], boxes: npt.NDArray[Any] | None, layout: Any
 ) -> Iterator[npt.NDArray[Any]]:
     """Yield what is inside the box of each map, or the whole maps, as views (C, h, w)."""
-    (maps,), _ = feature_maps(HOST, part, layout)
+    (maps,), _ = feature_views(HOST, part, layout)
     if boxes is None:
         yield from maps
         return

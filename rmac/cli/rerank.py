@@ -11,9 +11,9 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 import rmac
-from rmac._arrays import require_axes
 from rmac._checks import positive_int, warn
 from rmac._io import atomic_write
+from rmac._maps import require_axes
 from rmac.cli.files import naming, open_array, progress, require_suffix
 from rmac.cli.formats import split_path
 from rmac.cli.locate import searchable

@@ -1,7 +1,8 @@
 """The CPU backend: the operators of `rmac._backend.Backend`, and its arrays.
 
-Twin of `rmac.cuda`. Arguments are checked already: `x` is a view (N, C, H, W) of a dtype in
-`rmac._dtypes`, `boxes` (R, 4) int64 lie on the map, `out` is C-ordered and apart from `x`.
+Twin of `rmac.cuda`. Arguments are checked already: maps are of a dtype in `rmac._dtypes`, an array
+`x` of them is a view (N, C, H, W), `boxes` (R, 4) int64, or their bytes, lie on the map, `out` is
+C-ordered and apart from the maps.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from rmac.cpu.arrays import (
     ARRAY,
     DEVICE,
     DLPACK_DEVICES,
+    batches,
     can_compute_into,
     device_context,
     device_index,
@@ -25,11 +27,11 @@ from rmac.cpu.arrays import (
     owns,
     plain,
     read_only,
-    readable,
     require_finite,
     require_writeable,
     to_device,
     to_host,
+    view,
 )
 from rmac.cpu.isa import available_isas, kernels
 from rmac.cpu.plan import make_plan
@@ -47,10 +49,13 @@ from rmac.cpu.threads import workers_for
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rmac._maps import Batch
+
 __all__ = [
     "ARRAY",
     "DEVICE",
     "DLPACK_DEVICES",
+    "batches",
     "can_compute_into",
     "config",
     "describe",
@@ -63,7 +68,6 @@ __all__ = [
     "owns",
     "plain",
     "read_only",
-    "readable",
     "region_pool",
     "require_finite",
     "require_writeable",
@@ -72,6 +76,7 @@ __all__ = [
     "roi_pool",
     "to_device",
     "to_host",
+    "view",
     "workers_before_product",
 ]
 
@@ -99,17 +104,18 @@ def rmac_regions(boxes: npt.NDArray[np.int64], images: int, like: Array) -> Arra
 
 
 def region_pool(
-    x: Array,
-    boxes: npt.NDArray[np.int64],
+    batch: Batch,
+    boxes: bytes,
     out: Array,
     pooling: PoolingOptions,
     *,
     workers: int | None,
 ) -> None:
     """Write what each region is pooled to: (N, R, C)."""
+    x, shape, strides = batch
     spec = kernel_spec(x.dtype, pooling)
     threads = threads_for(workers, x.nbytes)
-    route = region_route(boxes.tobytes(), x.shape, x.strides, spec, threads)
+    route = region_route(boxes, shape, strides, spec, threads)
     kernels.pool(x, route, spec, out, threads)
 
 
@@ -142,8 +148,8 @@ def roi_pool(
 
 
 def rmac(
-    batches: Sequence[Array],
-    boxes: Sequence[npt.NDArray[np.int64]],
+    batches: Sequence[Batch],
+    boxes: Sequence[bytes],
     out: Array,
     pooling: PoolingOptions,
     aggregation: AggregationOptions,
@@ -154,20 +160,15 @@ def rmac(
 
     The images are one batch, or several batches of one image each.
     """
-    spec = kernel_spec(batches[0].dtype, pooling)
-    threads = threads_for(workers, sum([x.nbytes for x in batches]))
-    kernels.rmac(
-        list(batches),
-        [
-            region_route(boxes[i].tobytes(), x.shape, x.strides, spec, threads)
-            for i, x in enumerate(batches)
-        ],
-        spec,
-        aggregation,
-        _largest_first(batches) if len(batches) > 1 else None,
-        out,
-        threads,
-    )
+    arrays = [x for x, _, _ in batches]
+    spec = kernel_spec(arrays[0].dtype, pooling)
+    threads = threads_for(workers, sum([x.nbytes for x in arrays]))
+    routes = [
+        region_route(boxes[i], shape, strides, spec, threads)
+        for i, (_, shape, strides) in enumerate(batches)
+    ]
+    order = _largest_first(arrays) if len(arrays) > 1 and threads > 1 else None
+    kernels.rmac(arrays, routes, spec, aggregation, order, out, threads)
 
 
 def describe(vectors: Array, out: Array, aggregation: AggregationOptions) -> None:
@@ -190,6 +191,6 @@ def localize(
     return search_boxes(batches, queries, aspects, search, workers)
 
 
-def _largest_first(batches: Sequence[Array]) -> npt.NDArray[np.intp]:
+def _largest_first(arrays: Sequence[Array]) -> npt.NDArray[np.intp]:
     """Return the order in which threads take images: a large one at the end would keep one busy."""
-    return np.argsort([-x.size for x in batches], kind="stable")
+    return np.argsort([-x.size for x in arrays], kind="stable")

@@ -9,10 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rmac._checks import require_unmasked
+from rmac._maps import item_name, require_axes, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
+
+    from rmac._maps import Batch
 
 Array = npt.NDArray[Any]
 
@@ -62,12 +65,26 @@ def plain(x: Array, name: str) -> Array:
     return np.ndarray.view(x, np.ndarray)
 
 
-def readable(x: Array, name: str) -> Array:
-    """Return an array, as `plain` does, if kernels can read it where it lies; or raise."""
-    x = plain(x, name)
-    if not x.flags.aligned:
-        raise TypeError(f"{name}: expected an aligned array, got misaligned {x.dtype.name}")
-    return x
+def batches(arrays: Sequence[Array], layout: str, argument: str) -> list[Batch]:
+    """Return arrays of a layout as batches, or raise. They are views, new as `plain` makes them."""
+    found = []
+    for i, x in enumerate(arrays):
+        x = x.view() if type(x) is np.ndarray else plain(x, item_name(argument, layout, i))
+        if not x.flags.aligned:
+            name = item_name(argument, layout, i)
+            raise TypeError(f"{name}: expected an aligned array, got misaligned {x.dtype.name}")
+        if x.ndim != len(layout):
+            require_axes(x, layout, item_name(argument, layout, i))
+        if layout != "NCHW":
+            x = view_of(x, layout)
+        found.append((x, x.shape, x.strides))
+    return found
+
+
+def view(batch: Batch, layout: str) -> Array:  # noqa: ARG001
+    """Return a batch as an array (N, C, H, W): it has one."""
+    array: Array = batch[0]
+    return array
 
 
 def require_finite(x: Array, name: str) -> None:

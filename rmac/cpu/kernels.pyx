@@ -62,7 +62,7 @@ cdef struct Call:
     Batch* batches
     Py_ssize_t n_batches  # if there are several, each is one image
     Py_ssize_t images
-    const Py_ssize_t* order  # of the batches, if there are several
+    const Py_ssize_t* order  # of the batches, as threads take them; NULL as they come
     int workers
     Aggregation aggregation
     Py_ssize_t length  # of a descriptor
@@ -263,7 +263,7 @@ cdef void rmac_images(const Call* call, key_t shift, floating* outs) noexcept no
             rmac_image(call, image, 0, shift, outs)
     elif call.images >= call.workers:
         for i in prange(call.images, schedule="dynamic", num_threads=call.workers):
-            image = call.order[i] if call.n_batches > 1 else i
+            image = call.order[i] if call.order != NULL else i
             rmac_image(call, image, threadid(), shift, outs)
     else:
         for image in range(call.images):
@@ -319,7 +319,7 @@ def rmac(
     maps, routes : IN, of each batch, as `x` and `route` in `pool`
     spec : IN, as in `pool`
     aggregation : IN, `rmac._options.AggregationOptions`
-    order : IN, the batches in the order in which to take them; None for one batch
+    order : IN, the batches in the order in which threads take them; None as they come
     out : OUT, (N, ...) float32, or float64 for float64
     workers : IN, threads at most
     """

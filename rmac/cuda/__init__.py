@@ -15,6 +15,7 @@ from rmac.cuda.arrays import (
     ARRAY,
     DEVICE,
     DLPACK_DEVICES,
+    batches,
     can_compute_into,
     device_context,
     device_index,
@@ -24,11 +25,11 @@ from rmac.cuda.arrays import (
     owns,
     plain,
     read_only,
-    readable,
     require_finite,
     require_writeable,
     to_device,
     to_host,
+    view,
 )
 from rmac.cuda.launches import launch_description, launch_descriptors, launch_pooling
 from rmac.cuda.rois import launch_boxes, launch_roi_pooling
@@ -38,6 +39,7 @@ from rmac.cuda.search import search_boxes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rmac._maps import Batch
     from rmac._options import AggregationOptions, PoolingOptions, SearchOptions
 
 Array = Any  # cupy.ndarray
@@ -46,6 +48,7 @@ __all__ = [
     "ARRAY",
     "DEVICE",
     "DLPACK_DEVICES",
+    "batches",
     "can_compute_into",
     "config",
     "describe",
@@ -58,7 +61,6 @@ __all__ = [
     "owns",
     "plain",
     "read_only",
-    "readable",
     "region_pool",
     "require_finite",
     "require_writeable",
@@ -67,6 +69,7 @@ __all__ = [
     "roi_pool",
     "to_device",
     "to_host",
+    "view",
     "workers_before_product",
 ]
 
@@ -93,8 +96,8 @@ def rmac_regions(boxes: npt.NDArray[np.int64], images: int, like: Array) -> Arra
 
 
 def region_pool(
-    x: Array,
-    boxes: npt.NDArray[np.int64],
+    batch: Batch,
+    boxes: bytes,
     out: Array,
     pooling: PoolingOptions,
     *,
@@ -102,9 +105,9 @@ def region_pool(
 ) -> None:
     """Write what each region is pooled to: (N, R, C)."""
     _require_no_workers(workers)
+    x = batch[0]
     with device_context(x):
-        spec = kernel_spec(x.dtype, pooling, out.dtype)
-        launch_pooling([x], [boxes], out, spec)
+        launch_pooling([batch], [boxes], out, kernel_spec(x.dtype, pooling, out.dtype))
 
 
 def roi_pool(
@@ -125,8 +128,8 @@ def roi_pool(
 
 
 def rmac(
-    batches: Sequence[Array],
-    boxes: Sequence[npt.NDArray[np.int64]],
+    batches: Sequence[Batch],
+    boxes: Sequence[bytes],
     out: Array,
     pooling: PoolingOptions,
     aggregation: AggregationOptions,
@@ -138,8 +141,9 @@ def rmac(
     The images are one batch, or several batches of one image each.
     """
     _require_no_workers(workers)
-    with device_context(batches[0]):
-        spec = kernel_spec(batches[0].dtype, pooling, out.dtype)
+    x = batches[0][0]
+    with device_context(x):
+        spec = kernel_spec(x.dtype, pooling, out.dtype)
         launch_descriptors(batches, boxes, out, spec, aggregation)
 
 

@@ -7,10 +7,13 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rmac._forks import Lock
+from rmac._maps import arranged, item_name, require_axes, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
+
+    from rmac._maps import Batch
 
 Array = Any  # cupy.ndarray
 
@@ -77,7 +80,22 @@ def plain(x: Array, name: str) -> Array:
     return x
 
 
-readable = plain
+def batches(arrays: Sequence[Array], layout: str, argument: str) -> list[Batch]:
+    """Return arrays of a layout as batches, or raise. The arrays are as they were."""
+    found = []
+    for i, x in enumerate(arrays):
+        if x.ndim != len(layout):
+            require_axes(x, layout, item_name(argument, layout, i))
+        shape, strides, alignment = arranged(x.shape, x.strides, layout)
+        if (x.data.ptr | alignment) % x.itemsize:
+            plain(x, item_name(argument, layout, i))
+        found.append((x, shape, strides))
+    return found
+
+
+def view(batch: Batch, layout: str) -> Array:
+    """Return a batch of a layout as an array (N, C, H, W)."""
+    return view_of(batch[0], layout)
 
 
 def _is_aligned(x: Array) -> bool:

@@ -44,6 +44,8 @@ from rmac.cuda.structs import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rmac._maps import Batch
+
 Array = Any  # cupy.ndarray
 Struct = npt.NDArray[Any]  # of no dimensions: one struct
 Address = tuple[int, int]  # the number of a pointer, and bytes to add
@@ -116,45 +118,48 @@ class _Call(NamedTuple):
 
 
 def launch_pooling(
-    batches: Sequence[Array],
-    boxes: Sequence[npt.NDArray[np.int64]],
-    out: Array,
-    spec: KernelSpec,
+    batches: Sequence[Batch], boxes: Sequence[bytes], out: Array, spec: KernelSpec
 ) -> None:
     """Write regional vectors (N, most regions, C) to `out`.
 
     A map with fewer regions leaves its last rows as they are.
     """
-    _run(_pooling_call(*_key(batches, boxes), spec), out, batches)
+    pointers, key = _pointers_and_key(batches, boxes)
+    _run(_pooling_call(*key, spec), out, pointers)
 
 
 def launch_descriptors(
-    batches: Sequence[Array],
-    boxes: Sequence[npt.NDArray[np.int64]],
+    batches: Sequence[Batch],
+    boxes: Sequence[bytes],
     out: Array,
     spec: KernelSpec,
     aggregation: AggregationOptions,
 ) -> None:
     """Pool the regional vectors of all images, and describe these."""
-    _run(_descriptors_call(*_key(batches, boxes), spec, aggregation), out, batches)
+    pointers, key = _pointers_and_key(batches, boxes)
+    _run(_descriptors_call(*key, spec, aggregation), out, pointers)
 
 
 def launch_description(vectors: Array, out: Array, aggregation: AggregationOptions) -> None:
     """Describe images by their regional vectors (N, R, D), which are overwritten."""
-    _run(_description_call(vectors.shape, vectors.itemsize, aggregation), out, [vectors])
+    call = _description_call(vectors.shape, vectors.itemsize, aggregation)
+    _run(call, out, [vectors.data.ptr])
 
 
-def _key(
-    batches: Sequence[Array], boxes: Sequence[npt.NDArray[np.int64]]
-) -> tuple[tuple[tuple[Any, ...], ...], tuple[bytes, ...]]:
-    """Return the fields of `_Maps` of each batch, and its boxes."""
-    maps = [(x.shape, x.strides, x.data.ptr % WIDEST_LOAD) for x in batches]
-    return tuple(maps), tuple([grid.tobytes() for grid in boxes])
+def _pointers_and_key(
+    batches: Sequence[Batch], boxes: Sequence[bytes]
+) -> tuple[list[int], tuple[tuple[tuple[Any, ...], ...], tuple[bytes, ...]]]:
+    """Return the address of each batch; and the fields of `_Maps` of each, and all boxes."""
+    pointers = [x.data.ptr for x, _, _ in batches]
+    maps = [
+        (shape, strides, pointers[i] % WIDEST_LOAD) for i, (_, shape, strides) in enumerate(batches)
+    ]
+    return pointers, (tuple(maps), tuple(boxes))
 
 
-def _run(call: _Call, out: Array, inputs: Sequence[Array]) -> None:
-    """Launch the kernels of a call."""
-    pointers = [out.data.ptr, 0, *[x.data.ptr for x in inputs]]
+def _run(call: _Call, out: Array, inputs: Sequence[int]) -> None:
+    """Launch the kernels of a call on inputs at these addresses."""
+    pointers = [out.data.ptr, 0, *inputs]
     if call.scratch:
         scratch = temporary_memory(call.scratch)
         pointers[_SCRATCH] = scratch.ptr
