@@ -18,9 +18,9 @@ DEVICE = "cuda"
 ARRAY = "cupy.ndarray"
 DLPACK_DEVICES: tuple[int, ...] = (2, 13)  # CUDA memory, and CUDA managed memory
 
-# The most bytes that the temporary arrays of all captured graphs may take; not measured. Each launch
-# of a graph uses its arrays again, and CUDA does not tell when a graph is destroyed. So none of them
-# is freed.
+# The most bytes that the temporary arrays of all captured graphs may take; not measured. Each
+# launch of a graph uses its arrays again, and CUDA does not tell when a graph is destroyed. So none
+# of them is freed.
 _MOST_FOR_GRAPHS = 1 << 32
 _LEAST_ALLOCATION = 512  # bytes that CuPy takes for an array, however small
 _kept_for_graphs: list[Any] = []

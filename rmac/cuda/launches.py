@@ -24,8 +24,8 @@ from rmac.cuda.route import (
     NORM_GROUP,
     THREADS,
     WIDEST_LOAD,
-    Form,
     KernelSpec,
+    Path,
     Route,
     block_shape,
     kernel_name,
@@ -296,12 +296,12 @@ def _pool_launches(
 
 def _jobs_by_kernel(batches: list[_Maps], routes: list[tuple[Route, ...]]) -> Iterable[list[_Job]]:
     """Return lists of jobs that one kernel does with one shape of its blocks."""
-    jobs_of_kernel: dict[tuple[Form, int, int], list[_Job]] = {}
+    jobs_of_kernel: dict[tuple[Path, int, int], list[_Job]] = {}
     first_image = 0
     for batch, (maps, of_batch) in enumerate(zip(batches, routes, strict=True)):
         images, channels = maps.shape[:2]
         for route in of_batch:
-            jobs = jobs_of_kernel.setdefault((route.form, route.vector, route.channels), [])
+            jobs = jobs_of_kernel.setdefault((route.path, route.vector, route.channels), [])
             most = max(1, MOST_BLOCKS // max(1, -(-channels // route.channels)))
             for first in range(0, images, most):
                 some, offset = min(most, images - first), first * maps.strides[0]
@@ -350,7 +350,7 @@ def _launch_of_first_jobs(
         blocks, words_used = blocks + more_blocks, words_used + len(plan)
         taken.append(job)
     struct["batches"] = len(taken)
-    struct["by_channels"] = taken[0].route.form is Form.CHANNELS
+    struct["by_channels"] = taken[0].route.path is Path.CHANNELS
     shared = max(DESCRIBE_SHARED, *(job.route.shared for job in taken))
     if spec.sums:
         shared = max(shared, THREADS * spec.tile.itemsize)
