@@ -35,7 +35,7 @@ def specialisations():
                 yield f"pool_planes<{kind}, {many}, {out}>"
         for sums in sorted({real, "double"}):
             yield f"pool_means<{kind}, {sums}, {real}>"
-        for tiling in search.tilings((1, 1, 1, 1), info):
+        for tiling in search.tilings_of((1, 1, 1, 1), info):
             sums = c_types.c_name(tiling.sums)
             yield f"choose_boxes<{kind}, {sums}>"
             for many in (1, search._QUERIES_AT_ONCE):

@@ -42,7 +42,7 @@ def test_tables_have_each_box_once(aspects, step):
                 for query in range(run["first_query"], run["first_query"] + run["queries"])
             ]
     assert len(found) == len(set(found))
-    assert table.sums[-1] == candidates(height, width, aspects, 1.1, step, False).sums
+    assert table.sums_before[-1] == candidates(height, width, aspects, 1.1, step, False).sums
     if not step:
         wanted = [aspect or None for aspect, count in aspects for _ in range(count)]
         assert set(found) == {
@@ -75,7 +75,7 @@ def test_cells_of_fewer_rows_and_more_columns(gpu, rng):
 def test_tiles_have_all_channels_and_fit():
     for shape in [(1, 0, 5, 5), (1, 1, 1, 1), (2, 512, 24, 32), (1, 300, 48, 64), (1, 7, 200, 99)]:
         for info in DTYPE_TABLE.values():
-            for tiling in search.tilings(shape, info):
+            for tiling in search.tilings_of(shape, info):
                 assert tiling.lanes * max(tiling.tiles - 1, 0) < max(shape[1], 1)
                 assert tiling.lanes * tiling.tiles >= shape[1]
                 assert tiling.shared <= SHARED_MEMORY
@@ -111,7 +111,7 @@ def test_maps_that_shared_memory_has_no_room_for(gpu, rng, monkeypatch, layout):
     x = random_map(rng, (1, 9, 80, 90), DTYPES["float64"])
     query = rng.standard_normal(9)
     expected = rmac.localize(x, query, aspect=8, tolerance=1)
-    (tiling,) = search.tilings(x.shape, DTYPE_TABLE["float64"])
+    (tiling,) = search.tilings_of(x.shape, DTYPE_TABLE["float64"])
     assert tiling.workspace
     assert tiling.tiles == 3
     stored = gpu.asarray(x if layout == "NCHW" else x.transpose(0, 2, 3, 1).copy())

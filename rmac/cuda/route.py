@@ -195,8 +195,9 @@ def _route_of_planes(
 ) -> Route | None:
     """Return the route for small packed planes; None for others, or if shared memory is too small.
 
-    pool_planes copies the planes of a channel block with the widest loads. Its threads each read a cell
-    of neighbouring planes: these cells are in different banks if a plane has an odd number of them.
+    pool_planes copies the planes of a channel block with the widest loads. Then the threads of a
+    warp read one cell each, of neighbouring planes: from different banks if planes have an odd
+    number of cells.
     """
     images, channels, height, width = shape
     size = spec.value_bytes
