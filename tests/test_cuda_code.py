@@ -121,10 +121,10 @@ def _pooling(lines):
 def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
     """Without that, a GPU waits for its memory most of the time."""
     code = source.kernel_source()
-    one = code.replace("BATCH = sizeof(BitsOf<kind>) < 8 ? 8 : 4;", "BATCH = 1;").replace(
-        "LOADS = 64 / sizeof(Real);", "LOADS = 1;"
-    )
-    one = one.replace("CELLS_AT_ONCE = 8;", "CELLS_AT_ONCE = 1;")
+    one = code
+    for name_at_once in ("VECTORS_AT_ONCE", "VALUES_AT_ONCE", "CELLS_AT_ONCE"):
+        one, count = re.subn(f"{name_at_once} = .*;", f"{name_at_once} = 1;", one)
+        assert count == 1
     in_flight, with_one = (
         sass.loads_in_flight(_pooling(sass.machine_code(text, [name], tmp_path)[name]))
         for text in (code, one)

@@ -42,7 +42,7 @@ template <typename Bits> __device__ void copy_to_shared(Bits *to, const Bits *fr
     __syncthreads();
 }
 
-/* Reduce each tile of a lane's planes, which begin at `plane`: (tile, place in `many`, lane). */
+/* Reduce each tile of a lane's planes, which begin at `plane`: (tile, element of `many`, lane). */
 template <Kind kind, int many>
 __device__ void reduce_tiles(
     const Task &task, const BitsOf<kind> *cells, const int (&plane)[many], KeyOf<kind> *keys)
