@@ -27,7 +27,7 @@ def test_a_query_or_a_search_on_the_host_is_an_error(gpu):
 @pytest.mark.parametrize("aspects", [((0.0, 1),), ((0.75, 1),), ((0.0, 2), (0.3, 1), (2.0, 3))])
 @pytest.mark.parametrize("step", [0, 3])
 def test_tables_have_each_box_once(aspects, step):
-    """And at their stage, a box is the maximum of four cells."""
+    """In its stage, each box is the maximum of four cells."""
     height, width = 17, 23
     table = search.boxes_of(height, width, aspects, 1.1, step)
     found = []
@@ -53,7 +53,7 @@ def test_tables_have_each_box_once(aspects, step):
 
 
 def test_cells_only_grow_within_an_aspect():
-    """A stage that needs smaller cells than the one before it reads the map again."""
+    """Else stages would read the map again, since cells cannot become smaller."""
     stages = search.boxes_of(24, 32, ((0.75, 1),), 1.1, 0).stages
     assert len(stages) >= 7
     assert (np.diff(stages["rows"]) >= 0).all()
@@ -107,7 +107,7 @@ def test_memory_that_is_short_changes_no_bit(gpu, rng, monkeypatch, name, dtype)
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_maps_that_shared_memory_has_no_room_for(gpu, rng, monkeypatch, layout):
-    """A block searches several tiles one after the other, if memory for its cells is short too."""
+    """If device memory for cells is short too, a block searches several tiles in turn."""
     x = random_map(rng, (1, 9, 80, 90), DTYPES["float64"])
     query = rng.standard_normal(9)
     expected = rmac.localize(x, query, aspect=8, tolerance=1)
@@ -123,7 +123,7 @@ def test_maps_that_shared_memory_has_no_room_for(gpu, rng, monkeypatch, layout):
 
 
 def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
-    """Without any one of the barriers, the shim gives another result or an error."""
+    """If any one of the barriers is missing, the shim gives another result or an error."""
     if gpu.__name__ != "shim":
         pytest.skip("a device runs threads in an order of its own")
     x = gpu.asarray(random_map(rng, (1, 64, 9, 9), DTYPES["uint8"]))
