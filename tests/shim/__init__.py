@@ -223,7 +223,7 @@ class RawModule:
 
 
 def argument(value):
-    """Return an array that holds an argument. One that CuPy is slow with, or refuses, is an error."""
+    """Return an array that holds an argument. It is an error if CuPy would refuse it or be slow."""
     if isinstance(value, ndarray):
         return np.asarray(value.data.ptr)
     assert isinstance(value, np.ndarray | np.number)
