@@ -54,8 +54,9 @@ _PLANES_OF_LANE = (4, 2, 1)
 # pooled from 7x7: 0.42, 0.47, 0.43. At that time `describe` squared all vectors itself.
 DESCRIBE_THREADS = 1024
 DESCRIBE_SHARED = 4112  # bytes of shared memory of a block that describes an image
-# The channels whose squares are summed first, before the sums are added. The blocks that pool sum
-# them if the channel block is a multiple of this; else `describe` does.
+# The channels whose squares are summed first, before these sums are added; not measured. The blocks
+# that pool sum them if the channel block is a multiple of this and one plan has all regions. Else
+# `describe` sums them.
 NORM_GROUP = 16
 # In calls of this many images or more, the block that pools the last channels of an image also
 # describes it, while other blocks still pool. In other calls `describe` follows, with more threads
