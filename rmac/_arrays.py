@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from rmac import _hints
 from rmac._backend import (
+    ARRAY_NAMES,
     HOST,
     Array,
     Backend,
@@ -20,7 +21,7 @@ from rmac._backend import (
 from rmac._caches import cached
 from rmac._checks import ask, is_list, is_sequence, reason, shorten, shown, type_name
 from rmac._dlpack import from_foreign, snapshot
-from rmac._dtypes import DtypeInfo, dtype_info
+from rmac._dtypes import ZERO_POINT_NAMES, DtypeInfo, dtype_info
 from rmac._floats import default_floats
 from rmac.regions import RegionGrid
 
@@ -103,7 +104,7 @@ def require_zero_point(zero_point: int, info: DtypeInfo) -> None:
     if low == high:
         raise ValueError(
             f"zero_point: expected 0 with {info.name} maps, got {shown(zero_point)}; other values "
-            "are for int8 and uint8"
+            f"are for {ZERO_POINT_NAMES}"
         )
     raise ValueError(
         f"zero_point: expected {low} to {high} with {info.name} maps, got {shown(zero_point)}"
@@ -301,7 +302,7 @@ def _joined_boxes(boxes: list[Array], x: Array) -> Array:
     """Return RoIs (K, 5) from boxes (L, 4) of each image, or raise."""
     if any(is_list(one) for one in boxes):
         raise TypeError(
-            "rois: expected a numpy.ndarray or cupy.ndarray (K, 5), or a list of one (L, 4) for "
+            f"rois: expected a {ARRAY_NAMES} (K, 5), or a list of one (L, 4) for "
             "each image, got a list of lists; np.array(rois) makes an array of numbers"
         )
     if len(boxes) != len(x):

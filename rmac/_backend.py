@@ -1,7 +1,7 @@
 """The interface between the public functions and the backends, one for each kind of device.
 
-A backend is a package with the functions of `Backend`, and one line in `BACKENDS`. It knows its
-arrays and its kernels. All other code uses them only through this file.
+A backend is a package with the functions of `Backend`, which is imported here, and an entry of
+`BACKENDS`. It knows its arrays and its kernels. All other code uses them only through this file.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ class Backend(Protocol):
 
 BACKENDS: dict[str, Backend] = {cpu.DEVICE: cpu, cuda.DEVICE: cuda}
 HOST = BACKENDS["cpu"]
+ARRAY_NAMES = " or ".join(backend.ARRAY for backend in BACKENDS.values())  # for messages
 
 
 def _find_backend(kind: type) -> Backend | None:
@@ -130,9 +131,8 @@ def backend_of(x: Array, name: str = "x") -> Backend:
             f"pass its data with {name}.detach()"
         )
     require_values(x, name)
-    expected = " or ".join(backend.ARRAY for backend in BACKENDS.values())
     hint = _hints.for_type(x, name)
-    raise TypeError(f"{name}: expected a {expected}, got {type_name(x)}{hint}")
+    raise TypeError(f"{name}: expected a {ARRAY_NAMES}, got {type_name(x)}{hint}")
 
 
 def backend_of_input(x: Array | Sequence[Array], name: str = "x") -> Backend:

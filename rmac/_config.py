@@ -12,7 +12,7 @@ from rmac.cpu.isa import kernels
 
 # For the command line, which knows no backend.
 workers_for, startable = threads.workers_for, threads.startable
-add_to_crc32, read_rows = tables.add_to_crc32, tables.read_rows
+crc32, read_rows = tables.crc32, tables.read_rows
 record_ends, are_equal = tables.record_ends, tables.are_equal
 __version__: str = kernels.build_info()["version"]
 

@@ -49,7 +49,9 @@ DTYPES = {
         DtypeInfo("int8", Kind.INT8, 1, 0, _FLOAT32, "I8", 0.0, (-128, 127)),
     )
 }
-DTYPE_NAMES = " or ".join(", ".join(DTYPES).rsplit(", ", 1))  # for error messages
+# For messages: all of them, and those that may be quantised.
+DTYPE_NAMES = " or ".join(", ".join(DTYPES).rsplit(", ", 1))
+ZERO_POINT_NAMES = " or ".join(name for name, info in DTYPES.items() if any(info.zero_points))
 
 _info_of: dict[np.dtype[Any], DtypeInfo] = {
     np.dtype(name): info for name, info in DTYPES.items() if name != "bfloat16"

@@ -9,11 +9,10 @@ from contextlib import contextmanager, suppress
 from secrets import token_hex
 from typing import IO, TYPE_CHECKING
 from weakref import finalize, ref
-from zlib import crc32
 
 import numpy as np
 
-from rmac._config import read_rows
+from rmac._config import crc32, read_rows
 from rmac._forks import Lock
 
 if TYPE_CHECKING:

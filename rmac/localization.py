@@ -20,6 +20,7 @@ from rmac._checks import (
     real,
     shown,
 )
+from rmac._dlpack import from_foreign, to_foreign
 from rmac._dtypes import dtype_info
 from rmac._floats import default_floats
 from rmac._options import MAP_LAYOUTS, SEARCHES, MapLayout, SearchName, SearchOptions
@@ -129,13 +130,14 @@ def quantize(x: Array, /) -> Array:
     array of uint8
         Levels 0 to 8, of the shape of `x`.
     """
-    backend = backend_of(x)
-    x = backend.plain(x, "x")
-    dtype_info(x.dtype)
+    array = from_foreign(x)
+    array = backend_of(array).plain(array, "x")
+    dtype_info(array.dtype)
     with default_floats():
-        values = np.fmin(np.fmax(x.astype(np.float32), np.float32(0)), np.float32(128))
-        levels: Array = np.floor((np.float32(15) + values) / np.float32(16)).astype(np.uint8)
-    return levels
+        values = np.fmin(np.fmax(array.astype(np.float32), np.float32(0)), np.float32(128))
+        levels = np.floor((np.float32(15) + values) / np.float32(16)).astype(np.uint8)
+    quantized: Array = to_foreign(levels, x)
+    return quantized
 
 
 def _rounds(name: str, value: int) -> int:

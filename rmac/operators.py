@@ -47,6 +47,10 @@ Factory = Callable[..., Operator]
 
 _MOST_DIGITS = 4  # of the number of a device
 
+_DEVICE_NAMES = ", ".join(  # for messages
+    f'"{device}"' if device == HOST.DEVICE else f'"{device}", "{device}:N"' for device in BACKENDS
+)
+
 _factories: dict[tuple[str, str], Factory] = {}
 _without_gradient: set[str] = set()
 
@@ -192,7 +196,7 @@ def _moved(x: Any, device: str) -> Any:
     kind, colon, number = plain_text("device", device).partition(":")
     is_number = number.isdecimal() and len(number) <= _MOST_DIGITS
     if kind not in BACKENDS or (colon and (kind == HOST.DEVICE or not is_number)):
-        raise ValueError(f'device: expected "cpu", "cuda" or "cuda:N", got {shown(device)}')
+        raise ValueError(f"device: expected one of {_DEVICE_NAMES}, got {shown(device)}")
     index = int(number) if colon else None
     if is_list(x):
         return [_moved_array(one, kind, index) for one in snapshot(x)]

@@ -11,7 +11,7 @@ from types import ModuleType
 import hypothesis
 import numpy as np
 import pytest
-from helpers import Tensor
+from helpers import COMMANDS, Tensor
 
 from rmac import Whitening
 from rmac.cli import files, main
@@ -39,7 +39,7 @@ def xp(request):
 @pytest.fixture
 def gpu(xp):
     """The namespace of a GPU backend under test."""
-    if xp is np:
+    if xp.__name__ not in ("cupy", "shim"):
         pytest.skip("for arrays on a GPU; RMAC_TEST_BACKENDS names the backends")
     return xp
 
@@ -156,20 +156,18 @@ def run(tmp_path, monkeypatch):
     return call
 
 
-@pytest.fixture(params=["describe", "whiten", "apply", "locate", "rerank"])
+@pytest.fixture(params=COMMANDS)
 def command(request):
-    """A command, and the files that it reads. The last has a name as that in the test's folder."""
-    sources = {
-        "describe": ["features"],
-        "whiten": ["vectors"],
-        "apply": ["whitening_file", "vectors"],
-        "locate": ["features", "query_file"],
-        "rerank": ["features", "query_file", "ranks_file"],
-    }
-    return [request.param, *(str(request.getfixturevalue(one)) for one in sources[request.param])]
+    """A command that writes a file, and the files that it reads.
+
+    The last has a name as that in the test's folder.
+    """
+    _, sources = COMMANDS[request.param]
+    return [request.param, *(str(request.getfixturevalue(one)) for one in sources)]
 
 
 @pytest.fixture
 def suffix(command):
     """How the names of its outputs end."""
-    return ".npz" if command[0] == "whiten" else ".npy"
+    suffixes, _ = COMMANDS[command[0]]
+    return suffixes[0]

@@ -23,6 +23,14 @@ DTYPES = {
 LAYOUTS = {"NCHW": (0, 1, 2, 3), "NHWC": (0, 2, 3, 1)}
 # The types of arrays that error messages expect.
 ARRAYS = " or ".join(backend.ARRAY for backend in _backend.BACKENDS.values())
+# The commands that write a file: how its name may end, and the fixtures with what they read.
+COMMANDS = {
+    "describe": ([".npy", ".npz"], ["features"]),
+    "whiten": ([".npz"], ["vectors"]),
+    "apply": ([".npy", ".npz"], ["whitening_file", "vectors"]),
+    "locate": ([".npy"], ["features", "query_file"]),
+    "rerank": ([".npy"], ["features", "query_file", "ranks_file"]),
+}
 SPECIAL = (np.nan, -np.nan, -np.inf, np.inf, 0.0, -0.0)
 
 
@@ -91,6 +99,12 @@ def peak_memory(function):
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def moved(whitening, xp):
+    """The same whitening for vectors of a namespace, by the method that is named after it."""
+    library = "cupy" if xp.__name__ == "shim" else xp.__name__
+    return getattr(whitening, f"to_{library}")()
 
 
 def to_host(array):

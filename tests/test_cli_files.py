@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from helpers import error_of, run_python, write_zarr
+from helpers import COMMANDS, error_of, readme_parts, run_python, write_zarr
 
 import rmac
+from rmac import cli
 from rmac.cli import files, main
 
 
@@ -130,9 +131,9 @@ def test_the_output_does_not_get_into_the_input(features, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("output", ["", "-", "d", "d.zarr", "npy"])
-def test_an_output_of_another_kind(command, suffix, capsys, output):
+def test_an_output_of_another_kind(command, capsys, output):
     assert main([*command, "-o", output]) == 2
-    taken = ".npy or .npz" if command[0] in ("describe", "apply") else suffix
+    taken = " or ".join(COMMANDS[command[0]][0])
     expected = f"--output: expected a name that ends in {taken}, got {output!r}"
     assert error_of(capsys, command[0]) == expected
 
@@ -204,6 +205,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def stuck(function, place=-1):
     def call(*args, **options):
         if len(args[place]):
+            print("stuck", flush=True)
             time.sleep(60)
         return function(*args, **options)
     return call
@@ -220,9 +222,12 @@ def end_half_way(command, output, kind):
     """Return the exit status of a command that was sent a signal with its output under way."""
     arguments = [sys.executable, "-P", "-c", STUCK, *command, "-o", output]
     folder = output.parent
-    with subprocess.Popen(arguments, cwd=folder, stderr=subprocess.DEVNULL) as process:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(arguments, cwd=folder, **streams) as process:
         while not list(folder.glob(".rmac-*.part")) and process.poll() is None:
             time.sleep(0.01)
+        if kind == signal.SIGKILL:  # else at any time
+            assert process.stdout.readline() == b"stuck\n"
         while process.poll() is None:
             # Once more where Python was in a callback of a weak reference, which loses exceptions.
             process.send_signal(kind)
@@ -272,19 +277,31 @@ MEASURED = """if True:
 """
 
 
+LARGE = [
+    (["describe"], (1024, 64, 16, 16), "d.npy", False),
+    (["describe"], (1024, 64, 16, 16), "d.npy", True),
+    (["describe"], (4096, 64, 8, 8), "d.npy", True),
+    (["whiten", "--eps", "1"], (16384, 16, 64), "w.npz", False),
+    (["apply"], (131072, 16, 8), "o.npy", False),
+    (["locate"], (1024, 512, 8, 4), "o.npy", False),
+    (["rerank"], (1024, 512, 8, 4), "o.npy", False),
+]
+
+
+def test_every_command_is_tested_here_and_in_the_readme():
+    (commands,) = [one.choices for one in cli._parser()._actions if isinstance(one.choices, dict)]
+    writing = {
+        name
+        for name, command in commands.items()
+        if any(one.dest == "output" and one.required for one in command._actions)
+    }
+    assert writing == set(COMMANDS) == {command[0] for command, *_ in LARGE}
+    readme = "".join(readme_parts().values())
+    assert all(f"rmac {name} " in readme for name in commands)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("command", "shape", "output", "fortran"),
-    [
-        (["describe"], (1024, 64, 16, 16), "d.npy", False),
-        (["describe"], (1024, 64, 16, 16), "d.npy", True),
-        (["describe"], (4096, 64, 8, 8), "d.npy", True),
-        (["whiten", "--eps", "1"], (16384, 16, 64), "w.npz", False),
-        (["apply"], (131072, 16, 8), "o.npy", False),
-        (["locate"], (1024, 512, 8, 4), "o.npy", False),
-        (["rerank"], (1024, 512, 8, 4), "o.npy", False),
-    ],
-)
+@pytest.mark.parametrize(("command", "shape", "output", "fortran"), LARGE)
 def test_memory_does_not_grow_with_the_file(
     tmp_path, whitening_file, beside, command, shape, output, fortran
 ):

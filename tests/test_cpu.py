@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 
 import hypothesis.strategies as st
@@ -27,6 +28,8 @@ from rmac.cpu import route as routing
 from rmac.cpu.isa import kernels
 from rmac.cpu.tables import LINE_BYTES, Path
 
+CPU = pathlib.Path(__file__).parent.parent / "rmac" / "cpu"
+
 
 @given(
     st.lists(
@@ -36,7 +39,7 @@ from rmac.cpu.tables import LINE_BYTES, Path
 )
 def test_a_program_computes_every_interval(pairs, overlapping):
     intervals = np.array([(start, start + length) for start, length in pairs], np.intp)
-    program = plan._program(intervals, overlapping)
+    program = plan._program(intervals.tobytes(), overlapping)
     values = np.random.default_rng(0).permutation(50)
     reduce, combine = (np.max, max) if overlapping else (np.sum, np.add)
     slots = {slot: reduce(values[start:stop]) for start, stop, slot in program.segments.tolist()}
@@ -58,7 +61,7 @@ def test_a_program_is_short():
     """
     grid = rmac.region_grid(24, 32)
     columns = np.unique(grid.boxes[:, [0, 2]] + [0, 1], axis=0).astype(np.intp)
-    program = plan._program(columns, overlapping=True)
+    program = plan._program(columns.tobytes(), True)
     starts = program.segments[:, 0]
     alone = sum(np.count_nonzero((a <= starts) & (starts < b)) - 1 for a, b in columns)
     assert len(program.steps) < alone / 2
@@ -125,14 +128,21 @@ def test_kernels_have_the_same_numbers(ours, theirs):
     }
 
 
+def test_searches_know_what_cells_of_every_dtype_hold():
+    text = (CPU / "scores.h").read_text()
+    table = re.search(r"cells_of_kind\[\] = \{\n(.*?)^\};", text, re.MULTILINE | re.DOTALL)[1]
+    numbers = [int(row) for row in re.findall(r"^ *\[(\d+)\] = ", table, re.MULTILINE)]
+    assert numbers == sorted(_dtypes.Kind)
+
+
 @pytest.mark.parametrize(
     "part",
     ["buffers", "candidates", "describe", "keys", "paths", "stores", "tiles", "values"],
 )
 def test_parts_of_the_kernels_divide_as_c_does(part):
     """Directives of a .pyx do not hold there; without its own, a division by zero raises."""
-    source = pathlib.Path(__file__).parent.parent / "rmac" / "cpu" / f"{part}.pxd"
-    assert source.read_text().startswith("# cython: language_level=3, cdivision=True\n")
+    text = (CPU / f"{part}.pxd").read_text()
+    assert text.startswith("# cython: language_level=3, cdivision=True\n")
 
 
 @pytest.mark.parametrize("kind", [0, max(_dtypes.Kind) + 1, -1])

@@ -22,7 +22,6 @@ from rmac.cuda import arrays as cuda_arrays
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning"),  # of JAX, if a test has imported it
 ]
 PATIENCE = 20  # seconds until a child is taken for one that hangs
 

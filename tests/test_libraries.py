@@ -21,6 +21,7 @@ BOXES = [ROIS[:1, 1:], ROIS[:0, 1:], ROIS[1:, 1:]]
 WEIGHTS = [random_map(rng, (4, 16, 3, 3), DTYPES["float32"])]
 VECTORS = random_map(rng, (40, 16), DTYPES["float32"])
 WHITENING = rmac.Whitening(4).fit(VECTORS)
+CORNERS = np.tile([0, 0, 4, 3], (3, 1))  # a box in each map
 
 # Each function, as it is called with arrays that `make` makes.
 CALLS = {
@@ -41,10 +42,22 @@ CALLS = {
             make(WHITENING.mean.astype(np.float32)), make(WHITENING.projection.astype(np.float32))
         ).projection
     ),
+    "localize": lambda make: rmac.localize(make(MAPS), make(VECTORS[:2])).scores,
+    "localize in a list": lambda make: (
+        rmac.localize([make(MAPS[0]), make(MAPS[1, :, :7])], make(VECTORS[0]), search="grid").scores
+    ),
+    "quantize": lambda make: rmac.quantize(make(MAPS)),
+    "rerank": lambda make: rmac.rerank(make(VECTORS[0]), make(MAPS), CORNERS).scores,
+    "expand": lambda make: rmac.expand(
+        make(VECTORS[:2]), make(VECTORS[2:]), make(np.array([[0, 3], [5, 1]]))
+    ),
+    "average_precision": lambda make: rmac.average_precision(
+        make(np.array([[2, 0, 1], [1, 2, 0]])), [make(np.array([0, 2])), make(np.array([1]))]
+    ),
     "run_on_device": lambda make: rmac.operators.run_on_device("RMAC", make(MAPS), "cpu"),
 }
 ON_THE_HOST = {"rmac, whitened", "Whitening.apply", "run_on_device"}
-HOST_RESULTS = {"Whitening.fit", "from_projection"}  # read-only NumPy arrays
+HOST_RESULTS = {"Whitening.fit", "from_projection", "average_precision"}  # read-only NumPy arrays
 
 
 def light(name):

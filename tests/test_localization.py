@@ -210,6 +210,19 @@ def test_aml_equals_its_oracle(
             assert found.scores[i, n] == np.float32(score)
 
 
+@pytest.mark.parametrize("dtype", [name for name in sorted(DTYPES) if "int" in name])
+def test_integers_of_any_size_are_searched(xp, rng, dtype):
+    """Maps of each part of their range, as the same numbers in float32."""
+    info = np.iinfo(dtype)
+    edges = np.linspace(info.min, info.max, 17).astype(int)
+    queries = rng.standard_normal((3, 40))
+    for low, high in itertools.pairwise(edges):
+        x = rng.integers(low, high, (2, 40, 8, 9), endpoint=True).astype(dtype)
+        scores = localize(xp, x, queries).scores
+        expected = localize(xp, x.astype(np.float32), queries).scores
+        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.usefixtures("both_ways_to_share")
 @pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("dtype", sorted(DTYPES))

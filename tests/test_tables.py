@@ -10,7 +10,8 @@ import pytest
 from test_docs import DOCUMENTED
 
 import rmac
-from rmac import _arrays, _backend, _dtypes, _options, _typing, regions
+from rmac import _arrays, _backend, _dtypes, _options, _typing, operators, regions
+from rmac.cpu import isa
 
 PACKAGE = Path(__file__).parent.parent / "rmac"
 MODULES = [path for path in PACKAGE.rglob("*.py") if "\n__all__ = " in path.read_text("utf-8")]
@@ -71,6 +72,18 @@ def test_results_do_not_depend_on_the_flags_of_the_compiler():
     text = (PACKAGE / "meson.build").read_text()
     compiled = re.findall(r"^ *c_args: (\w+)", text, re.MULTILINE)
     assert compiled == ["kernel_args"] * len(re.findall(r"py\.extension_module\(", text))
+
+
+def test_the_build_has_the_instruction_sets_that_python_chooses_among():
+    text = (PACKAGE / "meson.build").read_text()
+    built = re.findall(r"'([\w-]+)': \[", text)
+    assert built == list(isa.ISAS)
+    text = (PACKAGE.parent / ".ci" / "check_wheels.py").read_text()
+    names = re.search(r'^ISAS = .*"x86_64": \[(.*?)\]', text, re.MULTILINE)[1]
+    assert re.findall(r'"(.*?)"', names) == [name.replace("-", "_") for name in isa.ISAS]
+    text = (PACKAGE.parent / "README.md").read_text()
+    named = re.search(r"^`RMAC_ISA=(.*?) chooses another", text, re.MULTILINE)[1]
+    assert re.findall(r"([\w-]+)`", named) == list(isa.ISAS)
 
 
 def test_names_that_users_write_are_those_of_the_code():
@@ -140,6 +153,16 @@ def test_backends_are_twins():
         assert set(backend.__all__) == set(_backend.HOST.__all__) >= members
         for name in backend.__all__:
             assert hasattr(backend, name)
+    devices = [one for backend in _backend.BACKENDS.values() for one in backend.DLPACK_DEVICES]
+    assert len(devices) == len(set(devices))
+
+
+def test_users_can_name_every_backend():
+    for device, backend in _backend.BACKENDS.items():
+        library = backend.ARRAY.partition(".")[0]
+        assert f"register_{device}_operator" in operators.__all__
+        assert f'"{device}"' in operators.run_on_device.__doc__
+        assert callable(getattr(rmac.Whitening, f"to_{library}"))
 
 
 def test_nothing_but_the_seam_knows_the_backends():

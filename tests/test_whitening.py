@@ -16,6 +16,7 @@ from helpers import (
     check_array,
     examples,
     mixed,
+    moved,
     peak_memory,
     random_map,
     to_host,
@@ -133,12 +134,11 @@ def test_memory_is_bounded(rng, monkeypatch):
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (70,), (3, 0), (5, 4), (2, 3, 2)])
 def test_apply(xp, rng, monkeypatch, dtype, shape):
     w = Whitening(4).fit(VECTORS)
-    moved = w.to_cupy() if xp is not np else w
     values = random_map(rng, (*shape, 6), DTYPES[dtype])
     monkeypatch.setattr(moments, "_BLOCK", 7 * 6 * 8)
     vectors = xp.asarray(values)
     result_dtype = np.dtype("float64" if dtype == "float64" else "float32")
-    result = check_array(moved.apply(vectors), xp, (*shape, 4), result_dtype)
+    result = check_array(moved(w, xp).apply(vectors), xp, (*shape, 4), result_dtype)
     assert to_host(vectors).tobytes() == values.tobytes()
     centred = values.astype(np.float64) - w.mean
     bound = (np.abs(centred) + np.abs(w.mean)) @ np.abs(w.projection.T)

@@ -7,36 +7,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import VECTORS, assert_same_whitening, check_array, optional_module, to_host
+from helpers import VECTORS, assert_same_whitening, check_array, moved, optional_module, to_host
 
 from rmac import Whitening
+from rmac._backend import backend_of
 from rmac.whitening.state import new_state
 
 
-def test_to_cupy_and_back(xp):
+def test_to_a_device_and_back(xp):
     if xp is np:
         pytest.skip("needs a second kind of array")
     host = Whitening(4).fit(VECTORS)
     assert len(host.projection) == 4  # learned before it moves, as another device rounds otherwise
-    device = host.to_cupy()
+    device = moved(host, xp)
     assert host.to_numpy() is host
-    assert device.to_cupy() is device
+    assert moved(device, xp) is device
     assert type(device.projection) is xp.ndarray
     assert device.projection.flags.c_contiguous
     assert_same_whitening(device, host)
     assert_same_whitening(device.to_numpy(), host, 0)
     assert_same_whitening(device.partial_fit(xp.asarray(VECTORS)), host.partial_fit(VECTORS))
-    other = Whitening.from_projection(host.mean, host.projection).to_cupy()
-    assert_same_whitening(host.to_cupy(), host, 0)
+    other = moved(Whitening.from_projection(host.mean, host.projection), xp)
+    assert_same_whitening(moved(host, xp), host, 0)
     np.testing.assert_array_equal(to_host(other.projection), host.projection)
     assert other.variances is None
     unfitted = Whitening(3)
-    assert unfitted.to_cupy() is unfitted
+    assert moved(unfitted, xp) is unfitted
+    there = "to_" + backend_of(xp.asarray(VECTORS)).ARRAY.partition(".")[0]
     for wrong, move in (
-        (lambda: host.apply(xp.asarray(VECTORS)), "to_cupy"),
+        (lambda: host.apply(xp.asarray(VECTORS)), there),
         (lambda: device.apply(VECTORS), "to_numpy"),
         (lambda: device.partial_fit(VECTORS), "to_numpy"),
-        (lambda: host.merge(device), "to_cupy"),
+        (lambda: host.merge(device), there),
         (lambda: Whitening.from_projection(host.mean, device.projection), "mean: expected an"),
     ):
         with pytest.raises(TypeError, match=move):

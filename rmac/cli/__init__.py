@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rmac import __version__
+from rmac._dtypes import ZERO_POINT_NAMES
 from rmac._options import AGGREGATES, LAYOUTS, MAP_LAYOUTS, POOLS, PRESETS, SEARCHES
 from rmac._terminal import explain, say, silence
 from rmac.cli import apply, demo, describe, evaluate, locate, rerank, whiten
@@ -140,7 +141,8 @@ def _add_describe(command: argparse.ArgumentParser) -> None:
     add("--layout", choices=LAYOUTS, help="order of the axes (default: NCHW)")
     add("--pool", choices=POOLS, help="pooling of the values in a region (default: max)")
     add("--p", type=float, help="power of the generalised mean, gem (default: 3)")
-    add("--zero-point", type=int, help="value of int8 or uint8 maps that stands for 0 (default: 0)")
+    zero = f"value of {ZERO_POINT_NAMES} maps that stands for 0 (default: 0)"
+    add("--zero-point", type=int, help=zero)
     add("--levels", type=int, help="number of window sizes (default: 3)")
     add("--overlap", type=float, help="overlap of neighbouring windows (default: 0.4)")
     add("--preset", choices=PRESETS, help="grid preset (default: caffe2)")

@@ -8,12 +8,12 @@ from io import BytesIO
 from math import prod
 from threading import local
 from typing import TYPE_CHECKING, Any, NamedTuple
-from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+from rmac._config import crc32
 from rmac._io import InputFile
 from rmac.cli.array_file import READ, ArrayFile, checked_shape, readable
 

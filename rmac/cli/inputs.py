@@ -284,7 +284,8 @@ def _chosen(container: Container, key: str | None, axes: Collection[int]) -> Par
     if key is not None and (not prefix or not found):
         found = {key: container.names.index(chosen_key(container.path, key, container.names))}
     members = np.fromiter(found.values(), np.intp, len(found))
-    shapes = {container.kinds[kind].shape for kind in np.unique(container.kind_of[members])}
+    present = np.flatnonzero(np.bincount(container.kind_of[members]))  # np.unique takes 10 ms
+    shapes = {container.kinds[kind].shape for kind in present.tolist()}
     dims = set(map(len, shapes))
     if len(dims) == 1:
         (dim,) = dims

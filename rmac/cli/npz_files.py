@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rmac._config import crc32
 from rmac._forks import Lock
 from rmac._io import InputFile
 from rmac.cli.array_file import ArrayFile, Container, Kind, readable
@@ -16,8 +17,7 @@ from rmac.cli.flat_files import FlatArrays, NpyHeader, Sums, flat_array, npy_hea
 from rmac.cli.zip_files import (
     STORED,
     Inflated,
-    checksum,
-    combined_checksum,
+    combined_crc32,
     data_starts,
     members_of,
 )
@@ -217,7 +217,7 @@ class _Entry(NamedTuple):
         while at < self.start + self.size:
             block = bytearray(min(1 << 20, self.start + self.size - at))
             self.file.read_into(memoryview(block), at)
-            crc = checksum(block, crc)
+            crc = crc32(block, crc)
             at += len(block)
         if crc != self.crc:
             raise _damaged(self.name)
@@ -234,7 +234,7 @@ class _Sums:
 
     def add(self, first: int, last: int, data: npt.NDArray[np.uint8]) -> None:
         """Add the checksum of rows; when there are those of all rows, raise if they are wrong."""
-        part = last, len(data), checksum(data.data)
+        part = last, len(data), crc32(data.data)
         with self._lock:
             if first not in self._parts:
                 self._parts[first] = part
@@ -247,6 +247,6 @@ class _Sums:
         crc = entry.header.crc
         while at in self._parts and at < entry.header.shape[0]:
             at, size, part = self._parts[at]
-            crc = combined_checksum(crc, part, size)
+            crc = combined_crc32(crc, part, size)
         if at == entry.header.shape[0] and crc != entry.crc:
             raise _damaged(entry.name)

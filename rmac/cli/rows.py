@@ -106,10 +106,10 @@ def write_rows(
 ) -> None:
     """Write the results for all rows of `source`, which are like those of `like`.
 
-    They are the array of a .npy file, or with the names of the rows in an .npz file. `others` are
-    the paths of all inputs.
+    They are the array of a .npy file, or with the names of the rows in an .npz file. `options` has
+    --output, --strict and perhaps --dtype. `others` are the paths of all inputs.
     """
-    dtype = np.dtype(options.dtype or like.dtype)
+    dtype = np.dtype(getattr(options, "dtype", None) or like.dtype)
     shape = (source.shape[0], *like.shape[1:])
     bad = BadRows(source, strict=options.strict)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -67,21 +68,32 @@ def _kinds_of(
     path: str, names: list[str], tensors: dict[str, dict[str, Any]]
 ) -> tuple[list[str], list[Kind], npt.NDArray[np.intp]]:
     """Return the codes of dtypes and the kinds that differ, and which of them each tensor has."""
-    known: dict[str, int] = {}
-    codes: list[str] = []
-    kinds: list[Kind] = []
-    kind_of = []
+    keys = _keys_of(path, names, tensors)
+    first: dict[tuple[Any, ...], str] = {}  # the name of the first tensor of each kind
+    for key, name in zip(keys, names, strict=True):
+        first.setdefault(key, name)
+    kinds = []
+    for (code, *sizes), name in first.items():
+        with readable(f"{path}[{name}]", _KIND):
+            kinds.append(Kind(checked_shape(sizes, itemsize=8), _dtype_of(code)))
+    number = {key: i for i, key in enumerate(first)}
+    return [code for code, *_ in first], kinds, np.array([number[key] for key in keys], np.intp)
+
+
+def _keys_of(
+    path: str, names: list[str], tensors: dict[str, dict[str, Any]]
+) -> list[tuple[Any, ...]]:
+    """Return the code of the dtype and the sizes of each tensor, or raise."""
+    with suppress(KeyError, TypeError):
+        keys = [(tensors[name]["dtype"], *tensors[name]["shape"]) for name in names]
+        if set(map(type, chain.from_iterable(keys))) <= {str, int}:  # 1, 1.0 and true are equal
+            return keys
     for name in names:
-        entry = tensors[name]
-        key = f"{entry.get('dtype')!r}{entry.get('shape')!r}"  # 1, 1.0 and true differ
-        if key not in known:
-            with readable(f"{path}[{name}]", _KIND):
-                code, shape = str(entry["dtype"]), checked_shape(entry["shape"], itemsize=8)
-            known[key] = len(kinds)
-            codes.append(code)
-            kinds.append(Kind(shape, _dtype_of(code)))
-        kind_of.append(known[key])
-    return codes, kinds, np.array(kind_of, np.intp)
+        with readable(f"{path}[{name}]", _KIND):
+            checked_shape(tensors[name]["shape"], itemsize=8)
+            if type(code := tensors[name]["dtype"]) is not str:
+                raise ValueError(f"its dtype is {code!r}")
+    raise AssertionError("all tensors are right one by one")
 
 
 def _require_sizes(

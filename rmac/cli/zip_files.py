@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rmac._config import add_to_crc32, are_equal, record_ends
+from rmac._config import are_equal, crc32, record_ends
 from rmac._forks import Lock
 from rmac.cli.pool import in_order
 
@@ -324,7 +324,7 @@ class Inflated:
         if not part and (self._inflate.eof or not data):
             raise ValueError(f"{self.name}: truncated: {self._at} of {self.size} bytes")
         self._at += len(part)
-        self._sum = checksum(part, self._sum)
+        self._sum = crc32(part, self._sum)
         return part
 
     def _require_end(self) -> None:
@@ -340,13 +340,7 @@ class Inflated:
             raise ValueError(f"{self.name}: its checksum is wrong: it is damaged")
 
 
-def checksum(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
-    """Return the CRC-32 of data that follow those of another."""
-    crc, done = add_to_crc32(data, crc)
-    return zlib.crc32(memoryview(data)[done:], crc) if done < len(data) else crc
-
-
-def combined_checksum(first: int, second: int, size: int) -> int:
+def combined_crc32(first: int, second: int, size: int) -> int:
     """Return the CRC-32 of data from those of its two parts. The second part has `size` bytes."""
     return _product(_power(8 * size), first) ^ second
 

@@ -1,118 +1,133 @@
-/* CRC-32, as zip files have it, by carry-less multiplication: bytes are folded into those that follow.
-   V. Gopal and others, "Fast CRC computation for generic polynomials using PCLMULQDQ instruction",
-   Intel, 2009. The constants are powers of x modulo the polynomial: to fold by n bytes those of
-   x**(8 n + 32) and x**(8 n - 32), bits reversed. On Zen 5, zlib 1.2.13 checks 2.4 GB/s, this 11, and
-   40 with registers of 512 bits. With zlib, the sums would be most of the time of `rmac describe` for
-   .npz files. */
+/* CRC-32, as zip files have it: the remainder of data, as a polynomial, by a generator. A multiple of
+   the generator that has few terms divides first: its quotient needs XOR alone, and the remainder of
+   what it leaves is that of the data. A shorter multiple divides this, and a table the rest.
+   S. Russell, "Chorba: A novel CRC32 implementation", arXiv:2412.16398, 2024.
+
+   With zlib the sums would be most of the time of `rmac describe` for .npz files. Of 100 kB on Zen 2,
+   zlib 1.2.13 checks 4.3 GB/s, carry-less multiplication 13.5, and this 24.6 (12.5 without AVX2). */
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#include <immintrin.h>
+#define GENERATOR 0xedb88320 /* without x**32, bits reversed */
+#define AT_ONCE 8            /* bytes that the table takes */
+#define VECTOR 32            /* bytes */
+#define BLOCK 8192           /* bytes of the quotient that are kept: they stay in the cache */
 
-#define FOLDING __attribute__((target("pclmul,sse4.1")))
+/* The two multiples, by how many bytes their other terms are behind the first: the far one is
+   x**(8 * 4018) + x**(8 * (4018 - 1927)) + x**(8 * (4018 - 2181)) + 1. The last number is the degree.
+   None is small, since bytes of the quotient that were just written are slow to read. */
+#define FAR_TERMS {1927, 2181, 4018}
+#define NEAR_TERMS {145, 183, 211, 300}
+#define FAR_DEGREE 4018
+#define NEAR_DEGREE 300
 
-/* Fold a into b, which lies as far behind as the constants tell. */
-FOLDING static inline __m128i rmac_folded(__m128i a, __m128i constants, __m128i b)
+/* The fewest bytes for each multiple. GB/s on Zen 2, without and with the far one: 15.2 and 13.7 for
+   14,000 bytes, 15.6 and 16.5 for 20,000. The near one: 2.2 and 2.4 for 500. */
+#define FEWEST_FAR 18000
+#define FEWEST_NEAR 500
+
+typedef uint8_t Bytes __attribute__((vector_size(VECTOR), aligned(1), may_alias));
+
+static uint32_t rmac_crc32_table[AT_ONCE][256]; /* the sum of a byte that so many zeros follow */
+
+static void rmac_make_crc32_table(void)
 {
-    const __m128i low = _mm_clmulepi64_si128(a, constants, 0x00);
-    const __m128i high = _mm_clmulepi64_si128(a, constants, 0x11);
-    return _mm_xor_si128(_mm_xor_si128(low, high), b);
-}
-
-FOLDING static inline __m128i rmac_load(const uint8_t *data)
-{
-    return _mm_loadu_si128((const __m128i *)data);
-}
-
-#define FOLDING_WIDELY __attribute__((target("avx512f,vpclmulqdq")))
-
-FOLDING_WIDELY static inline __m512i rmac_folded_widely(__m512i a, __m512i constants, __m512i b)
-{
-    const __m512i low = _mm512_clmulepi64_epi128(a, constants, 0x00);
-    const __m512i high = _mm512_clmulepi64_epi128(a, constants, 0x11);
-    return _mm512_xor_si512(_mm512_xor_si512(low, high), b);
-}
-
-/* Fold data of 256 bytes or more, 256 at a time, into 64 bytes; return how many are folded. */
-FOLDING_WIDELY static size_t rmac_fold_widely(
-    uint32_t crc, const uint8_t *data, size_t size, uint8_t folded[64])
-{
-    const __m512i by_256 = _mm512_set4_epi64(0x01322d1430, 0x011542778a, 0x01322d1430, 0x011542778a);
-    const __m512i by_64 = _mm512_set4_epi64(0x01c6e41596, 0x0154442bd4, 0x01c6e41596, 0x0154442bd4);
-    const __m512i start = _mm512_zextsi128_si512(_mm_cvtsi32_si128((int)~crc));
-    __m512i a = _mm512_xor_si512(_mm512_loadu_si512(data), start);
-    __m512i b = _mm512_loadu_si512(data + 64), c = _mm512_loadu_si512(data + 128);
-    __m512i d = _mm512_loadu_si512(data + 192);
-    size_t done = 256;
-    for (; size - done >= 256; done += 256) {
-        a = rmac_folded_widely(a, by_256, _mm512_loadu_si512(data + done));
-        b = rmac_folded_widely(b, by_256, _mm512_loadu_si512(data + done + 64));
-        c = rmac_folded_widely(c, by_256, _mm512_loadu_si512(data + done + 128));
-        d = rmac_folded_widely(d, by_256, _mm512_loadu_si512(data + done + 192));
-    }
-    a = rmac_folded_widely(rmac_folded_widely(rmac_folded_widely(a, by_64, b), by_64, c), by_64, d);
-    _mm512_storeu_si512(folded, a);
-    return done;
-}
-
-/* Return the checksum of data of 64 bytes or more, a multiple of 16, that follow others. */
-FOLDING static uint32_t rmac_crc32_of_blocks(uint32_t crc, const uint8_t *data, size_t size)
-{
-    const __m128i by_64 = _mm_set_epi64x(0x01c6e41596, 0x0154442bd4);
-    const __m128i by_16 = _mm_set_epi64x(0x00ccaa009e, 0x01751997d0);
-    const __m128i by_8 = _mm_set_epi64x(0, 0x0163cd6124);
-    const __m128i polynomial = _mm_set_epi64x(0x01f7011641, 0x01db710641);
-    const __m128i low_32 = _mm_setr_epi32(~0, 0, ~0, 0);
-    uint8_t folded[64];
-    const int wide = size >= 256 && __builtin_cpu_supports("vpclmulqdq")
-        && __builtin_cpu_supports("avx512f");
-    const size_t done = wide ? rmac_fold_widely(crc, data, size, folded) : 64;
-    const uint8_t *first = wide ? folded : data;
-    __m128i a = _mm_xor_si128(rmac_load(first), _mm_cvtsi32_si128(wide ? 0 : (int)~crc));
-    __m128i b = rmac_load(first + 16), c = rmac_load(first + 32), d = rmac_load(first + 48);
-    for (data += done, size -= done; size >= 64; data += 64, size -= 64) {
-        a = rmac_folded(a, by_64, rmac_load(data));
-        b = rmac_folded(b, by_64, rmac_load(data + 16));
-        c = rmac_folded(c, by_64, rmac_load(data + 32));
-        d = rmac_folded(d, by_64, rmac_load(data + 48));
-    }
-    a = rmac_folded(rmac_folded(rmac_folded(a, by_16, b), by_16, c), by_16, d);
-    for (; size >= 16; data += 16, size -= 16)
-        a = rmac_folded(a, by_16, rmac_load(data));
-    /* From 128 bits to 64, and by Barrett's reduction to 32. */
-    a = _mm_xor_si128(_mm_srli_si128(a, 8), _mm_clmulepi64_si128(a, by_16, 0x10));
-    b = _mm_srli_si128(a, 4);
-    a = _mm_xor_si128(_mm_clmulepi64_si128(_mm_and_si128(a, low_32), by_8, 0x00), b);
-    b = _mm_clmulepi64_si128(_mm_and_si128(a, low_32), polynomial, 0x10);
-    b = _mm_clmulepi64_si128(_mm_and_si128(b, low_32), polynomial, 0x00);
-    return ~(uint32_t)_mm_extract_epi32(_mm_xor_si128(a, b), 1);
-}
-
-/* Add data to a checksum; return of how many bytes: all, or 0 if they are few or the machine cannot. */
-static size_t rmac_add_to_crc32(uint32_t *crc, const uint8_t *data, size_t size)
-{
-    const size_t blocks = size & ~(size_t)15;
-    __builtin_cpu_init();
-    if (size < 64 || !__builtin_cpu_supports("pclmul") || !__builtin_cpu_supports("sse4.1"))
-        return 0;
-    uint32_t sum = ~rmac_crc32_of_blocks(*crc, data, blocks);
-    for (size_t i = blocks; i < size; ++i) {
-        sum ^= data[i];
+    for (uint32_t byte = 0; byte < 256; ++byte) {
+        uint32_t sum = byte;
         for (int bit = 0; bit < 8; ++bit)
-            sum = sum >> 1 ^ (0xedb88320 & -(sum & 1));
+            sum = sum >> 1 ^ (GENERATOR & -(sum & 1));
+        rmac_crc32_table[0][byte] = sum;
     }
-    *crc = ~sum;
-    return size;
+    for (int zeros = 1; zeros < AT_ONCE; ++zeros)
+        for (int byte = 0; byte < 256; ++byte) {
+            const uint32_t sum = rmac_crc32_table[zeros - 1][byte];
+            rmac_crc32_table[zeros][byte] = sum >> 8 ^ rmac_crc32_table[0][sum & 255];
+        }
 }
 
-#else
-
-static size_t rmac_add_to_crc32(uint32_t *crc, const uint8_t *data, size_t size)
+static inline uint32_t rmac_divide_by_table(uint32_t sum, const uint8_t *data, size_t size)
 {
-    (void)crc, (void)data, (void)size;
-    return 0;
+    for (; size >= AT_ONCE; size -= AT_ONCE, data += AT_ONCE) {
+        uint32_t next = 0;
+        for (int i = 0; i < AT_ONCE; ++i) {
+            const uint32_t before = i < 4 ? sum >> 8 * i & 255 : 0;
+            next ^= rmac_crc32_table[AT_ONCE - 1 - i][data[i] ^ before];
+        }
+        sum = next;
+    }
+    for (; size; --size, ++data)
+        sum = sum >> 8 ^ rmac_crc32_table[0][(sum ^ *data) & 255];
+    return sum;
 }
 
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+ALWAYS_INLINE void rmac_add_bytes(uint8_t *restrict sums, const uint8_t *restrict bytes, int size)
+{
+    for (int i = 0; i < size; ++i)
+        sums[i] ^= bytes[i];
+}
+
+/* Write what a multiple leaves of data that follow others of this sum; return how many bytes. */
+ALWAYS_INLINE size_t rmac_divide(
+    uint8_t *left, uint32_t sum, const uint8_t *data, size_t size, const int *behind, int terms)
+{
+    const int degree = behind[terms - 1];
+    const size_t divided = (size - degree) / VECTOR * VECTOR, rest = size - divided;
+    _Alignas(64) uint8_t memory[(FAR_DEGREE + 63) / 64 * 64 + BLOCK];
+    uint8_t *quotient = memory + sizeof memory - BLOCK;
+    memset(quotient - degree, 0, degree);
+    for (int i = 0; i < 4; ++i)
+        quotient[i - degree] = sum >> 8 * i & 255; /* the degree alone leads here from data[i] */
+    uint8_t *end = quotient;
+    for (size_t done = 0; done < divided; done += end - quotient) {
+        memmove(quotient - degree, end - degree, degree);
+        end = quotient + (divided - done < BLOCK ? divided - done : BLOCK);
+        for (uint8_t *at = quotient; at < end; at += VECTOR) {
+            Bytes bytes = *(const Bytes *)(data + done + (at - quotient));
+            for (int k = 0; k < terms; ++k)
+                bytes ^= *(const Bytes *)(at - behind[k]);
+            *(Bytes *)at = bytes;
+        }
+    }
+    memcpy(left, data + divided, rest);
+    for (int k = 0; k < terms; ++k)
+        rmac_add_bytes(left, end - behind[k], behind[k]);
+    return rest;
+}
+
+ALWAYS_INLINE uint32_t rmac_divide_all(uint32_t sum, const uint8_t *data, size_t size)
+{
+    static const int far_terms[] = FAR_TERMS, near_terms[] = NEAR_TERMS;
+    uint8_t left[FAR_DEGREE + VECTOR], least[NEAR_DEGREE + VECTOR];
+    if (size >= FEWEST_FAR) {
+        size = rmac_divide(left, sum, data, size, far_terms, 3);
+        data = left, sum = 0;
+    }
+    if (size >= FEWEST_NEAR) {
+        size = rmac_divide(least, sum, data, size, near_terms, 4);
+        data = least, sum = 0;
+    }
+    return rmac_divide_by_table(sum, data, size);
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) static uint32_t rmac_divide_all_avx2(
+    uint32_t sum, const uint8_t *data, size_t size)
+{
+    return rmac_divide_all(sum, data, size);
+}
 #endif
+
+/* Return the CRC-32 of data that follow others of this one. */
+static uint32_t rmac_crc32(uint32_t crc, const uint8_t *data, size_t size)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2"))
+        return ~rmac_divide_all_avx2(~crc, data, size);
+#endif
+    return ~rmac_divide_all(~crc, data, size);
+}

@@ -192,7 +192,7 @@ cdef inline Target target_of(
     cdef const Batch* batch = batch_of_image(call, image)
     cdef Target target
     target.itemsize = sizeof(floating)
-    target.to_float32 = batch.x.kind < Kind.FLOAT32
+    target.to_float32 = batch.x.kind != Kind.FLOAT32 and batch.x.kind != Kind.FLOAT64
     if in_place(call):
         target.data = <char*>out
     else:

@@ -85,7 +85,8 @@ def make_plan(
     starts, stops = boxes[:, :2], boxes[:, 2:] + 1
     columns, column_of = _unique_intervals(starts[:, 0], stops[:, 0])
     rows, row_of = _unique_intervals(starts[:, 1], stops[:, 1])
-    across, down = _program(columns, overlapping), _program(rows, overlapping)
+    across = _program(columns.tobytes(), overlapping)
+    down = _program(rows.tobytes(), overlapping)
     first_band = np.searchsorted(down.segments[:, 0], starts[:, 1])
     last_band = np.searchsorted(down.segments[:, 1], stops[:, 1])  # the one that stops there
     first = first_band * across.intervals + column_of
@@ -120,12 +121,15 @@ def _unique_intervals(starts: Index, stops: Index) -> tuple[Index, Index]:
     return pairs[is_first], which
 
 
-def _program(intervals: Index, overlapping: bool) -> Program:
-    """Return a short program for half-open `intervals`.
+@cached(lambda program: program.segments.nbytes + program.steps.nbytes)
+def _program(axis: bytes, overlapping: bool) -> Program:
+    """Return a short program for half-open intervals (I, 2) of an axis, from their bytes.
 
+    It is kept, as maps of many sizes have few axes that differ.
     Intervals are built from the last start to the first, the narrowest first. An interval is
     extended from its start, so that the piece which it lacks exists already.
     """
+    intervals = np.frombuffer(axis, np.intp).reshape(-1, 2)
     segments = elementary_segments(intervals)
     builder = _ProgramBuilder(segments, overlapping)
     pairs = intervals.tolist()

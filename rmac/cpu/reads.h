@@ -21,15 +21,15 @@ static ptrdiff_t rmac_read_rows(int descriptor, const int64_t *offsets, uint8_t 
 
 /* Fill rows of a size with the bytes of a file from an offset each, and add them to a checksum each
    unless `crcs` is null, while they are in the cache. Return of how many rows; it ends at the first
-   read that fails or is short, or checksum that the machine cannot compute. */
+   read that fails or is short. */
 static ptrdiff_t rmac_read_rows(int descriptor, const int64_t *offsets, uint8_t *rows,
     ptrdiff_t count, size_t size, uint32_t *crcs)
 {
     for (ptrdiff_t i = 0; i < count; ++i, rows += size) {
         if (pread(descriptor, rows, size, offsets[i]) != (ssize_t)size)
             return i;
-        if (crcs && !rmac_add_to_crc32(crcs + i, rows, size))
-            return i;
+        if (crcs)
+            crcs[i] = rmac_crc32(crcs[i], rows, size);
     }
     return count;
 }

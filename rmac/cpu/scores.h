@@ -205,6 +205,7 @@ SCORES_OF_NUMBERS(floats, float)
 SCORES_OF_NUMBERS(doubles, double)
 
 #include "digits.h"
+#include "tiles.h"
 
 /* The larger of two rows of cells. */
 #define COMBINE(keys, larger_keys)                                                                 \
@@ -252,28 +253,34 @@ WIDEN(brains, uint16_t, larger_16, decoded_halves, widen_brains)
 WIDEN(uint8s, uint8_t, larger_uint8s, as_they_are, widen_uint8s)
 WIDEN(int8s, int8_t, larger_8, as_they_are, widen_int8s)
 
-/* What the cells of a table hold, and the functions for it: to combine rows of the table, a row with
-   another as floats (NULL: cells stay what they are), parts of a row, and boxes. */
+/* What the cells of a table hold, and the functions for it: to make packed cells ready, to combine
+   rows of the table, a row with another as floats (NULL: cells stay what they are), parts of a row,
+   and boxes. */
+typedef int MakeReady(void *cells, ptrdiff_t n);
 typedef void CombineCells(char *out, const char *a, const char *b, ptrdiff_t size);
 typedef void ScoreBoxes(Parts parts, ptrdiff_t n, const char *queries, ptrdiff_t n_queries,
     void *out, int lines);
 typedef struct {
+    MakeReady *make_ready;
     CombineCells *combine, *widen, *combine_row;
     ScoreBoxes *score;
 } Cells;
 
-static const Cells cells_of_floats = {combine_floats, NULL, combine_floats, score_floats};
-static const Cells cells_of_doubles = {combine_doubles, NULL, combine_doubles, score_doubles};
+static const Cells cells_of_floats = {
+    make_ready_floats, combine_floats, NULL, combine_floats, score_floats};
+static const Cells cells_of_doubles = {
+    make_ready_doubles, combine_doubles, NULL, combine_doubles, score_doubles};
 /* uint8s by digits of queries */
-static const Cells cells_of_digits = {combine_uint8s, NULL, combine_uint8s, score_digits};
+static const Cells cells_of_digits = {
+    make_ready_integers, combine_uint8s, NULL, combine_uint8s, score_digits};
 /* By the number of the dtype, see tables.pxd. */
 static const Cells cells_of_kind[] = {
-    [1] = {combine_uint8s, widen_row_of_uint8s, combine_floats, score_floats},
-    [2] = {combine_int8s, widen_row_of_int8s, combine_floats, score_floats},
-    [3] = {combine_halves, widen_row_of_halves, combine_floats, score_floats},
-    [4] = {combine_halves, widen_row_of_brains, combine_floats, score_floats},
-    [5] = {combine_floats, NULL, combine_floats, score_floats},
-    [6] = {combine_doubles, NULL, combine_doubles, score_doubles},
+    [1] = {make_ready_integers, combine_uint8s, widen_row_of_uint8s, combine_floats, score_floats},
+    [2] = {make_ready_integers, combine_int8s, widen_row_of_int8s, combine_floats, score_floats},
+    [3] = {make_ready_halves, combine_halves, widen_row_of_halves, combine_floats, score_floats},
+    [4] = {make_ready_brains, combine_halves, widen_row_of_brains, combine_floats, score_floats},
+    [5] = {make_ready_floats, combine_floats, NULL, combine_floats, score_floats},
+    [6] = {make_ready_doubles, combine_doubles, NULL, combine_doubles, score_doubles},
 };
 
 /* Adds the sums of n boxes over all tiles, `stride` numbers apart, one tile after the other. */

@@ -34,7 +34,9 @@ cdef extern from "scores.h" nogil:
         const char* second
         Py_ssize_t step
     ctypedef struct Cells:
-        # What the cells of a table hold, and the functions for it.
+        # What the cells of a table hold, and the functions for it. The first returns whether
+        # squares of n packed numbers may overflow.
+        bint (*make_ready)(void* cells, Py_ssize_t n) noexcept nogil
         void (*combine)(char* out, const char* a, const char* b, Py_ssize_t size) noexcept nogil
         void (*widen)(char* out, const char* a, const char* b, Py_ssize_t size) noexcept nogil
         void (*combine_row)(char* out, const char* a, const char* b, Py_ssize_t size) noexcept nogil
@@ -74,14 +76,18 @@ cdef struct Call:
 cdef inline bint pack_cells(
     const Call* call, const Job* job, Py_ssize_t tile, char* cells, char* row
 ) noexcept nogil:
+    """Copy a tile of all cells of a map; return whether squares of its numbers may overflow."""
+    cdef const Map* x = &job.batch.x
     cdef Py_ssize_t lanes = call.lanes, first = tile * call.lanes
-    if call.kind == Kind.UINT8 or call.kind == Kind.INT8:
-        return pack_tile(&job.batch.x, job.image, first, <int8_t*>cells, lanes, <int8_t*>row)
-    if call.kind == Kind.FLOAT16 or call.kind == Kind.BFLOAT16:
-        return pack_tile(&job.batch.x, job.image, first, <int16_t*>cells, lanes, <int16_t*>row)
-    if call.kind == Kind.FLOAT32:
-        return pack_tile(&job.batch.x, job.image, first, <float*>cells, lanes, <float*>row)
-    return pack_tile(&job.batch.x, job.image, first, <double*>cells, lanes, <double*>row)
+    if call.kind == Kind.FLOAT64:  # of the cells: maps of another dtype may be widened to it
+        pack_tile(x, job.image, first, <double*>cells, lanes, <double*>row)
+    elif x.itemsize == 1:
+        pack_tile(x, job.image, first, <int8_t*>cells, lanes, <int8_t*>row)
+    elif x.itemsize == 2:
+        pack_tile(x, job.image, first, <int16_t*>cells, lanes, <int16_t*>row)
+    else:
+        pack_tile(x, job.image, first, <float*>cells, lanes, <float*>row)
+    return call.cells.make_ready(cells, x.height * x.width * lanes)
 
 
 cdef inline void grow_table(

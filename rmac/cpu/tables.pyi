@@ -3,11 +3,13 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from rmac._dtypes import Kind as Kind
+from rmac._options import Aggregate as Aggregate
 from rmac.cpu.plan import PlanTables
 
 LINE_BYTES: int
 
-def add_to_crc32(data: bytes | bytearray | memoryview, crc: int) -> tuple[int, int]: ...
+def crc32(data: bytes | bytearray | memoryview, crc: int = 0) -> int: ...
 def read_rows(
     descriptor: int,
     offsets: npt.NDArray[np.int64],
@@ -35,20 +37,6 @@ class Path(IntEnum):
     ROWS = 1
     PLANES = 2
     GATHER = 3
-
-class Aggregate(IntEnum):
-    NONE = 0
-    SUM = 1
-    MEAN = 2
-    CONCAT = 3
-
-class Kind(IntEnum):
-    UINT8 = 1
-    INT8 = 2
-    FLOAT16 = 3
-    BFLOAT16 = 4
-    FLOAT32 = 5
-    FLOAT64 = 6
 
 class Plan:
     @property

@@ -12,7 +12,8 @@ cdef extern from "lines.h":
     enum: LINE
 
 cdef extern from "reads.h" nogil:
-    size_t rmac_add_to_crc32(uint32_t* crc, const unsigned char* data, size_t size)
+    void rmac_make_crc32_table()
+    uint32_t rmac_crc32(uint32_t crc, const unsigned char* data, size_t size)
     Py_ssize_t rmac_read_rows(
         int descriptor, const int64_t* offsets, unsigned char* rows, Py_ssize_t count, size_t size,
         uint32_t* crcs,
@@ -37,16 +38,16 @@ cdef class DefaultFloats:
         restore_floats(self._before)
 
 
-def add_to_crc32(const unsigned char[::1] data not None, uint32_t crc):
-    """Return the CRC-32 with data added, and of how many bytes: all or none.
+rmac_make_crc32_table()
 
-    It is none if they are few, or if the machine has no instructions for it.
-    """
-    cdef size_t size = data.shape[0], done = 0
+
+def crc32(const unsigned char[::1] data not None, uint32_t crc=0):
+    """Return the CRC-32 of data that follow others of this one."""
+    cdef size_t size = data.shape[0]
     if size:
         with nogil:
-            done = rmac_add_to_crc32(&crc, &data[0], size)
-    return crc, done
+            crc = rmac_crc32(crc, &data[0], size)
+    return crc
 
 
 def read_rows(
@@ -56,7 +57,7 @@ def read_rows(
     """Fill rows with the bytes of a file from an offset each; add them to the CRC-32 of each.
 
     Return how many of the first rows were read and added. It ends at the first read that fails or
-    is short; it does nothing where files have no `pread`, and adds where `add_to_crc32` does.
+    is short; it does nothing where files have no `pread`.
     """
     cdef Py_ssize_t done = 0, count = rows.shape[0]
     cdef uint32_t* sums = NULL
@@ -221,9 +222,7 @@ cdef class KernelSpec:
         self, Py_ssize_t value_bytes, int kind, *, bint sums, double p, int zero_point,
         int64_t shift, Py_ssize_t itemsize,
     ):
-        if kind not in (
-            Kind.UINT8, Kind.INT8, Kind.FLOAT16, Kind.BFLOAT16, Kind.FLOAT32, Kind.FLOAT64
-        ):
+        if kind not in list(Kind):
             raise ValueError(f"kind: expected a Kind, got {kind}")
         if itemsize not in (4, 8) if sums else itemsize != value_bytes:
             raise ValueError(f"itemsize: got {itemsize} for values of {value_bytes} bytes")

@@ -1,5 +1,8 @@
 /* Numbers of tiles: made ready to be squared and compared, and the largest of a box. */
 
+#ifndef RMAC_TILES_H
+#define RMAC_TILES_H
+
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -7,9 +10,10 @@
 
 /* Makes packed numbers ready: a NaN becomes inf. Returns whether a square may overflow or underflow:
    whether one that is finite and not 0 is outside of 2**-LEAST to 2**LEAST. */
-#define READY(real, bits, mantissa, bias, least)                                                   \
-    static int make_ready_##real(real *numbers, ptrdiff_t n)                                       \
+#define READY(name, real, bits, mantissa, bias, least)                                             \
+    static int make_ready_##name(void *cells, ptrdiff_t n)                                         \
     {                                                                                              \
+        real *numbers = cells;                                                                     \
         const uint##bits##_t inf = (uint##bits##_t)(2 * bias + 1) << mantissa;                     \
         const uint##bits##_t low = (uint##bits##_t)(bias - least) << mantissa;                     \
         const uint##bits##_t high = (uint##bits##_t)(bias + least) << mantissa;                    \
@@ -25,8 +29,8 @@
         return outside != 0;                                                                       \
     }
 
-READY(float, 32, 23, 127, 50)
-READY(double, 64, 52, 1023, 450)
+READY(floats, float, 32, 23, 127, 50)
+READY(doubles, double, 64, 52, 1023, 450)
 
 /* The same for keys of 16 bits, where `inf` is that of the dtype, and numbers in between are normal. */
 static int make_keys_ready(int16_t *keys, ptrdiff_t n, int inf, int low, int high)
@@ -39,6 +43,23 @@ static int make_keys_ready(int16_t *keys, ptrdiff_t n, int inf, int low, int hig
         keys[i] = ENCODED(value, 16, INT16_MAX, 0);
     }
     return outside;
+}
+
+static int make_ready_halves(void *cells, ptrdiff_t n)
+{
+    return make_keys_ready(cells, n, 0x7C00, 1, 0x7C00);
+}
+
+static int make_ready_brains(void *cells, ptrdiff_t n)
+{
+    return make_keys_ready(cells, n, 0x7F80, (127 - 50) << 7, (127 + 50) << 7);
+}
+
+/* Integers of at most 16 bits are in order as they are, and their squares do not overflow. */
+static int make_ready_integers(void *cells, ptrdiff_t n)
+{
+    (void)cells, (void)n;
+    return 0;
 }
 
 /* The maxima of numbers that are read, where a NaN is inf. */
@@ -97,6 +118,7 @@ static double largest_double(const void *row, ptrdiff_t stride, ptrdiff_t rows, 
 
 /* Numbers have the type of the last argument. */
 #define TYPED(name, like) _Generic((like), float: name##_float, double: name##_double)
-#define make_ready(numbers, n, like) TYPED(make_ready, like)(numbers, n)
 #define largest(row, stride, rows, n, like) TYPED(largest, like)(row, stride, rows, n)
 #define take_larger(maxima, numbers, n, like) TYPED(take_larger, like)(maxima, numbers, n)
+
+#endif

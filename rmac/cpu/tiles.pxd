@@ -22,9 +22,7 @@ cdef extern from "transpose.h" nogil:
     )
 
 cdef extern from "tiles.h" nogil:
-    bint make_keys_ready(int16_t* keys, Py_ssize_t n, int inf, int low, int high)
     # Numbers have the type of the last argument.
-    bint make_ready(void* numbers, Py_ssize_t n, double like)
     double largest(
         const void* row, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n, double like
     )
@@ -105,11 +103,11 @@ cdef inline bint has_planes(const Map* x, cell_t like) noexcept nogil:
     )
 
 
-cdef inline bint pack_tile(
+cdef inline void pack_tile(
     const Map* x, const char* image, Py_ssize_t first, cell_t* cells, Py_ssize_t lanes,
     cell_t* rows,
 ) noexcept nogil:
-    """Copy channels from `first` on of all cells; return whether their squares may overflow."""
+    """Copy channels from `first` on of all cells."""
     cdef const char* data = image + first * x.channel_stride
     cdef Py_ssize_t y, lane, n = x.height * x.width, channels = min(lanes, x.channels - first)
     cdef Py_ssize_t line = lanes_of(cells[0])
@@ -126,14 +124,6 @@ cdef inline bint pack_tile(
             pack_rows(
                 x, data + y * x.row_stride, channels, cells + y * x.width * lanes, lanes, rows
             )
-    if cell_t is float or cell_t is double:
-        return make_ready(cells, n * lanes, cells[0])
-    elif cell_t is int16_t:
-        if x.kind == Kind.FLOAT16:
-            return make_keys_ready(cells, n * lanes, 0x7C00, 1, 0x7C00)
-        return make_keys_ready(cells, n * lanes, 0x7F80, (127 - 50) << 7, (127 + 50) << 7)
-    else:
-        return False
 
 
 cdef inline void maxima_of_pixels(

@@ -82,8 +82,10 @@ template <Kind kind> __device__ unsigned int order_pair(unsigned int bits)
         return choose_bytes(bits, 0x4140);
     else if constexpr (kind == INT8)
         return choose_bytes(bits, 0x9180);
-    else
+    else {
+        static_assert(Dtype<kind>::is_float, "a dtype that is not in order in pairs yet");
         return bits ^ (choose_bytes(bits, 0xBB99) & 0x7FFF7FFF);
+    }
 }
 
 /* The running maxima of vectors, one for each of their elements, as keys. */

@@ -8,7 +8,6 @@ import numpy as np
 
 from rmac import _hints
 from rmac._backend import (
-    HOST,
     Array,
     backend_of,
     device_context,
@@ -150,8 +149,8 @@ class State(NamedTuple):
         if channels != len(known):
             hint = _hints.for_channels(x.shape, len(known))
             raise ValueError(f"{name}: expected {len(known)} channels, got {channels}{hint}")
-        method = "to_cupy" if backend_of(known) is HOST else "to_numpy"
-        advice = f"; call {method}() of the Whitening to move it"
+        library = backend_of(x, name).ARRAY.partition(".")[0]
+        advice = f"; call to_{library}() of the Whitening to move it"
         require_same_device(x, name, known, "the Whitening", advice)
 
     def apply_to(self, vectors: Array, out: Array) -> None:
