@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)\s*([^;]*);")
-WIDTHS = {"64": 2, "128": 4}  # registers of a load
+WIDTHS = {"64": 2, "128": 4}  # registers of a load, by the end of its name
 
 
 def machine_code(code, names, folder, arch="sm_90"):
-    """Return for each kernel the lines of its machine code."""
+    """Return the lines of machine code of each kernel."""
     nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="needs CuPy and NVRTC")
     program = nvrtc.createProgram(code, "rmac.cu", (), ())
     for name in names:
@@ -29,7 +29,7 @@ def machine_code(code, names, folder, arch="sm_90"):
 
 
 def until(lines, instruction):
-    """Return the lines before the first such instruction, or all."""
+    """Return the lines before the first such instruction, or all if there is none."""
     found = [i for i, line in enumerate(lines) if f" {instruction}" in line]
     return lines[: found[0]] if found else lines
 
@@ -44,7 +44,7 @@ def _nvdisasm():
 
 
 def loads_in_flight(lines):
-    """Return how many loads from global memory start before one of them is used."""
+    """Return how many loads from global memory start, at most, before one of them is used."""
     most, pending, loads = 0, set(), 0
     for name, operands in instructions(lines):
         registers = [int(number) for number in re.findall(r"\bR(\d+)\b", operands)]
@@ -60,7 +60,10 @@ def loads_in_flight(lines):
 
 
 def instructions_per_byte(lines):
-    """Return the instructions of the loop that loads most, all its branches counted, per byte."""
+    """Return how many instructions there are for a byte, in the loop that loads most bytes.
+
+    All branches in the loop count.
+    """
     labels, names, loops = {}, [], []
     for line in lines:
         label = re.match(r"(\.L_x_\d+):$", line)
@@ -72,12 +75,12 @@ def instructions_per_byte(lines):
                 loops.append((labels[target[0]], len(names) + 1))
             names.append(name)
     inner = [(_loaded_bytes(names[start:stop]), start - stop) for start, stop in loops]
-    loaded, length = max(inner)  # of loops that load the same, the shortest
-    return -length / loaded
+    loaded, minus_length = max(inner)  # of loops that load as much, the shortest
+    return -minus_length / loaded
 
 
 def instructions(lines):
-    """Yield the names and operands of instructions."""
+    """Yield the name and the operands of each instruction."""
     return (match.groups() for match in filter(None, map(INSTRUCTION.match, lines)))
 
 

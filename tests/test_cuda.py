@@ -63,9 +63,9 @@ def test_loads_are_as_wide_as_memory_allows(gpu):
         boxes = rmac.region_grid(*x.shape[2:]).boxes.tobytes()
         misalignment = x.data.ptr % route.WIDEST_LOAD
         (found,) = route.region_routes(x.shape, x.strides, misalignment, boxes, 2, spec)
-        return found.form, found.vector
+        return found.path, found.vector
 
-    ROWS, CHANNELS, PLANES = route.Form  # noqa: N806
+    ROWS, CHANNELS, PLANES = route.Path  # noqa: N806
     x = gpu.zeros((2, 64, 24, 32), np.float32)
     last = gpu.zeros((2, 24, 32, 64), np.float32).transpose(0, 3, 1, 2)
     assert vector(x) == (ROWS, 4)

@@ -7,9 +7,7 @@ from enum import IntEnum
 import numpy as np
 import pytest
 import sass
-from helpers import (
-    to_host,
-)
+from helpers import to_host
 
 from rmac import cuda
 from rmac._dtypes import DTYPES as DTYPE_TABLE
@@ -35,7 +33,7 @@ def specialisations():
                 yield f"pool_planes<{kind}, {many}, {out}>"
         for sums in sorted({real, "double"}):
             yield f"pool_means<{kind}, {sums}, {real}>"
-        for tiling in search.tilings((1, 1, 1, 1), info):
+        for tiling in search.tilings_of((1, 1, 1, 1), info):
             sums = c_types.c_name(tiling.sums)
             yield f"choose_boxes<{kind}, {sums}>"
             for many in (1, search._QUERIES_AT_ONCE):
@@ -102,7 +100,7 @@ def test_every_specialisation_compiles_without_spills(arch):
 
 
 def _pooling(lines):
-    """Return the machine code before the block of an image that is the last describes it."""
+    """Return the machine code that pools: what comes before the fences and the description."""
     return sass.until(lines, "MEMBAR")
 
 
@@ -119,12 +117,12 @@ def _pooling(lines):
     ],
 )
 def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
-    """Without that, a GPU waits for its memory most of the time."""
+    """With fewer, a GPU waits for its memory most of the time."""
     code = source.kernel_source()
-    one = code.replace("BATCH = sizeof(BitsOf<kind>) < 8 ? 8 : 4;", "BATCH = 1;").replace(
-        "LOADS = 64 / sizeof(Real);", "LOADS = 1;"
-    )
-    one = one.replace("CELLS_AT_ONCE = 8;", "CELLS_AT_ONCE = 1;")
+    one = code
+    for name_at_once in ("VECTORS_AT_ONCE", "VALUES_AT_ONCE", "CELLS_AT_ONCE"):
+        one, count = re.subn(f"{name_at_once} = .*;", f"{name_at_once} = 1;", one)
+        assert count == 1
     in_flight, with_one = (
         sass.loads_in_flight(_pooling(sass.machine_code(text, [name], tmp_path)[name]))
         for text in (code, one)
@@ -136,9 +134,9 @@ FENCES = "MEMBAR.SC.GPU", "CCTL.IVALL", "BAR.SYNC"
 
 
 def test_the_last_block_in_flight_sees_what_the_others_have_written(tmp_path):
-    """By fences around its counter, which empty the cache of its multiprocessor; see CUDA's model.
+    """Fences around the counter empty the cache of the multiprocessor, see CUDA's memory model.
 
-    After that no load is from the cache of constants, which fences do not empty.
+    They do not empty the cache of constants, so no load after them may use it.
     """
     kernels = (
         "pool_rows<FLOAT32, 4, int>",
@@ -158,7 +156,7 @@ def test_the_last_block_in_flight_sees_what_the_others_have_written(tmp_path):
 
 
 def test_planes_are_copied_without_registers(tmp_path):
-    """Such copies are all in flight, however many they are."""
+    """Then all of them can be in flight, however many they are."""
     name = "pool_planes<FLOAT32, 4, float>"
     found = {}
     for arch in ("sm_75", "sm_80", "sm_90"):
@@ -177,7 +175,7 @@ def test_planes_are_copied_without_registers(tmp_path):
     ("kind", "vector", "most"), [("FLOAT32", 4, 4), ("FLOAT16", 8, 6), ("UINT8", 8, 10)]
 )
 def test_a_kernel_has_few_instructions_for_a_byte(tmp_path, kernel, kind, vector, most):
-    """An H100 runs 10 in the time that its memory takes for a byte."""
+    """An H100 runs 10 instructions in the time that it takes to read a byte from memory."""
     name = f"{kernel}<{kind}, {vector}, float>"
     code = source.kernel_source()
     one_by_one = code.replace("sizeof(BitsOf<kind>) <= 2 && count % 2 == 0", "false")

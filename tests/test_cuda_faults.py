@@ -21,9 +21,9 @@ from rmac.cuda import source
 
 
 def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
-    """Without any one of the barriers, the shim gives another result or an error.
+    """If any one of the barriers is missing, the shim gives another result or an error.
 
-    But for the barrier before a block counts itself: the shim runs blocks one after the other.
+    The barrier before a block counts itself is an exception: the shim runs blocks in turn.
     """
     if gpu.__name__ != "shim":
         pytest.skip("a device runs threads in an order of its own")
@@ -74,15 +74,15 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
             (24, 9, 12),
             "NCHW",
         ),
-        ("tiles += pitch;", "tiles += pitch - 1;", (24, 9, 12), "NHWC"),
-        ("y <= last; y =", "y + 7 <= last; y =", (24, 9, 12), "NCHW"),
-        ("x <= last; x =", "x + 7 <= last; x =", (24, 9, 12), "NHWC"),
+        ("pitch = blockDim.x * count;", "pitch = blockDim.x * count - 1;", (24, 9, 12), "NHWC"),
+        ("at <= last; at =", "at + 7 <= last; at =", (24, 9, 12), "NCHW"),
+        ("at <= last; at =", "at + 7 <= last; at =", (24, 9, 12), "NHWC"),
         ("for (int i = chunks * count", "for (int i = elements", (3, 7, 7), "NCHW"),
     ],
     ids=["pitch of rows", "pitch of channels", "last rows", "last pixels", "last elements"],
 )
 def test_a_planted_fault_is_found(gpu, monkeypatch, right, wrong, shape, layout):
-    """A wrong pitch, and a batch of loads that is dropped at the end."""
+    """A wrong pitch; loads at the end that are left out."""
     if gpu.__name__ != "shim":
         pytest.skip("a fault may end the context of a device")
     x = np.arange(math.prod(shape), dtype=np.float32).reshape(1, *shape)  # the last are largest

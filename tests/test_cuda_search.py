@@ -27,7 +27,7 @@ def test_a_query_or_a_search_on_the_host_is_an_error(gpu):
 @pytest.mark.parametrize("aspects", [((0.0, 1),), ((0.75, 1),), ((0.0, 2), (0.3, 1), (2.0, 3))])
 @pytest.mark.parametrize("step", [0, 3])
 def test_tables_have_each_box_once(aspects, step):
-    """And at their stage, a box is the maximum of four cells."""
+    """In its stage, each box is the maximum of four cells."""
     height, width = 17, 23
     table = search.boxes_of(height, width, aspects, 1.1, step)
     found = []
@@ -42,7 +42,7 @@ def test_tables_have_each_box_once(aspects, step):
                 for query in range(run["first_query"], run["first_query"] + run["queries"])
             ]
     assert len(found) == len(set(found))
-    assert table.sums[-1] == candidates(height, width, aspects, 1.1, step, False).sums
+    assert table.sums_before[-1] == candidates(height, width, aspects, 1.1, step, False).sums
     if not step:
         wanted = [aspect or None for aspect, count in aspects for _ in range(count)]
         assert set(found) == {
@@ -53,7 +53,7 @@ def test_tables_have_each_box_once(aspects, step):
 
 
 def test_cells_only_grow_within_an_aspect():
-    """A stage that needs smaller cells than the one before it reads the map again."""
+    """Else stages would read the map again, since cells cannot become smaller."""
     stages = search.boxes_of(24, 32, ((0.75, 1),), 1.1, 0).stages
     assert len(stages) >= 7
     assert (np.diff(stages["rows"]) >= 0).all()
@@ -75,7 +75,7 @@ def test_cells_of_fewer_rows_and_more_columns(gpu, rng):
 def test_tiles_have_all_channels_and_fit():
     for shape in [(1, 0, 5, 5), (1, 1, 1, 1), (2, 512, 24, 32), (1, 300, 48, 64), (1, 7, 200, 99)]:
         for info in DTYPE_TABLE.values():
-            for tiling in search.tilings(shape, info):
+            for tiling in search.tilings_of(shape, info):
                 assert tiling.lanes * max(tiling.tiles - 1, 0) < max(shape[1], 1)
                 assert tiling.lanes * tiling.tiles >= shape[1]
                 assert tiling.shared <= SHARED_MEMORY
@@ -107,11 +107,11 @@ def test_memory_that_is_short_changes_no_bit(gpu, rng, monkeypatch, name, dtype)
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_maps_that_shared_memory_has_no_room_for(gpu, rng, monkeypatch, layout):
-    """A block searches several tiles one after the other, if memory for its cells is short too."""
+    """If device memory for cells is short too, a block searches several tiles in turn."""
     x = random_map(rng, (1, 9, 80, 90), DTYPES["float64"])
     query = rng.standard_normal(9)
     expected = rmac.localize(x, query, aspect=8, tolerance=1)
-    (tiling,) = search.tilings(x.shape, DTYPE_TABLE["float64"])
+    (tiling,) = search.tilings_of(x.shape, DTYPE_TABLE["float64"])
     assert tiling.workspace
     assert tiling.tiles == 3
     stored = gpu.asarray(x if layout == "NCHW" else x.transpose(0, 2, 3, 1).copy())
@@ -123,7 +123,7 @@ def test_maps_that_shared_memory_has_no_room_for(gpu, rng, monkeypatch, layout):
 
 
 def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
-    """Without any one of the barriers, the shim gives another result or an error."""
+    """If any one of the barriers is missing, the shim gives another result or an error."""
     if gpu.__name__ != "shim":
         pytest.skip("a device runs threads in an order of its own")
     x = gpu.asarray(random_map(rng, (1, 64, 9, 9), DTYPES["uint8"]))

@@ -92,7 +92,7 @@ cdef inline Box whole_map(const Map* x) noexcept nogil:
 
 
 cdef inline bint move_edge(const Map* x, Box* box, int edge, Py_ssize_t step) noexcept nogil:
-    """Move an edge; return whether the box is on the map and spans two cells there."""
+    """Move an edge. Return whether the box is on the map, at least two cells high or wide."""
     cdef Py_ssize_t by = step if edge % 2 else -step
     if edge < 2:
         box.y1 += by

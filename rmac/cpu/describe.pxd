@@ -93,7 +93,7 @@ cdef inline bint is_in_range(double squares, double eps) noexcept nogil:
     return 1e-60 < squares < 1e60 and eps < 1e30
 
 
-cdef inline void divide_out_of_range(
+cdef inline void normalize_scaled(
     floating* values, Py_ssize_t n, double eps
 ) noexcept nogil:
     """Divide a vector by its norm plus eps, whatever its values; scale by the largest first."""
@@ -128,7 +128,7 @@ cdef inline void normalize(floating* values, Py_ssize_t n, double eps) noexcept 
     if is_in_range(squares, eps):
         divide(values, n, <floating>(sqrt(squares) + eps))
     else:
-        divide_out_of_range(values, n, eps)
+        normalize_scaled(values, n, eps)
 
 
 cdef inline void add(floating* out, const floating* values, Py_ssize_t n) noexcept nogil:
@@ -154,7 +154,7 @@ cdef inline void add_normalized(
     if is_in_range(squares, eps):
         add_quotients(out, values, n, <floating>(sqrt(squares) + eps))
     else:
-        divide_out_of_range(values, n, eps)
+        normalize_scaled(values, n, eps)
         add(out, values, n)
 
 

@@ -1,24 +1,24 @@
 /* Sums of boxes: of the squares of their maxima, and of the products with queries. choices.cu makes
-   scores of them.
+   scores of them. A tile here is all cells of some channels, not the tile of tiles.cu.
 
    Accumulation
        The squares and products of a box are summed over the channels of a tile in `Real`, one
        channel after the other; then over tiles in float64. `Real` is float32; it is float64 for
        float64 maps, and for images with values whose squares may overflow or underflow in float32.
-       search_boxes() tells which these are, and its launch in float64 does them alone. No sum
-       depends on other images or queries.
+       search_boxes() in float32 marks such images in `overflows`. The launches in float64 do these
+       images alone. No sum depends on other images or queries.
    NaN
        A NaN is read as inf, so that the sums of a box with a NaN are not finite.
    Memory layout
-       Maps have any strides. A tile of channels is held in shared memory, (channel, cell), or in
-       device memory if a map is too large. A cell stands for some rows and columns, both powers of
-       2, which are doubled in place: a box is the maximum of four cells. Sums are (image, tile, sum).
-       Queries have length 1, and are (query, channel).
+       Maps have any strides. A tile is held in shared memory, (channel, cell), or in device memory
+       if a map is too large. A cell stands for some rows and columns of the map: it is their
+       maximum. Their numbers are powers of 2, and are doubled in place until a box is the maximum
+       of four cells. Sums are (image, tile, sum). Queries have length 1, and are (query, channel).
    Thread mapping
-       search_boxes: a block takes one tile of one image, and a thread takes boxes. scale_queries: a
-       block takes a query. */
+       search_boxes: a block takes one tile of one image, and a thread takes boxes.
+       scale_queries: a block, which is a warp, takes a query. */
 
-/* That a thread loads from memory before it uses the first. */
+/* Cells that a thread loads before it uses the first. The time with others is not recorded. */
 const int CELLS_AT_ONCE = 8;
 
 /* Boxes of one size, and the queries that they are compared with. */
@@ -26,10 +26,11 @@ struct Run {
     int height, width; /* of each box */
     int rows, columns; /* of boxes */
     int first_query, queries;
-    Index first_sum; /* a sum of squares for each box, then of products for each query and box */
+    Index first_sum; /* of squares, one for each box; then of products, for each query and box */
 };
 
-/* Runs whose boxes are the maxima of four cells, if a cell stands for so many rows and columns. */
+/* Runs whose boxes are the maxima of four cells each, when a cell stands for so many rows and
+   columns. */
 struct Stage {
     int rows, columns;
     int first_run, stop_run;
@@ -43,7 +44,7 @@ struct Found {
 struct SearchLaunch {
     const char *data; /* of the first image */
     Strides strides;
-    Index first_image, images; /* in the output, which has so many */
+    Index first_image, images; /* in the output: the number of the first, and of all */
     int channels, height, width;
     int by_channels; /* whether channels are contiguous */
     int step;        /* cells between boxes */
@@ -51,19 +52,19 @@ struct SearchLaunch {
     int blocks;      /* of search_boxes, for each image */
     int stages, first_run, stop_run;
     int queries;
-    int parts;       /* of the boxes, one for each block of compare_boxes */
+    int parts;       /* of the boxes of an image: a block of compare_boxes takes one */
     int is_first;    /* whether nothing is found yet */
     int small_first; /* whether fewer cells are better at equal scores */
     int refine, sweeps;
-    Index first_sum, sums; /* of an image and tile, in this launch */
+    Index first_sum, sums; /* of each image and tile in this launch */
     const Stage *stage;
     const Run *run;
     const int *order;   /* the number of each query in the output */
     const void *units;  /* queries, of the type of sums */
-    int *overflows;     /* for each image; null if sums have one type */
+    int *overflows;     /* whether an image needs sums in float64; null if there is no choice */
     void *all_sums;
-    char *workspace;    /* of each block; null if shared memory is enough */
-    Index block_bytes;  /* of it */
+    char *workspace;    /* of all blocks; null if shared memory is enough */
+    Index block_bytes;  /* of the workspace of one block */
     Found *found;       /* (image, query, part) */
     Index *boxes;       /* (query, image, 4) */
     void *scores;       /* (query, image) */
@@ -77,7 +78,7 @@ __device__ inline double infinity()
     return value;
 }
 
-/* Return whether another launch, whose sums have the other type, does this image. */
+/* Return whether another launch does this image, since it needs the other type of sums. */
 template <typename Real> __device__ bool is_for_other_type(const SearchLaunch &launch, int image)
 {
     return launch.overflows && launch.overflows[image] != (sizeof(Real) == sizeof(double));
@@ -94,9 +95,10 @@ template <Kind kind, typename Real> __device__ Real read_number(const char *at)
     }
 }
 
-/* Return whether the square of a float32 may overflow or underflow: whether it is finite and not 0,
-   and outside of 2**-50 to 2**50. Arithmetic takes subnormals as 0, so this compares bits. */
-__device__ inline bool is_outside(float number)
+/* Return whether the square of a float32 may overflow or underflow: the number is below 2**-50 or
+   above 2**50, and neither 0 nor infinite. Bits are compared, since arithmetic takes subnormals
+   as 0. */
+__device__ inline bool is_out_of_range(float number)
 {
     unsigned int bits;
     memcpy(&bits, &number, sizeof(bits));
@@ -111,14 +113,14 @@ __device__ inline int channel_pitch(const SearchLaunch &launch)
     return launch.height * launch.width | 1;
 }
 
-/* Fill cells with some channels. Return whether this thread read a number that is_outside(). */
+/* Fill cells with some channels. Return whether this thread read a number that is out of range. */
 template <Kind kind, typename Real>
 __device__ bool load_cells(
     const SearchLaunch &launch, const char *data, int channels, Real *cells)
 {
     const int plane = launch.height * launch.width, all = channels * plane;
     const int pitch = channel_pitch(launch);
-    bool outside = false;
+    bool out_of_range = false;
     for (int first = threadIdx.x; first < all; first += CELLS_AT_ONCE * blockDim.x) {
         Real loaded[CELLS_AT_ONCE];
         int place[CELLS_AT_ONCE];
@@ -137,16 +139,18 @@ __device__ bool load_cells(
         for (int j = 0; j < CELLS_AT_ONCE; j++) {
             cells[place[j]] = loaded[j];
             if constexpr (sizeof(Real) == sizeof(float))
-                outside = outside || is_outside(loaded[j]);
+                out_of_range = out_of_range || is_out_of_range(loaded[j]);
         }
     }
-    return outside;
+    return out_of_range;
 }
 
-/* Make each cell the maximum of itself and the one at a distance. */
+/* Double the rows or columns that cells stand for: each becomes the maximum of itself and the cell
+   at a distance. */
 template <typename Real> __device__ void grow_cells(Real *cells, int count, int distance)
 {
-    for (int start = threadIdx.x; start - (int)threadIdx.x < count; start += CELLS_AT_ONCE * blockDim.x) {
+    for (int start = threadIdx.x; start - (int)threadIdx.x < count;
+         start += CELLS_AT_ONCE * blockDim.x) {
         Real larger[CELLS_AT_ONCE];
 #pragma unroll
         for (int j = 0; j < CELLS_AT_ONCE; j++) {
@@ -165,8 +169,8 @@ template <typename Real> __device__ void grow_cells(Real *cells, int count, int 
     __syncthreads();
 }
 
-/* The sums of a box over some channels: of squares, and of products with `many` queries. The last of the
-   queries may be the same. */
+/* The sums of a box over some channels: of squares, and of products with `many` queries. If there
+   are fewer queries, the last one stands in for the others. */
 template <typename Real, int many> struct BoxSums {
     Real squares, products[many];
 
@@ -181,7 +185,7 @@ template <typename Real, int many> struct BoxSums {
             products[k] = 0;
             element[k] = query + min(k, queries - 1) * query_pitch;
         }
-#pragma unroll 1 /* else 2 blocks have the registers of 3 */
+#pragma unroll 1 /* unrolled, it needs registers that leave room for 2 blocks instead of 3 */
         for (int channel = 0; channel < channels; channel++, cell += pitch) {
             const Real most = max(max(cell[0], cell[right]), max(cell[below], cell[below + right]));
             squares = fma(most, most, squares);
@@ -196,7 +200,7 @@ template <typename Real, int many> struct BoxSums {
 template <typename Real> struct SearchTask {
     const Real *cells;
     int channels;
-    const Real *query; /* of the first channel */
+    const Real *query; /* the first query, at the first channel of the tile */
     Real *sums;
 };
 
@@ -226,7 +230,8 @@ __device__ void sum_box(
     }
 }
 
-/* Write the sums of all boxes of a stage. A thread takes every blockDim.x-th box of all its runs. */
+/* Write the sums of all boxes of a stage. The boxes of all its runs are dealt out to the threads in
+   turn, as one list. */
 template <typename Real, int many>
 __device__ void sum_stage(
     const SearchLaunch &launch, const SearchTask<Real> &task, const Stage &stage, int first_run,
@@ -242,14 +247,14 @@ __device__ void sum_stage(
     }
 }
 
-/* Fill cells with a tile of an image, and note whether float32 is too narrow for the image. */
+/* Fill cells with a tile of an image, and mark the image if it needs sums in float64. */
 template <Kind kind, typename Real>
 __device__ void load_tile(
     const SearchLaunch &launch, const char *data, int image, int channels, Real *cells)
 {
     __syncthreads(); /* boxes of the last cells are summed */
-    const bool outside = load_cells<kind, Real>(launch, data, channels, cells);
-    if (outside && launch.overflows)
+    const bool out_of_range = load_cells<kind, Real>(launch, data, channels, cells);
+    if (out_of_range && launch.overflows)
         launch.overflows[image] = 1;
     __syncthreads();
 }
@@ -264,7 +269,7 @@ __device__ void search_tile(const SearchLaunch &launch, int image, int tile, Rea
         cells, channels, (const Real *)launch.units + first,
         (Real *)launch.all_sums + ((Index)image * launch.tiles + tile) * launch.sums};
     const int count = channels * channel_pitch(launch);
-    int rows = 0, columns = 0; /* for which a cell stands */
+    int rows = 0, columns = 0; /* that a cell stands for; 0 before the tile is loaded */
     for (int i = 0; i < launch.stages; i++) {
         const Stage stage = launch.stage[i];
         const int first_run = max(stage.first_run, launch.first_run);
@@ -281,7 +286,7 @@ __device__ void search_tile(const SearchLaunch &launch, int image, int tile, Rea
             grow_cells(cells, count, rows * launch.width);
         sum_stage<Real, many>(launch, task, stage, first_run, stop_run);
     }
-    if (rows == 0) /* there are no boxes, but the whole map may be refined */
+    if (rows == 0) /* there are no boxes, but the whole map may be scored: mark the image */
         load_tile<kind, Real>(launch, data, image, channels, cells);
 }
 
@@ -292,7 +297,7 @@ __global__ void __launch_bounds__(THREADS, 2) search_boxes(const SearchLaunch la
     if (sizeof(Real) == sizeof(double) && is_for_other_type<Real>(launch, image))
         return;
     for (int tile = blockIdx.x % launch.blocks; tile < launch.tiles; tile += launch.blocks)
-        if (launch.workspace) /* two calls, so that the compiler sees which memory it is */
+        if (launch.workspace) /* two calls, so that the compiler knows which memory cells are in */
             search_tile<kind, Real, many>(
                 launch, image, tile,
                 (Real *)(launch.workspace + blockIdx.x * launch.block_bytes));
@@ -300,8 +305,8 @@ __global__ void __launch_bounds__(THREADS, 2) search_boxes(const SearchLaunch la
             search_tile<kind, Real, many>(launch, image, tile, (Real *)shared_memory);
 }
 
-/* Write queries, in an order, with length 1: in float64, and rounded to float32. One of zeros stays.
-   A block, which is a warp, takes a query; a thread reads nothing that another wrote. */
+/* Write queries in another order, scaled to length 1: in float64, and rounded to float32. A query
+   of zeros stays as it is. There is no barrier, since no thread reads what another wrote. */
 __global__ void __launch_bounds__(WARP) scale_queries(
     const int *order, const double *queries, int channels, double *units, float *rounded)
 {

@@ -22,21 +22,21 @@ _C_NAMES = {
 
 
 class KernelTypes(NamedTuple):
-    """What the kernels make of a dtype of feature maps."""
+    """The types in which the kernels hold the values of a dtype."""
 
-    bits: np.dtype[Any]  # an element in memory
+    bits: np.dtype[Any]  # an element in memory; of a float, its bits as an integer
     key: np.dtype[Any]  # an integer that orders as the values do; GPUs compare 32 bits or 64
     real: np.dtype[Any]  # a mean, or an element of a descriptor
 
 
 @cache
 def kernel_types(info: DtypeInfo) -> KernelTypes:
-    """Return the types of the kernels for a dtype."""
+    """Return the types in which the kernels hold the values of a dtype."""
     bits = info.name if "int" in info.name else f"int{8 * info.itemsize}"
     key = np.int64 if info.itemsize == 8 else np.int32
     return KernelTypes(np.dtype(bits), np.dtype(key), info.descriptor)
 
 
 def c_name(dtype: np.dtype[Any]) -> str:
-    """Return the name of a type in the kernels' source."""
+    """Return the name that a type has in the .cu files."""
     return _C_NAMES[dtype.name]

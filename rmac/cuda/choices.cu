@@ -1,21 +1,21 @@
-/* The best box of each map for each query, by the sums of boxes.cu; and its refinement.
+/* The best box of each map for each query, by the sums of boxes.cu, and its refinement.
 
    Accumulation
-       The sums of tiles are added in float64, in order. Scores are float64, rounded to the type of
-       the results before they are compared.
+       The sums of tiles are added in float64, in order. Scores are computed in float64, and rounded
+       to the type of the results before they are compared.
    NaN
-       A box with a NaN or an infinite maximum has no score, which is -inf here. If there is no other
-       box, the result is the whole map with score NaN.
+       A box with a NaN or an infinite maximum has no score: it is -inf here. If no box has a score,
+       the result is the whole map with score NaN.
    Memory layout
        Found boxes are (image, query, part). Results are (query, image), in the order of the caller.
    Thread mapping
-       compare_boxes: a block takes a part of the boxes for one image and query. choose_boxes: a
-       block takes one image and query. All its threads refine the same box, and share the reading of
-       the map. */
+       compare_boxes: a block takes a part of the boxes for one image and query.
+       choose_boxes: a block takes one image and query. All its threads refine the same box: each
+       reads some channels. */
 
 __device__ inline Found nothing_found() { return {-infinity(), 0, 0, 0, 0}; }
 
-/* Return whether one box comes before another: the order of `rmac.localize`. */
+/* Return whether one box is better than another, by the rule of `rmac.localize`. */
 __device__ inline bool is_better(const Found &one, const Found &other, bool small_first)
 {
     if (one.score != other.score)
@@ -48,7 +48,7 @@ __device__ inline Found best_of_block(const Found &found, bool small_first)
     return all[0];
 }
 
-/* Return the score, rounded to the type of scores; -inf if there is none. */
+/* Return a score, rounded to the type of scores; -inf if the box has none. */
 template <typename Score> __device__ double score_of(double squares, double products)
 {
     const double length = sqrt(squares);
@@ -56,7 +56,27 @@ template <typename Score> __device__ double score_of(double squares, double prod
     return length < infinity() && score == score ? (double)(Score)score : -infinity();
 }
 
-/* Find the best box of a part of the boxes; the best one of earlier launches competes. */
+/* Return box number `box` of a run with its score; `sums` are those of the image in this launch. */
+template <typename Real, typename Score>
+__device__ Found box_of_run(
+    const SearchLaunch &launch, const Run &run, const Real *sums, int query, int box)
+{
+    const int boxes = run.rows * run.columns;
+    const Real *square = sums + (run.first_sum - launch.first_sum) + box;
+    const Real *product = square + (Index)(1 + query - run.first_query) * boxes;
+    double squares = 0, products = 0;
+#pragma unroll 8
+    for (int tile = 0; tile < launch.tiles; tile++) {
+        squares += square[tile * launch.sums];
+        products += product[tile * launch.sums];
+    }
+    Found found = {score_of<Score>(squares, products), 0, 0, 0, 0};
+    found.y1 = box / run.columns * launch.step, found.x1 = box % run.columns * launch.step;
+    found.y2 = found.y1 + run.height - 1, found.x2 = found.x1 + run.width - 1;
+    return found;
+}
+
+/* Find the best box of a part of the boxes. The best box of earlier launches is compared too. */
 template <typename Real, typename Score>
 __global__ void __launch_bounds__(THREADS, 4) compare_boxes(const SearchLaunch launch)
 {
@@ -67,6 +87,7 @@ __global__ void __launch_bounds__(THREADS, 4) compare_boxes(const SearchLaunch l
     Found best = nothing_found();
     if (threadIdx.x == 0 && !launch.is_first)
         best = launch.found[blockIdx.x];
+    const Real *sums = (const Real *)launch.all_sums + (Index)image * launch.tiles * launch.sums;
     Index box = part * (int)blockDim.x + (int)threadIdx.x;
     for (int i = launch.first_run; i < launch.stop_run; i++) {
         const Run run = launch.run[i];
@@ -74,20 +95,7 @@ __global__ void __launch_bounds__(THREADS, 4) compare_boxes(const SearchLaunch l
             continue;
         const int boxes = run.rows * run.columns;
         for (; box < boxes; box += (Index)launch.parts * blockDim.x) {
-            const Real *square = (const Real *)launch.all_sums
-                                 + (Index)image * launch.tiles * launch.sums
-                                 + (run.first_sum - launch.first_sum) + box;
-            const Real *product = square + (Index)(1 + query - run.first_query) * boxes;
-            double squares = 0, products = 0;
-#pragma unroll 8
-            for (int tile = 0; tile < launch.tiles; tile++) {
-                squares += square[tile * launch.sums];
-                products += product[tile * launch.sums];
-            }
-            Found one = {score_of<Score>(squares, products), 0, 0, 0, 0};
-            one.y1 = (int)box / run.columns * launch.step;
-            one.x1 = (int)box % run.columns * launch.step;
-            one.y2 = one.y1 + run.height - 1, one.x2 = one.x1 + run.width - 1;
+            const Found one = box_of_run<Real, Score>(launch, run, sums, query, box);
             if (one.score > -infinity() && is_better(one, best, launch.small_first))
                 best = one;
         }
@@ -98,10 +106,10 @@ __global__ void __launch_bounds__(THREADS, 4) compare_boxes(const SearchLaunch l
         launch.found[blockIdx.x] = best;
 }
 
-/* Write the maximum of each channel in a box. A thread takes a channel: its next loads along a row
-   find in the cache what the first one brought. */
+/* Write the maximum of each channel in a box. A thread takes a channel, and reads along its rows:
+   the first load brings the next cells of the row into the cache. */
 template <Kind kind, typename Real>
-__device__ void find_maxima(
+__device__ void maxima_of_box(
     const SearchLaunch &launch, const char *data, const Found &box, Real *maxima)
 {
     const int width = box.x2 - box.x1 + 1;
@@ -118,20 +126,20 @@ __device__ void find_maxima(
     }
 }
 
-/* What choose_boxes has for an image and query. */
+/* What a block of choose_boxes works on. */
 template <typename Real> struct BoxTask {
     const char *data;
     const Real *query;
-    double *sums; /* (tile, 2), then the maxima */
+    double *sums; /* (tile, 2): of squares and of products */
     Real *maxima;
 };
 
-/* Return the score of one box to the whole block, the same as compare_boxes() gives it. */
+/* Return the score of a box to the whole block: the same as compare_boxes() computes. */
 template <Kind kind, typename Real>
 __device__ double score_box(
     const SearchLaunch &launch, const BoxTask<Real> &task, const Found &box)
 {
-    find_maxima<kind, Real>(launch, task.data, box, task.maxima);
+    maxima_of_box<kind, Real>(launch, task.data, box, task.maxima);
     __syncthreads();
     for (int tile = threadIdx.x; tile < launch.tiles; tile += blockDim.x) {
         const int first = tile * launch.lanes;
@@ -148,7 +156,7 @@ __device__ double score_box(
     return score_of<RealOf<kind>>(squares, products);
 }
 
-/* Move an edge by a step; return whether the box is on the map and spans two cells there. */
+/* Move an edge by a step. Return whether the box is on the map, at least two cells high or wide. */
 __device__ inline bool move_edge(const SearchLaunch &launch, Found &box, int edge, int step)
 {
     const int by = edge % 2 ? step : -step;
@@ -189,7 +197,7 @@ __device__ void refine_box(const SearchLaunch &launch, const BoxTask<Real> &task
         }
 }
 
-/* Write the best box of each image and query, refined if there is a workspace for it. */
+/* Write the best box of each image and query. It is refined if there is a workspace for that. */
 template <Kind kind, typename Real>
 __global__ void __launch_bounds__(THREADS, 4) choose_boxes(const SearchLaunch launch)
 {

@@ -1,48 +1,52 @@
 /* Descriptors of images from their regional vectors.
 
    Accumulation
-       The squares of 4 neighbouring channels are summed in the type of the descriptor, `Real`. These
-       sums are added in float64: in each group of NORM_GROUP channels, then over the groups. Sums
-       over regions in `Real`. The order of additions depends on the shape alone, not on the kernel.
-       CuPy compiles float32 arithmetic to take subnormals as 0, so norms near these take another way.
+       The squares of QUAD neighbouring channels are summed in `Real`, the type of the descriptor.
+       These sums are added in float64: in each group of NORM_GROUP channels, then over the groups.
+       Regional vectors are added in `Real`. The order of additions depends on the shape alone, not
+       on the kernel. CuPy compiles float32 arithmetic to take subnormals as 0. So a vector whose
+       norm is near these is scaled first, see normalize_scaled().
    NaN
        A NaN in a regional vector makes its norm NaN, and so all elements of the vector.
    Memory layout
-       Regional vectors are (image, region, channel), contiguous, and are overwritten. Sums of squares
-       are (image, region, group).
+       Regional vectors are (image, region, channel), contiguous, and are overwritten. Sums of
+       squares are (image, region, group).
    Thread mapping
-       The blocks that pool sum the squares of their channels: 4 threads take a group. Then one block
-       describes an image: a block of `describe`, or the one that is the last to pool channels of the
-       image. There a warp takes the norm of a region, and then a thread takes a channel. */
+       To sum squares, 4 threads take a group. The blocks that pool do that for their channels, or
+       the blocks of `describe`. Then one block describes an image: a block of `describe`, or the
+       block that is the last to pool channels of the image. In it, a warp takes the norm of a
+       region; then a thread takes a channel. */
 
-/* Loads that a thread starts before it uses the first. A block that describes waits for the memory
-   most of the time. */
-template <typename Real> constexpr int LOADS = 64 / sizeof(Real);
+/* Values that a thread loads before it uses the first, because a block that describes waits for
+   memory most of the time. The time with other numbers is not recorded. */
+template <typename Real> constexpr int VALUES_AT_ONCE = 64 / sizeof(Real);
 
-const int DIVISIONS = 4;  /* the same of values that it writes, too; more would need many registers */
-const int QUAD = 4;       /* channels that a thread squares at once */
-const int DIVISORS = 256; /* regions whose divisors a block holds at once; not measured */
+/* The same of values that are written too. More would need many registers. */
+const int QUOTIENTS_AT_ONCE = 4;
+const int QUAD = 4;       /* channels that a thread squares with one load */
+const int DIVISORS = 256; /* of regions, that a block holds at once; not measured */
 
 struct DescribeLaunch {
     Index first_image;
-    int most_regions; /* of an image; all have room for so many vectors */
+    int most_regions; /* of an image; each image has room for so many vectors */
     int channels;
     AggregationOptions options;
     void *vectors;
     double *squares;
     int are_squared;    /* whether the squares of the regional vectors are summed already */
-    int same_count;     /* the number of regions if all images have the same, else 0 */
-    int counts[COUNTS]; /* each image's own number, if they differ */
+    int same_count;     /* the regions of each image if all have as many, else 0 */
+    int counts[COUNTS]; /* the regions of each image if they differ */
 };
 
 __device__ inline int groups_of(int channels) { return (channels + NORM_GROUP - 1) / NORM_GROUP; }
 
-/* The regional vectors of an image, and memory for the sums of their squares. Addresses are computed
-   where they are needed: that takes fewer registers. */
+/* The regional vectors of an image, and the sums of their squares. Addresses are computed at each
+   use, since that takes fewer registers. */
 template <typename Real> struct ImageVectors {
     Real *first_image;
     double *squares_of_first;
-    int image, vectors, sums; /* vectors, and sums, of each image in memory */
+    int image;
+    int vectors, sums; /* regions for which each image has room, of vectors and of sums */
     int regions, channels;
 
     __device__ Real *vector(int region) const
@@ -62,7 +66,8 @@ template <typename Real> struct Divisor {
 };
 
 static_assert(
-    DIVISORS * sizeof(Divisor<double>) + sizeof(int) <= DESCRIBE_SHARED, "shared memory to describe");
+    DIVISORS * sizeof(Divisor<double>) + sizeof(int) <= DESCRIBE_SHARED,
+    "shared memory to describe");
 
 /* Warps of the block that have all their threads. */
 __device__ inline int whole_warps() { return threads_of_block() / WARP; }
@@ -102,19 +107,20 @@ __device__ inline double sum_by_warp(const double *values, Index n)
 {
     double sum = 0;
 #pragma unroll 1
-    for (Index i = thread_of_block() % WARP; i < n; i += LOADS<double> * WARP) {
-        double loaded[LOADS<double>];
+    for (Index i = thread_of_block() % WARP; i < n; i += VALUES_AT_ONCE<double> * WARP) {
+        double loaded[VALUES_AT_ONCE<double>];
 #pragma unroll
-        for (int j = 0; j < LOADS<double>; j++)
+        for (int j = 0; j < VALUES_AT_ONCE<double>; j++)
             loaded[j] = i + j * WARP < n ? values[i + j * WARP] : 0;
 #pragma unroll
-        for (int j = 0; j < LOADS<double>; j++)
+        for (int j = 0; j < VALUES_AT_ONCE<double>; j++)
             sum += loaded[j];
     }
     return sum_of_warp(sum);
 }
 
-/* Sum the squares of neighbouring values, up to 4; with one load if `aligned`. */
+/* Sum the squares of the first QUAD values, or of all `count` if these are fewer. One load takes
+   QUAD values that are aligned. */
 template <typename Real>
 __device__ Real squares_of_quad(const Real *values, int count, bool aligned)
 {
@@ -131,18 +137,19 @@ __device__ Real squares_of_quad(const Real *values, int count, bool aligned)
     return sum;
 }
 
-/* Sum the squares of `count` channels from a group's first on, in groups, of all regions. */
+/* Sum the squares of `count` channels in groups, for all regions. A group begins at `first`. */
 template <typename Real>
 __device__ void sum_squares(const ImageVectors<Real> &image, int first, int count)
 {
-    const int threads = NORM_GROUP / QUAD; /* of a group */
+    const int threads = NORM_GROUP / QUAD; /* that take a group */
     const int lane = thread_of_block() % WARP, warp = thread_of_block() / WARP;
     const int groups = groups_of(count), place = lane % threads * QUAD;
     const bool aligned = (size_t)image.first_image % sizeof(Vector<Real, QUAD>) == 0
                          && image.channels % QUAD == 0;
     const unsigned int sums = warp < whole_warps() ? (unsigned int)image.regions * groups : 0;
 #pragma unroll 1
-    for (unsigned int i = warp * (WARP / threads); i < sums; i += whole_warps() * (WARP / threads)) {
+    for (unsigned int i = warp * (WARP / threads); i < sums;
+         i += whole_warps() * (WARP / threads)) {
         const unsigned int at = min(i + lane / threads, sums - 1);
         const int region = at / groups, group = at % groups;
         const int channel = group * NORM_GROUP + place;
@@ -155,11 +162,12 @@ __device__ void sum_squares(const ImageVectors<Real> &image, int first, int coun
     }
 }
 
-/* Return whether a norm, its square and their inverses are far from overflow and underflow. If not
-   even the largest value is, its square is infinite, 0 or NaN. */
+/* Return whether a norm, its square and their inverses are far from overflow and underflow. If the
+   square of the largest value is not, `squares` is infinite, 0 or NaN, which are out of range. */
 template <typename Real> __device__ bool is_in_range(double squares, double eps)
 {
-    return squares > (sizeof(Real) == sizeof(float) ? 1e-20 : 1e-60) && squares < 1e60 && eps < 1e30;
+    const double least = sizeof(Real) == sizeof(float) ? 1e-20 : 1e-60;
+    return squares > least && squares < 1e60 && eps < 1e30;
 }
 
 __device__ inline double power_of_two(int exponent)
@@ -170,8 +178,9 @@ __device__ inline double power_of_two(int exponent)
     return power;
 }
 
-/* Divide a vector by its norm plus eps, by a whole warp, where the norm is not in range. The vector
-   and eps are brought to the scale of 1 first, by two powers of two since one may be out of range. */
+/* Divide a vector by its norm plus eps, whatever its values. A whole warp does it. The vector and
+   eps are scaled first, so that the largest value is near 1. That takes two powers of two, since
+   their product may be out of range. */
 template <typename Real> __device__ void normalize_scaled(Real *values, Index n, double eps)
 {
     const Real *const stop = values + n;
@@ -184,7 +193,8 @@ template <typename Real> __device__ void normalize_scaled(Real *values, Index n,
     long long bits;
     memcpy(&bits, &peak, sizeof(bits));
     const int exponent = (int)(bits >> 52) - 1023;
-    const double scale = power_of_two(-exponent / 2), rest = power_of_two(-exponent - -exponent / 2);
+    const double scale = power_of_two(-exponent / 2);
+    const double rest = power_of_two(-exponent - -exponent / 2);
 #pragma unroll 1
     for (const Real *at = values; at < stop; at += WARP) {
         const double value = to_double(*at) * scale * rest;
@@ -198,8 +208,9 @@ template <typename Real> __device__ void normalize_scaled(Real *values, Index n,
         *at = (Real)(to_double(*at) * scale * rest / divisor);
 }
 
-/* Find the divisors of `count` regional vectors from one on: norms plus eps, or 1. A vector whose norm
-   is not in range is divided here. All threads of a warp write the same divisors. */
+/* Find the divisors of `count` regional vectors from `first` on: norms plus eps, or 1 if vectors
+   are not normalised. A vector whose norm is not in range is divided here, and has the divisor 1.
+   All threads of a warp write the same divisors. */
 template <typename Real>
 __device__ void find_divisors(
     const AggregationOptions &options, const ImageVectors<Real> &image, int first, int count)
@@ -209,14 +220,14 @@ __device__ void find_divisors(
     const int end = warp < whole_warps() ? count : 0;
 #pragma unroll 1
     for (int i = warp; i < end; i += whole_warps()) {
-        Real found = 1;
+        Real divisor = 1;
         if (options.normalize_regions) {
             const double squares =
                 sum_by_warp(image.squares(first + i), groups_of(image.channels));
             const bool in_range = is_in_range<Real>(squares, options.eps);
-            found = in_range ? (Real)(sqrt(squares) + options.eps) : 0;
+            divisor = in_range ? (Real)(sqrt(squares) + options.eps) : 0;
         }
-        divisors[i] = {found, 1 / found};
+        divisors[i] = {divisor, 1 / divisor};
     }
 #pragma unroll 1
     for (int i = warp; i < end; i += whole_warps())
@@ -227,24 +238,24 @@ __device__ void find_divisors(
     __syncthreads();
 }
 
-/* Divide every `step`th value from `first` on. Quotients are corrected by what is left of the
-   dividend: mostly the same bits as a division, in a third of its instructions. */
+/* Divide every `step`th value from `first` on. The product with the inverse is corrected by the
+   remainder: mostly the same bits as a division, in a third of its instructions. */
 template <typename Real>
 __device__ void divide_values(
     Real *values, Index n, int first, int step, const Divisor<Real> &divisor)
 {
 #pragma unroll 1
-    for (Index i = first; i < n; i += DIVISIONS * step) {
-        Real loaded[DIVISIONS];
+    for (Index i = first; i < n; i += QUOTIENTS_AT_ONCE * step) {
+        Real loaded[QUOTIENTS_AT_ONCE];
 #pragma unroll
-        for (int j = 0; j < DIVISIONS; j++)
+        for (int j = 0; j < QUOTIENTS_AT_ONCE; j++)
             loaded[j] = i + j * step < n ? values[i + j * step] : 0;
 #pragma unroll
-        for (int j = 0; j < DIVISIONS; j++) {
+        for (int j = 0; j < QUOTIENTS_AT_ONCE; j++) {
             const Real quotient = loaded[j] * divisor.inverse;
-            const Real rest = fma(-quotient, divisor.value, loaded[j]);
+            const Real remainder = fma(-quotient, divisor.value, loaded[j]);
             if (i + j * step < n)
-                values[i + j * step] = fma(rest, divisor.inverse, quotient);
+                values[i + j * step] = fma(remainder, divisor.inverse, quotient);
         }
     }
 }
@@ -261,8 +272,8 @@ __device__ void divide_vectors(const ImageVectors<Real> &image, int first, int c
             divisors[i]);
 }
 
-/* Add `count` regional vectors from `first` on, divided, to the descriptor. The first of all begin it,
-   and the last end it: a mean is divided then. */
+/* Divide `count` regional vectors from `first` on, and add them to the descriptor. It is 0 before
+   region 0 is added. A mean is divided by the number of regions after the last is added. */
 template <typename Real>
 __device__ void add_vectors(
     const ImageVectors<Real> &image, int first, int count, bool is_mean,
@@ -274,22 +285,22 @@ __device__ void add_vectors(
         const Real *at = image.vector(first) + channel;
         Real sum = first ? descriptor.vector(0)[channel] : 0;
 #pragma unroll 1
-        for (int i = 0; i < count; i += LOADS<Real>) {
-            Real loaded[LOADS<Real>];
+        for (int i = 0; i < count; i += VALUES_AT_ONCE<Real>) {
+            Real loaded[VALUES_AT_ONCE<Real>];
 #pragma unroll
-            for (int j = 0; j < LOADS<Real>; j++, at += i + j < count ? image.channels : 0)
+            for (int j = 0; j < VALUES_AT_ONCE<Real>; j++, at += i + j < count ? image.channels : 0)
                 loaded[j] = *at;
 #pragma unroll
-            for (int j = 0; j < LOADS<Real>; j++)
+            for (int j = 0; j < VALUES_AT_ONCE<Real>; j++)
                 if (i + j < count)
                     sum = fma(loaded[j], divisors[i + j].inverse, sum);
         }
-        const bool ends = first + count == image.regions;
-        descriptor.vector(0)[channel] = ends && is_mean ? sum / image.regions : sum;
+        const bool complete = first + count == image.regions;
+        descriptor.vector(0)[channel] = complete && is_mean ? sum / image.regions : sum;
     }
 }
 
-/* Divide vectors, taken as one, by their norm plus eps. */
+/* Divide all vectors of an image, as one long vector, by its norm plus eps. */
 template <typename Real>
 __device__ void normalize_as_one(const ImageVectors<Real> &image, double eps)
 {
@@ -301,17 +312,17 @@ __device__ void normalize_as_one(const ImageVectors<Real> &image, double eps)
     const double squares =
         sum_by_warp(image.squares(0), (Index)image.regions * groups_of(image.channels));
     if (is_in_range<Real>(squares, eps)) {
-        const Real found = (Real)(sqrt(squares) + eps);
+        const Real divisor = (Real)(sqrt(squares) + eps);
         divide_values(
             image.vector(0), size, thread_of_block(), whole_warps() * WARP,
-            Divisor<Real>{found, 1 / found});
+            Divisor<Real>{divisor, 1 / divisor});
     } else if (thread_of_block() < WARP) {
         normalize_scaled(image.vector(0), size, eps);
     }
 }
 
-/* Turn the regional vectors of an image into its descriptor: in place, or in `descriptors`. The sums of
-   their squares are known. */
+/* Turn the regional vectors of an image into its descriptor: in place, or in `descriptors`. The
+   sums of their squares are known already. */
 template <typename Real>
 __device__ void describe_image(
     const AggregationOptions &options, bool in_place, const ImageVectors<Real> &image,
@@ -334,11 +345,11 @@ __device__ void describe_image(
         normalize_as_one(result, options.eps);
 }
 
-/* Return to the threads of a block whether it is the last of the image to get here. It then sees what
-   the others have written. The counter is 0 before the first and after the last. */
+/* Return to all threads of a block whether it is the last of the image to get here. The last block
+   sees what the others have written. The counter is 0 before the first and after the last. */
 __device__ inline bool is_last_block(unsigned int *finished, int blocks)
 {
-    int *is_last = (int *)((Divisor<double> *)shared_memory + DIVISORS); /* out of the way */
+    int *is_last = (int *)((Divisor<double> *)shared_memory + DIVISORS); /* behind the divisors */
     __syncthreads();
     if (thread_of_block() == 0) {
         __threadfence();
@@ -349,14 +360,14 @@ __device__ inline bool is_last_block(unsigned int *finished, int blocks)
     return *is_last;
 }
 
-/* Sum the squares of what a block has pooled; describe the image if the block is its last. */
+/* Sum the squares of what a block has pooled; the last block of an image also describes it. */
 template <Kind kind, typename Out>
 __device__ void describe_pooled(
     const PoolLaunch &launch, const Task &task, int channel_block, Out *vectors)
 {
     typedef RealOf<kind> Real;
     const Description &description = launch.description;
-    if constexpr (sizeof(Out) == sizeof(Real)) { /* else the results are not for descriptors */
+    if constexpr (sizeof(Out) == sizeof(Real)) { /* other results are not for descriptors */
         if (!description.squares)
             return;
         const int most = launch.regions;

@@ -6,8 +6,8 @@
        The keys of NaN, of either sign, are above that of +inf, so a region with a NaN gives a NaN.
        +0 is greater than -0.
    Memory layout
-       A key has 64 bits for float64 and 32 for other dtypes. It orders as the CPU's keys do, so CPU
-       and GPU give the same bits.
+       A key has 64 bits for float64 and 32 for other dtypes. Keys order as on the CPU, so CPU and
+       GPU give the same bits.
    Thread mapping
        None: each function is for one thread.
 
@@ -25,7 +25,8 @@ template <typename Bits, int count> struct alignas(count * sizeof(Bits)) Vector 
     Bits at[count];
 };
 
-/* Flip all bits but the sign of negative floats, whose bits order backwards. Its own inverse. */
+/* Flip all bits but the sign of negative floats, whose bits order backwards. A second call gives
+   the bits back. */
 template <Kind kind> __device__ BitsOf<kind> flip_negative(BitsOf<kind> bits)
 {
     const int top = 8 * sizeof(bits) - 1;
@@ -34,7 +35,7 @@ template <Kind kind> __device__ BitsOf<kind> flip_negative(BitsOf<kind> bits)
 }
 
 /* The subtraction wraps around: it moves negative NaNs from the least keys to the greatest.
-   Integers have no NaN, and are their own keys. */
+   Integers have no NaN: they are their own keys. */
 template <Kind kind> __device__ KeyOf<kind> encode(BitsOf<kind> bits)
 {
     if constexpr (!Dtype<kind>::is_float)
@@ -53,14 +54,15 @@ template <Kind kind> __device__ BitsOf<kind> decode(KeyOf<kind> key)
                                                   + (unsigned long long)Dtype<kind>::key_shift));
 }
 
-/* The identity of maxima. */
+/* The identity of the maximum. */
 template <Kind kind> __device__ KeyOf<kind> least_key()
 {
     return (KeyOf<kind>)((unsigned long long)1 << (8 * sizeof(KeyOf<kind>) - 1));
 }
 
-/* Choose four bytes by the digits of a selector: byte i of a word; 4, which is 0; or, as 8 + i, the
-   sign of byte i in all bits, which __byte_perm does not give. */
+/* Return four bytes that the hexadecimal digits of a selector choose. Digit i is byte i of a word;
+   4 is a zero byte; 8 + i is the sign bit of byte i, repeated 8 times. __byte_perm() cannot do the
+   last. */
 __device__ inline unsigned int choose_bytes(unsigned int word, unsigned int selector)
 {
     unsigned int chosen;
@@ -72,8 +74,8 @@ __device__ inline unsigned int choose_bytes(unsigned int word, unsigned int sele
     return chosen;
 }
 
-/* Return a pair of 16-bit floats, or of integers of 8 bits, as keys of 16 bits, but for the
-   subtraction in encode(). */
+/* Return a pair of values as keys of 16 bits, before the subtraction in encode(). The values are
+   floats of 16 bits or integers of 8 bits. */
 template <Kind kind> __device__ unsigned int order_pair(unsigned int bits)
 {
     if constexpr (kind == UINT8)
@@ -86,7 +88,7 @@ template <Kind kind> __device__ unsigned int order_pair(unsigned int bits)
     }
 }
 
-/* Maxima of vectors of elements, as keys. */
+/* The running maxima of vectors, one for each of their elements, as keys. */
 template <Kind kind, int count, bool in_pairs = sizeof(BitsOf<kind>) <= 2 && count % 2 == 0>
 struct Maxima {
     KeyOf<kind> key[count];
@@ -121,14 +123,14 @@ template <Kind kind, int count> struct Maxima<kind, count, true> {
 
     __device__ void take(const Vector<BitsOf<kind>, count> &bits)
     {
-        const int one = Dtype<kind>::is_float ? -Dtype<kind>::key_shift : 0;
-        const unsigned int shift = (unsigned short)one * 0x10001u;
+        const int addend = Dtype<kind>::is_float ? -Dtype<kind>::key_shift : 0;
+        const unsigned int addends = (unsigned short)addend * 0x10001u;
 #pragma unroll
         for (int k = 0; k < count / 2; k++) {
             const int bytes = 2 * k * sizeof(BitsOf<kind>);
             unsigned int word = 0;
             memcpy(&word, (const char *)&bits + bytes, 2 * sizeof(BitsOf<kind>));
-            pair[k] = __viaddmax_s16x2(order_pair<kind>(word), shift, pair[k]);
+            pair[k] = __viaddmax_s16x2(order_pair<kind>(word), addends, pair[k]);
         }
     }
 
@@ -151,8 +153,8 @@ __device__ inline unsigned int widen_float16(unsigned short bits)
     return sign | wide;
 }
 
-/* Return the same number as a float32, or as a float64 if it is one; of integers, what they stand
-   for. */
+/* Return the same number as a float32, or as a float64 if it is one. Integers become the numbers
+   that they stand for. */
 template <Kind kind> __device__ RealOf<kind> widen(BitsOf<kind> bits, int zero_point)
 {
     if constexpr (!Dtype<kind>::is_float) {

@@ -24,8 +24,8 @@ from rmac.cuda.route import (
     NORM_GROUP,
     THREADS,
     WIDEST_LOAD,
-    Form,
     KernelSpec,
+    Path,
     Route,
     block_shape,
     kernel_name,
@@ -59,10 +59,10 @@ _DESCRIBE = {4: "describe<float>", 8: "describe<double>"}  # by the bytes of an 
 
 
 def _by_value(struct: Struct) -> Any:
-    """Return a struct as an argument of launches: CuPy keeps where its memory is.
+    """Return a struct as an argument of launches, which points to the memory of the struct.
 
-    At each launch CuPy takes 20 us for an array with fields, 1.2 us for one without, and nothing
-    for such an argument.
+    If CuPy gets the array itself, it makes such an argument at each launch. That takes 20 us for an
+    array with fields, and 1.2 us for one without.
     """
     return namespace().cuda.function.CNumpyArray(struct.view(f"V{struct.nbytes}"))
 
@@ -70,18 +70,18 @@ def _by_value(struct: Struct) -> Any:
 def launch_struct(
     name: str, blocks: int, threads: int, struct: Struct, *arrays: Array, shared: int = 0
 ) -> None:
-    """Launch a kernel that takes a struct, which is copied, and then arrays."""
+    """Launch a kernel whose arguments are a copy of a struct, and arrays."""
     arguments = (_by_value(struct.copy()), *arrays)
     launched = kernel(name, namespace().cuda.runtime.getDevice())
     launched((blocks,), (threads,), arguments, shared_mem=shared)
 
 
 class _Maps(NamedTuple):
-    """What of a batch decides how it is pooled."""
+    """The properties of a batch that decide how it is pooled."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    misalignment: int  # of the address, in bytes beyond the widest alignment
+    misalignment: int  # the address modulo `WIDEST_LOAD`
 
 
 class _Job(NamedTuple):
@@ -90,13 +90,13 @@ class _Job(NamedTuple):
     batch: int  # its number
     maps: _Maps
     images: int
-    offset: int  # of the first of them, in bytes from the batch's address
-    first_image: int  # of them, in the output
+    offset: int  # bytes from the batch's address to the first of the images
+    first_image: int  # its number in the output
     route: Route
 
 
 class _Launch(NamedTuple):
-    """A launch of a kernel. Only the addresses are still missing."""
+    """A launch of a kernel, complete but for the addresses."""
 
     name: str
     grid: tuple[int]
@@ -104,8 +104,8 @@ class _Launch(NamedTuple):
     shared: int
     words: npt.NDArray[np.int64]  # the struct, and the address of the result
     addresses: list[tuple[int, int, int]]  # a place in words; the number of a pointer; bytes to add
-    # Copies of the words, and the arguments that these are, which no call uses now. A call takes
-    # one and returns it.
+    # Copies of the words that no call uses now, each with the arguments that point to it. A call
+    # takes one and puts it back.
     spare: list[tuple[npt.NDArray[np.int64], tuple[Any, Any]]]
 
 
@@ -114,7 +114,7 @@ class _Call(NamedTuple):
 
     launches: list[_Launch]
     scratch: int  # bytes
-    counters: int  # bytes of these, from the first on, that are 0 before the launches
+    counters: int  # of these bytes, how many of the first must be 0 before the launches
 
 
 def launch_pooling(
@@ -181,10 +181,11 @@ def _run(call: _Call, out: Array, inputs: Sequence[int]) -> None:
         launch.spare.append(spare)
 
 
-_kept = cached(lambda call: sum(2 * launch.words.nbytes for launch in call.launches))  # and a copy
+# Twice, since each launch has a copy of its words.
+_cached_call = cached(lambda call: sum(2 * launch.words.nbytes for launch in call.launches))
 
 
-@_kept
+@_cached_call
 def _pooling_call(
     batches: tuple[tuple[Any, ...], ...], boxes: tuple[bytes, ...], spec: KernelSpec
 ) -> _Call:
@@ -195,14 +196,14 @@ def _pooling_call(
     return _Call(_pool_launches(maps, routes, struct, (_OUT, 0), [], spec), scratch=0, counters=0)
 
 
-@_kept
+@_cached_call
 def _descriptors_call(
     batches: tuple[tuple[Any, ...], ...],
     boxes: tuple[bytes, ...],
     spec: KernelSpec,
     aggregation: AggregationOptions,
 ) -> _Call:
-    """Return the launches that pool, and those that describe unless the first do that too."""
+    """Return the launches that pool, and then launches that describe if the first do not."""
     maps = [_Maps(*one) for one in batches]
     counts = [len(grid) // _BOX_BYTES for grid in boxes]
     routes = _routes(maps, boxes, spec)
@@ -232,11 +233,11 @@ def _descriptors_call(
     return _Call(launches, scratch, counters)
 
 
-@_kept
+@_cached_call
 def _description_call(
     shape: tuple[int, int, int], itemsize: int, aggregation: AggregationOptions
 ) -> _Call:
-    """Return the launches that describe regional vectors, and sum their squares first."""
+    """Return the launches that describe regional vectors. They also sum the squares."""
     struct = _describe_struct(shape, aggregation, are_squared=False)
     addresses = _describe_addresses((_FIRST_INPUT, 0), (_SCRATCH, 0))
     launches = _describe_launches(shape, [shape[1]], struct, addresses, itemsize)
@@ -244,12 +245,12 @@ def _description_call(
 
 
 def _sums_squares(routes: tuple[Route, ...]) -> bool:
-    """Return whether blocks that pool can sum squares: they have all regions of their groups."""
+    """Return whether blocks that pool can sum squares: each has whole groups, of all regions."""
     return len(routes) == 1 and routes[0].channels % NORM_GROUP == 0
 
 
 def _bytes_of_squares(shape: tuple[int, int, int]) -> int:
-    """Return how large the sums of squares of regional vectors are, one for each group."""
+    """Return the bytes of the sums of squares of regional vectors, one sum for each group."""
     images, regions, channels = shape
     return images * regions * -(-channels // NORM_GROUP) * np.dtype(np.float64).itemsize
 
@@ -261,7 +262,10 @@ def _places(*sizes: int) -> list[int]:
 
 
 def _address(struct: np.dtype[Any], field: str, address: Address) -> tuple[int, int, int]:
-    """Return an address that a launch writes to a field of its struct, or of a struct in it."""
+    """Return where a field of a struct is, in words, and the address that is written there.
+
+    `field` may name a field of an inner struct, after a dot.
+    """
     offset = 0
     for name in field.split("."):
         struct, start = struct.fields[name][:2]  # type: ignore[index]
@@ -274,7 +278,8 @@ def _routes(maps: list[_Maps], boxes: Sequence[bytes], spec: KernelSpec) -> list
     for one in maps:
         require_32_bits(one.shape)
     images = sum(one.shape[0] for one in maps)
-    least = 1 << min(images, 256).bit_length() >> 1  # few numbers, since routes are cached
+    # A power of 2, so that calls of about as many images share a cached route.
+    least = 1 << min(images, 256).bit_length() >> 1
     return [region_routes(*one, grid, least, spec) for one, grid in zip(maps, boxes, strict=True)]
 
 
@@ -286,9 +291,9 @@ def _pool_launches(
     addresses: list[tuple[int, int, int]],
     spec: KernelSpec,
 ) -> list[_Launch]:
-    """Return the launches that pool batches to `vectors`, as few as their capacity allows.
+    """Return the launches that pool batches to `vectors`, each of as many jobs as it has room for.
 
-    All launches have what `struct` and `addresses` hold.
+    `struct` and `addresses` are what all launches have in common.
     """
     launches = []
     for jobs in _jobs_by_kernel(maps, routes):
@@ -300,13 +305,13 @@ def _pool_launches(
 
 
 def _jobs_by_kernel(batches: list[_Maps], routes: list[tuple[Route, ...]]) -> Iterable[list[_Job]]:
-    """Return lists of jobs that one kernel does with one shape of its blocks."""
-    jobs_of_kernel: dict[tuple[Form, int, int], list[_Job]] = {}
+    """Return a list of jobs for each kernel and shape of its blocks."""
+    jobs_of_kernel: dict[tuple[Path, int, int], list[_Job]] = {}
     first_image = 0
     for batch, (maps, of_batch) in enumerate(zip(batches, routes, strict=True)):
         images, channels = maps.shape[:2]
         for route in of_batch:
-            jobs = jobs_of_kernel.setdefault((route.form, route.vector, route.channels), [])
+            jobs = jobs_of_kernel.setdefault((route.path, route.vector, route.channels), [])
             most = max(1, MOST_BLOCKS // max(1, -(-channels // route.channels)))
             for first in range(0, images, most):
                 some, offset = min(most, images - first), first * maps.strides[0]
@@ -316,7 +321,7 @@ def _jobs_by_kernel(batches: list[_Maps], routes: list[tuple[Route, ...]]) -> It
 
 
 def require_32_bits(shape: tuple[int, ...]) -> None:
-    """Raise if a side of the maps is beyond the kernels' int."""
+    """Raise if the kernels, which count sides of maps in int, cannot take maps so large."""
     if max(shape[1:]) <= INT_MAX:
         return
     for axis, size in zip(("channels", "rows", "columns"), shape[1:], strict=True):
@@ -355,7 +360,7 @@ def _launch_of_first_jobs(
         blocks, words_used = blocks + more_blocks, words_used + len(plan)
         taken.append(job)
     struct["batches"] = len(taken)
-    struct["by_channels"] = taken[0].route.form is Form.CHANNELS
+    struct["by_channels"] = taken[0].route.path is Path.CHANNELS
     shared = max(DESCRIBE_SHARED, *(job.route.shared for job in taken))
     if spec.sums:
         shared = max(shared, THREADS * spec.tile.itemsize)

@@ -1,31 +1,31 @@
 /* Regional maxima, in one pass over the map.
 
    Accumulation
-       Maxima of keys: 64 bits for float64, 32 for other dtypes. Their order does not matter, so the
-       results have the same bits in any order of threads. The atomics are on integers.
+       Maxima of keys: 64 bits for float64, 32 for other dtypes. The order in which they are taken
+       does not matter, so atomics on these integers give the same bits in any order of threads.
    NaN
        A region with a NaN gives a NaN.
    Memory layout
        pool_rows: contiguous rows; or rows of any strides, one element at a time.
        pool_channels: contiguous channels.
    Thread mapping
-       A thread starts BATCH loads before it uses the first, so that many bytes are on their way.
-       Bands and segments end at the same places for all threads of a warp.
        pool_rows: threadIdx.x is along a row, one vector of elements each; threadIdx.y is over
        channels. A thread goes down its columns, from band to band.
        pool_channels: threadIdx.x is over vectors of channels; threadIdx.y is over rows. A thread
-       goes along its row, from segment to segment. */
+       goes along its row, from segment to segment.
+       Bands and segments end at the same place for all threads of a warp. */
 
-/* Loads of a thread in flight. 8 of float64 do not fit in registers. */
-template <Kind kind> constexpr int BATCH = sizeof(BitsOf<kind>) < 8 ? 8 : 4;
+/* Vectors that a thread loads before it uses the first, so that many bytes are on their way. 8 of
+   float64 do not fit in registers. The time with fewer is not recorded. */
+template <Kind kind> constexpr int VECTORS_AT_ONCE = sizeof(BitsOf<kind>) < 8 ? 8 : 4;
 
-/* Blocks for which a multiprocessor has registers. With one more, loads in flight would spill. On an
-   H100, 4 blocks of pool_channels take 0.9 to 1.0 of the time of 3. */
+/* Blocks for whose registers a multiprocessor has room. With one more, loads in flight would spill.
+   On an H100, pool_channels with 4 blocks takes 0.9 to 1.0 of its time with 3. */
 #define ROWS_BLOCKS (__CUDA_ARCH__ < 1200 ? 3 : 2)
 #define CHANNELS_BLOCKS (__CUDA_ARCH__ / 100 == 9 || __CUDA_ARCH__ / 100 == 10 ? 4 : 3)
 
-/* The tiles of a channel block lie so far apart that neighbouring channels and tiles are in
-   different banks. */
+/* Keys from one tile of pool_rows to the next: an odd number, so that neighbouring tiles of one
+   channel are in different banks. */
 const int TILE_PITCH = CHANNEL_BLOCK + 1;
 
 template <typename Key> __device__ void fill(Key *tiles, Key value, int count)
@@ -34,18 +34,20 @@ template <typename Key> __device__ void fill(Key *tiles, Key value, int count)
         tiles[i] = value;
 }
 
-/* Where the tiles of a block are, in keys: (band, segment, place in a vector, lane). */
+/* The layout of the tiles of a block: (band, segment, element of a vector, lane). */
 struct Tiles {
-    int band, segment, place; /* from one to the next */
+    int band, segment, element; /* keys from one to the next */
 };
 
-/* What a thread writes at the end of a kernel: a vector of channels, `first`, `first` + `step` and so
-   on, of each `groups`th region, from `group` on. */
+/* What a thread writes at the end of a kernel: a vector of channels, of each `groups`th region from
+   `group` on. The channels are `first`, `first` + `step` and so on. */
 struct Share {
-    int lane, first, step, group, groups;
+    int lane; /* where its keys begin in each tile */
+    int first, step;
+    int group, groups;
 };
 
-/* Find the maxima of a region in a vector of channels, whose tiles begin at `key`. */
+/* Find the maxima of a region for a vector of channels, whose keys begin at `key`. */
 template <typename Key, int many>
 __device__ void find_maxima(
     const RegionSpan &span, const Key *key, const Tiles &tiles, Key (&most)[many])
@@ -57,11 +59,11 @@ __device__ void find_maxima(
         for (int segment = span.left; segment <= span.right; segment++, tile += tiles.segment)
 #pragma unroll
             for (int k = 0; k < many; k++)
-                most[k] = max(most[k], tile[k * tiles.place]);
+                most[k] = max(most[k], tile[k * tiles.element]);
     }
 }
 
-/* Write the maxima of all regions. */
+/* Write a thread's share of the maxima of all regions. */
 template <Kind kind, int many, typename Out>
 __device__ void write_regions(
     const PoolLaunch &launch, const Task &task, const KeyOf<kind> *keys, const Tiles &tiles,
@@ -91,8 +93,8 @@ __device__ void write_regions(
     }
 }
 
-/* Find the tiles of `count` columns in a band, from column x on. Columns in no segment have a tile
-   after those of the segments, which nobody reads. */
+/* Find where the tiles of `count` columns begin in a band, from column x on. Columns in no segment
+   have the spare tile after those of the segments, which is not read. */
 template <int count> __device__ void find_tiles(const Task &task, int x, int (&tile)[count])
 {
     int segment = 0;
@@ -105,8 +107,9 @@ template <int count> __device__ void find_tiles(const Task &task, int x, int (&t
     }
 }
 
-/* Combine the maxima of columns with their tiles. Neighbours in one tile are not combined first: it
-   would take as many instructions, since neighbouring threads differ in which they are. */
+/* Combine the maxima of columns with their tiles. To combine neighbouring columns of one tile first
+   would save nothing: these are other columns in each thread of a warp, so the warp would still run
+   the instructions of each column. */
 template <Kind kind, int count>
 __device__ void add_to_tiles(
     KeyOf<kind> *tiles, const Maxima<kind, count> &columns, const int (&tile)[count])
@@ -116,35 +119,48 @@ __device__ void add_to_tiles(
         atomicMax(tiles + tile[k], columns.at(k));
 }
 
-/* Go down `count` columns of one channel, whose tiles begin at `tiles`. Rows after the last band
-   are its last row again: they are loaded, but not used. */
+/* Reduce vectors that are `step` bytes apart to the maxima of bands or segments, whose starts and
+   stops are at `segment`. Call finish() with the maxima of each in turn. In place of vectors after
+   the last segment, its last vector is loaded again, and not used. */
+template <Kind kind, int count, typename Finish>
+__device__ void reduce_segments(
+    const char *data, Index step, const int *segment, int segments, Finish finish)
+{
+    const int last = segment[2 * segments - 1] - 1;
+    int i = 0, start = segment[0], stop = segment[1];
+    Maxima<kind, count> most;
+    most.reset();
+    for (int at = start; at <= last; at = max(at + VECTORS_AT_ONCE<kind>, start)) {
+        Vector<BitsOf<kind>, count> vectors[VECTORS_AT_ONCE<kind>];
+#pragma unroll
+        for (int j = 0; j < VECTORS_AT_ONCE<kind>; j++)
+            vectors[j] = *(const Vector<BitsOf<kind>, count> *)(data + min(at + j, last) * step);
+#pragma unroll
+        for (int j = 0; j < VECTORS_AT_ONCE<kind>; j++) {
+            if (at + j >= start)
+                most.take(vectors[j]);
+            if (at + j + 1 != stop)
+                continue;
+            finish(most);
+            most.reset();
+            if (++i < segments)
+                start = segment[2 * i], stop = segment[2 * i + 1];
+        }
+    }
+}
+
+/* Go down `count` columns of one channel, whose tiles begin at `tiles`. */
 template <Kind kind, int count>
 __device__ void pool_columns(
     const Task &task, const char *column, const int (&tile)[count], KeyOf<kind> *tiles)
 {
-    const Index step = task.batch->strides.row;
-    const int last = task.band[2 * task.bands - 1] - 1;
-    int band = 0, top = task.band[0], bottom = task.band[1];
-    Maxima<kind, count> most;
-    most.reset();
-    for (int y = top; y <= last; y = max(y + BATCH<kind>, top)) {
-        Vector<BitsOf<kind>, count> rows[BATCH<kind>];
-#pragma unroll
-        for (int j = 0; j < BATCH<kind>; j++)
-            rows[j] = *(const Vector<BitsOf<kind>, count> *)(column + min(y + j, last) * step);
-#pragma unroll
-        for (int j = 0; j < BATCH<kind>; j++) {
-            if (y + j >= top)
-                most.take(rows[j]);
-            if (y + j + 1 != bottom)
-                continue;
+    const int pitch = (task.segments + 1) * TILE_PITCH;
+    reduce_segments<kind, count>(
+        column, task.batch->strides.row, task.band, task.bands,
+        [&](const Maxima<kind, count> &most) {
             add_to_tiles<kind>(tiles, most, tile);
-            most.reset();
-            tiles += (task.segments + 1) * TILE_PITCH;
-            if (++band < task.bands)
-                top = task.band[2 * band], bottom = task.band[2 * band + 1];
-        }
-    }
+            tiles += pitch;
+        });
 }
 
 template <Kind kind, int count, typename Out>
@@ -168,41 +184,25 @@ __global__ void __launch_bounds__(THREADS, ROWS_BLOCKS) pool_rows(
     __syncthreads();
     const int thread = thread_of_block(), groups = threads_of_block() / CHANNEL_BLOCK;
     const int channel = thread % CHANNEL_BLOCK, group = thread / CHANNEL_BLOCK;
+    const Share share = {channel, channel, 1, group, groups};
     if (channel < task.channels && group < groups)
-        write_regions<kind, 1>(launch, task, keys, tiles, {channel, channel, 1, group, groups}, out);
+        write_regions<kind, 1>(launch, task, keys, tiles, share, out);
     describe_pooled<kind>(launch, task, CHANNEL_BLOCK, out);
 }
 
-/* Go along a row of `count` channels, whose tiles in this band begin at `tiles`. Pixels after the
-   last segment are its last pixel again. */
+/* Go along a row of `count` channels, whose tiles in this band begin at `tiles`. */
 template <Kind kind, int count>
 __device__ void pool_pixels(const Task &task, const char *row, KeyOf<kind> *tiles)
 {
-    const Index step = task.batch->strides.pixel;
-    const int last = task.segment[2 * task.segments - 1] - 1, pitch = blockDim.x * count;
-    int segment = 0, left = task.segment[0], right = task.segment[1];
-    Maxima<kind, count> most;
-    most.reset();
-    for (int x = left; x <= last; x = max(x + BATCH<kind>, left)) {
-        Vector<BitsOf<kind>, count> pixels[BATCH<kind>];
-#pragma unroll
-        for (int j = 0; j < BATCH<kind>; j++)
-            pixels[j] = *(const Vector<BitsOf<kind>, count> *)(row + min(x + j, last) * step);
-#pragma unroll
-        for (int j = 0; j < BATCH<kind>; j++) {
-            if (x + j >= left)
-                most.take(pixels[j]);
-            if (x + j + 1 != right)
-                continue;
+    const int pitch = blockDim.x * count;
+    reduce_segments<kind, count>(
+        row, task.batch->strides.pixel, task.segment, task.segments,
+        [&](const Maxima<kind, count> &most) {
 #pragma unroll
             for (int k = 0; k < count; k++)
                 atomicMax(tiles + k * blockDim.x, most.at(k));
-            most.reset();
             tiles += pitch;
-            if (++segment < task.segments)
-                left = task.segment[2 * segment], right = task.segment[2 * segment + 1];
-        }
-    }
+        });
 }
 
 template <Kind kind, int count, typename Out>

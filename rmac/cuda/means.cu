@@ -1,20 +1,20 @@
 /* Regional means, plain and generalised, in one pass over the map.
 
    Accumulation
-       In `Sum`, float32 or float64. There are no atomics, and the order of additions depends on
-       the shape alone. CuPy compiles float32 arithmetic to take subnormals as 0.
+       In `Sum`, which is float32 or float64. There are no atomics, and the order of additions
+       depends on the shape alone. CuPy compiles float32 arithmetic to take subnormals as 0.
    NaN
        A region with a NaN gives a NaN.
    Memory layout
-       Any strides.
+       Maps have any strides.
    Thread mapping
        A thread sums one tile of one channel. If there are fewer tiles than threads, several threads
-       share the rows of a tile. Then a thread sums the tiles of one region and channel.
+       share the rows of a tile. Then a thread adds the tiles of one region and channel.
        Neighbouring threads take neighbouring channels if these are contiguous (`by_channels`), else
        neighbouring segments of a row. */
 
 const double LEAST_BASE = 1e-6; /* the generalised mean replaces values below this */
-const int MOST_FACTORS = 6;     /* powers up to this one are products; not measured on a GPU */
+const int MOST_FACTORS = 6;     /* whole powers up to this one are products; not measured */
 
 template <typename Sum> __device__ Sum apply_power(Sum value, double p)
 {
@@ -29,7 +29,7 @@ template <typename Sum> __device__ Sum apply_power(Sum value, double p)
     return power;
 }
 
-/* Sum every `step`th row of a segment, from row y on. */
+/* Sum a segment of every `step`th row of a band, from row y on. */
 template <Kind kind, typename Sum>
 __device__ Sum sum_of_rows(
     const Strides &strides, const char *data, const int *segment, int y, int bottom, int step,
@@ -45,7 +45,7 @@ __device__ Sum sum_of_rows(
     return sum;
 }
 
-/* Return the mean of a region, from `parts` sums of each tile of its channel. */
+/* Return the mean of a region of one channel. Each of its tiles has `parts` sums. */
 template <typename Sum>
 __device__ Sum mean_of_region(const Task &task, int region, const Sum *sums, int parts, double p)
 {

@@ -16,21 +16,22 @@ from rmac._caches import cached
 from rmac._cuts import elementary_segments
 from rmac.cuda.structs import PLAN_WORDS
 
-_MOST_BANDS = 256  # or segments: a region's span has one byte for each of its edges
+# Of a plan. The span of a region has one byte each for the numbers of its bands and segments.
+_MOST_BANDS = _MOST_SEGMENTS = 256
 
 
 class Plan(NamedTuple):
     """How one launch reaches some regions of maps of one size."""
 
     words: npt.NDArray[np.int32]  # tiles.cu tells their layout
-    tiles: int  # that shared memory has room for
+    tiles: int  # that shared memory must have room for
 
 
 @cached(lambda plans: sum(plan.words.nbytes for plan in plans))
 def region_plans(boxes: bytes, most_tiles: int, spare: int) -> tuple[Plan, ...]:
     """Return plans for the regions of (R, 4) int64 `boxes`, each of at most `most_tiles` tiles.
 
-    Each band has so many tiles more than it has segments: `spare`.
+    A band takes one tile for each segment, and `spare` tiles more.
     """
     regions = np.frombuffer(boxes, np.int64).reshape(-1, 4)
     return tuple(_plans(regions, np.arange(len(regions)), most_tiles, spare))
@@ -47,7 +48,8 @@ def _plans(
     segments = elementary_segments(np.stack([x1, x2 + 1], axis=1))
     tiles = len(bands) * (len(segments) + spare)
     size = 3 + 2 * (len(bands) + len(segments) + len(numbers))
-    if size > PLAN_WORDS or tiles > most_tiles or max(len(bands), len(segments)) > _MOST_BANDS:
+    too_many = len(bands) > _MOST_BANDS or len(segments) > _MOST_SEGMENTS
+    if too_many or tiles > most_tiles or size > PLAN_WORDS:
         half = len(numbers) // 2
         return [
             *_plans(boxes, numbers[:half], most_tiles, spare),

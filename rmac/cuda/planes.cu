@@ -4,17 +4,17 @@
        As in maxima.cu, without atomics.
    Memory layout
        A plane is the cells of one channel. The planes of a channel block are contiguous, and are
-       copied to shared memory first, with the widest loads. A plane has an odd number of
-       cells, so that neighbouring planes are in different banks.
+       copied to shared memory first, with the widest loads. A plane has an odd number of cells, so
+       that the same cell of neighbouring planes is in different banks.
    Thread mapping
-       A lane takes `many` planes. A warp takes a tile of all planes, then a region of them. So all
-       threads of a warp do the same. */
+       A block has `many` planes for each lane of a warp. A warp takes a tile of all these planes,
+       then a region of them. So all threads of a warp do the same. */
 
-/* Blocks for which a multiprocessor has registers. 6 fit in the shared memory of an H100 with float32
-   maps of 7x7, and 2 in that of sm_120. */
+/* Blocks for whose registers a multiprocessor has room. For float32 maps of 7x7, the shared memory
+   of an H100 has room for 6 blocks, and that of sm_120 for 2. */
 #define PLANES_BLOCKS (sizeof(BitsOf<kind>) < 8 && __CUDA_ARCH__ < 1200 ? 6 : 4)
 
-/* Start to copy 16 bytes to shared memory, without registers where the device can. */
+/* Start to copy 16 bytes to shared memory: without registers, if the device can. */
 __device__ inline void start_copy(void *to, const void *from)
 {
 #if __CUDA_ARCH__ >= 800
@@ -27,7 +27,7 @@ __device__ inline void start_copy(void *to, const void *from)
 #endif
 }
 
-/* Copy elements to shared memory. The block waits for them together. */
+/* Copy elements to shared memory, and wait until the whole block has done so. */
 template <typename Bits> __device__ void copy_to_shared(Bits *to, const Bits *from, int elements)
 {
     const int count = WIDEST_LOAD / sizeof(Bits), chunks = elements / count;
@@ -42,7 +42,8 @@ template <typename Bits> __device__ void copy_to_shared(Bits *to, const Bits *fr
     __syncthreads();
 }
 
-/* Reduce each tile of a lane's planes, which begin at `plane`: (tile, place in `many`, lane). */
+/* Reduce each tile of a lane's planes to keys (tile, plane of the lane, lane). `plane` tells where
+   these planes begin in `cells`. */
 template <Kind kind, int many>
 __device__ void reduce_tiles(
     const Task &task, const BitsOf<kind> *cells, const int (&plane)[many], KeyOf<kind> *keys)

@@ -1,10 +1,11 @@
 /* Maxima of RoIs' bins, and boxes written as RoIs.
 
    Accumulation
-       Maxima of keys. Bins have the edges that Caffe2's arithmetic gives them: float32, each
-       operation rounded.
+       Maxima of keys. The edges of bins are those of Caffe2, which computes them in float32 and
+       rounds each operation.
    NaN
-       A bin with a NaN gives a NaN. A RoI that is not finite, or on no image, has empty bins: 0.
+       A bin with a NaN gives a NaN. A RoI that is not finite, or is on no image, has empty bins,
+       which give 0.
    Memory layout
        Maps have any strides. RoIs are (K, 5) float32: image, x1, y1, x2, y2.
    Thread mapping
@@ -34,7 +35,7 @@ __device__ inline bool is_on_image(const RoiLaunch &launch, const float *roi)
 
 __device__ inline Index round_to_index(float coordinate)
 {
-    const double far = 1099511627776.0; /* beyond any map */
+    const double far = 1099511627776.0; /* 2**40, beyond any map */
     return (Index)min(max(round((double)coordinate), -far), far);
 }
 

@@ -1,6 +1,7 @@
 """How boxes are searched on the GPU: the tables that the kernels get, and the launches.
 
-Twin of `rmac.cpu.search`. Nothing here waits for the device or reads from it.
+Twin of `rmac.cpu.search`. boxes.cu tells what runs, stages, tiles and sums are. Nothing here waits
+for the device or reads from it.
 """
 
 from __future__ import annotations
@@ -29,15 +30,16 @@ Array = Any  # cupy.ndarray
 Struct = npt.NDArray[Any]  # of no dimensions: one struct
 Aspects = tuple[tuple[float, int], ...]  # each with its number of queries
 
-# The channels of a tile: a sum of so many in float32 is right to 1e-6.
+# The most channels of a tile. Their sums in float32 are right to 1e-6.
 _MOST_LANES = 16
-_LANES_IN_MEMORY = 4  # of a map that shared memory has no room for; not measured
-# Bytes of sums, and of cells outside of shared memory, that are kept at a time. Not measured: an
-# H100 has 50 MB of cache.
+# The channels of a tile if shared memory does not hold a single one; not measured.
+_LANES_IN_DEVICE_MEMORY = 4
+# The most bytes of sums, and of cells outside of shared memory, that launches have in use. Not
+# measured: they should fit in the cache of the device, which has 50 MB on an H100.
 _MOST_BYTES = 1 << 25
-_QUERIES_AT_ONCE = 4  # that a maximum is multiplied by when it is there; not measured
-_PARTS = 64  # of the boxes, at most, that blocks compare; not measured
-_BOXES_OF_THREAD = 4  # that it compares, if there are few; not measured
+_QUERIES_AT_ONCE = 4  # by which a thread multiplies a maximum in a register; not measured
+_MOST_PARTS = 64  # of the boxes of an image: one block of compare_boxes for each; not measured
+_LEAST_BOXES = 4  # that a thread of compare_boxes compares, if there are so many; not measured
 _INT_MAX = (1 << 31) - 1
 
 
@@ -47,21 +49,25 @@ class Boxes(NamedTuple):
     runs: npt.NDArray[Any]  # RUN
     stages: npt.NDArray[Any]  # STAGE
     step: int  # cells between boxes
-    sums: npt.NDArray[np.int64]  # before each run, and of all
+    sums_before: npt.NDArray[np.int64]  # of the runs before each run; at the end, of all runs
     boxes: int
-    queries: int  # of a run, at most
+    most_queries: int  # of a run
 
 
 class Tiling(NamedTuple):
-    """How channels are cut into tiles, whose sums have one type."""
+    """How the channels of an image are cut into tiles, for sums of one type.
+
+    The cells of a block are in shared memory or in device memory: one of `shared` and `workspace`
+    is 0.
+    """
 
     sums: np.dtype[Any]
     lanes: int  # channels of a tile
     tiles: int
-    blocks: int  # of an image
-    shared: int  # bytes of shared memory for the cells of a block, or
-    workspace: int  # bytes of device memory
-    most_sums: int  # of a tile in one launch; one run may have more
+    blocks: int  # of search_boxes, for each image
+    shared: int  # bytes of shared memory of a block
+    workspace: int  # bytes of device memory of a block
+    most_sums: int  # of a tile in one launch, unless a single run has more
 
 
 class Call(NamedTuple):
@@ -69,9 +75,9 @@ class Call(NamedTuple):
 
     info: DtypeInfo
     options: SearchOptions
-    order: Array  # the numbers of the queries, as they are sorted
-    units: dict[np.dtype[Any], Array]  # queries of length 1
-    boxes: Array  # the result
+    order: Array  # the numbers of the queries, sorted by aspect
+    units: dict[np.dtype[Any], Array]  # queries of length 1, by the type of sums
+    boxes: Array  # the results
     scores: Array
 
 
@@ -106,9 +112,10 @@ def search_boxes(
 
 
 def _write_words(words: npt.NDArray[np.int32]) -> Array:
-    """Return int32 words on the device, which get there as arguments of launches.
+    """Return an array on the device with these words, which are arguments of launches.
 
-    So they are in the order of the stream, and a graph captures them. A copy would wait.
+    So they are written in the order of the stream, and a graph captures them. A copy from the host
+    would wait for the device.
     """
     out = keep_for_graph(namespace().ndarray(len(words), np.dtype(np.int32)))
     for first in range(0, len(words), WORDS):
@@ -120,7 +127,10 @@ def _write_words(words: npt.NDArray[np.int32]) -> Array:
 
 
 def _unit_vectors(queries: Array, order: Array) -> dict[np.dtype[Any], Array]:
-    """Return queries in an order and of length 1, by their dtype; one of zeros stays."""
+    """Return the queries in this order, scaled to length 1, in float64 and in float32.
+
+    A query of zeros stays as it is.
+    """
     units = {
         dtype: keep_for_graph(namespace().ndarray(queries.shape, dtype))
         for dtype in (np.dtype(np.float64), np.dtype(np.float32))
@@ -131,23 +141,23 @@ def _unit_vectors(queries: Array, order: Array) -> dict[np.dtype[Any], Array]:
     return units
 
 
-@cached(lambda boxes: boxes.runs.nbytes + boxes.stages.nbytes + boxes.sums.nbytes)
+@cached(lambda boxes: boxes.runs.nbytes + boxes.stages.nbytes + boxes.sums_before.nbytes)
 def boxes_of(height: int, width: int, aspects: Aspects, tolerance: float, step: int) -> Boxes:
     """Return the boxes to compare with queries of some aspects, see `candidates`."""
     table = candidates(height, width, aspects, tolerance, step, False)
     runs = _runs(table)
-    spans = 1 << (np.frexp(np.stack([runs["height"], runs["width"]], axis=1))[1] - 1)
-    stages, order = _stages(spans)
+    sizes = np.stack([runs["height"], runs["width"]], axis=1)
+    stages, order = _stages(1 << (np.frexp(sizes)[1] - 1))  # the powers of 2 up to the sizes
     runs = runs[order]
     boxes = runs["rows"].astype(np.int64) * runs["columns"]
-    sums = np.append(0, np.cumsum(boxes * (1 + runs["queries"])))
-    runs["first_sum"] = sums[:-1]
+    sums_before = np.append(0, np.cumsum(boxes * (1 + runs["queries"])))
+    runs["first_sum"] = sums_before[:-1]
     most = int(runs["queries"].max(initial=0))
-    return Boxes(runs, stages, min(table.step, _INT_MAX), sums, int(boxes.sum()), most)
+    return Boxes(runs, stages, min(table.step, _INT_MAX), sums_before, int(boxes.sum()), most)
 
 
 def _runs(table: Candidates) -> npt.NDArray[Any]:
-    """Return the runs of all heights."""
+    """Return the runs of all heights. A run of the kernels has all rows, not those of one strip."""
     runs = np.zeros(len(table.runs), RUN)
     heights = np.repeat(table.heights, table.heights[:, 7] - table.heights[:, 6], axis=0)
     runs["height"], runs["rows"] = heights[:, 0], heights[:, 2]
@@ -159,24 +169,25 @@ def _runs(table: Candidates) -> npt.NDArray[Any]:
 
 
 def _stages(spans: npt.NDArray[np.intp]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
-    """Return the stages of runs, and the order in which they take runs.
+    """Return the stages of runs, and the runs in the order of their stages.
 
-    A box is the maximum of four cells if these stand for the largest powers of 2 that are not above
-    its height and width: the `spans` (run, 2) of rows and columns. Cells only grow, so a stage that
-    needs smaller ones begins with the map again. Stages are in an order in which few do.
+    `spans` (run, 2) are the rows and columns that a cell stands for, so that a box of the run is
+    the maximum of four cells: the largest powers of 2 up to its height and width. Cells can only
+    grow, so a stage of smaller cells than the stage before it reads the map again. The order is one
+    in which few stages do.
     """
     found, stage_of_run = np.unique(spans[:, ::-1], axis=0, return_inverse=True)
     order: list[int] = []
-    rest = list(range(len(found)))  # by columns, then by rows
-    while rest:
-        rows, left = 0, []
-        for i in rest:
+    left = list(range(len(found)))  # by columns, then by rows
+    while left:  # each turn takes stages whose rows do not shrink
+        rows, later = 0, []
+        for i in left:
             if found[i, 1] < rows:
-                left.append(i)
+                later.append(i)
             else:
                 order.append(i)
                 rows = found[i, 1]
-        rest = left
+        left = later
     place = np.argsort(np.array(order, np.intp))[stage_of_run.reshape(-1)]
     stops = np.cumsum(np.bincount(place, minlength=len(order)))
     stages = np.zeros(len(order), STAGE)
@@ -185,41 +196,42 @@ def _stages(spans: npt.NDArray[np.intp]) -> tuple[npt.NDArray[Any], npt.NDArray[
     return stages, np.argsort(place, kind="stable")
 
 
-def tilings(shape: tuple[int, ...], info: DtypeInfo) -> list[Tiling]:
-    """Return how channels are cut, for each type of sums that maps may need.
+def tilings_of(shape: tuple[int, ...], info: DtypeInfo) -> list[Tiling]:
+    """Return how channels are cut into tiles, for each type of sums that maps may need.
 
-    Nothing here depends on other images, or the bits of scores would.
+    This does not depend on the number of images, so that scores do not either.
     """
     types = [info.descriptor]
-    if info.kind in (Kind.FLOAT32, Kind.BFLOAT16):  # squares of others are in range
+    if info.kind in (Kind.FLOAT32, Kind.BFLOAT16):  # squares of other dtypes are in range
         types.append(np.dtype(np.float64))
     _, channels, height, width = shape
     return [_tiling(channels, height, width, dtype) for dtype in types]
 
 
 def _tiling(channels: int, height: int, width: int, sums: np.dtype[Any]) -> Tiling:
-    channel = (height * width | 1) * sums.itemsize  # as boxes.cu has it
-    room = SHARED_MEMORY // channel
-    lanes = min(room, _MOST_LANES) if room else _LANES_IN_MEMORY
+    channel = (height * width | 1) * sums.itemsize  # channel_pitch() of boxes.cu, in bytes
+    in_shared = SHARED_MEMORY // channel
+    lanes = min(in_shared, _MOST_LANES) if in_shared else _LANES_IN_DEVICE_MEMORY
     tiles = -(-channels // lanes)
     lanes = -(-channels // max(tiles, 1))
-    workspace = 0 if room else lanes * channel + -lanes * channel % 8
+    shared = lanes * channel if in_shared else 0
+    workspace = 0 if in_shared else lanes * channel + -lanes * channel % 8
     blocks = min(tiles, max(1, _MOST_BYTES // workspace)) if workspace else tiles
-    shared = lanes * channel if room else 0
     most_sums = _MOST_BYTES // (max(tiles, 1) * sums.itemsize)
     return Tiling(sums, lanes, tiles, blocks, shared, workspace, most_sums)
 
 
-def jobs_of(sums: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
-    """Yield ranges of runs with at most so many sums, or one run; `sums` are those before each.
+def jobs_of(sums_before: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of runs that have at most `most` sums, or are one run.
 
-    There is one range at least, because search_boxes() also tells which images it is right for.
+    Without runs there is one empty range, because search_boxes() also finds the images whose
+    squares may overflow in float32.
     """
-    first, runs = 0, len(sums) - 1
+    first, runs = 0, len(sums_before) - 1
     if not runs:
         yield 0, 0
     while first < runs:
-        stop = int(np.searchsorted(sums, sums[first] + most, side="right")) - 1
+        stop = int(np.searchsorted(sums_before, sums_before[first] + most, side="right")) - 1
         stop = max(first + 1, stop)
         yield first, stop
         first = stop
@@ -227,7 +239,7 @@ def jobs_of(sums: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]
 
 def _search_batch(x: Array, first_image: int, boxes: Boxes, words: Array, call: Call) -> None:
     """Search all images of a batch, as many at a time as there is memory for."""
-    ways = tilings(x.shape, call.info)
+    tilings = tilings_of(x.shape, call.info)
     launch = np.zeros((), SEARCH_LAUNCH)
     launch["strides"] = x.strides
     launch["images"] = call.boxes.shape[1]
@@ -237,64 +249,68 @@ def _search_batch(x: Array, first_image: int, boxes: Boxes, words: Array, call: 
     launch["queries"] = len(call.order)
     launch["small_first"] = call.options.name == "best"
     launch["refine"], launch["sweeps"] = call.options.refine, call.options.sweeps
-    threads = -(-boxes.boxes // _BOXES_OF_THREAD)
-    launch["parts"] = max(1, min(_PARTS, -(-threads // THREADS)))
+    threads = -(-boxes.boxes // _LEAST_BOXES)
+    launch["parts"] = max(1, min(_MOST_PARTS, -(-threads // THREADS)))
     launch["run"] = words.data.ptr
     launch["stage"] = words.data.ptr + boxes.runs.nbytes
     launch["order"] = call.order.data.ptr
     launch["boxes"], launch["scores"] = call.boxes.data.ptr, call.scores.data.ptr
-    most = min(_images_at_a_time(way, boxes, launch) for way in ways)
+    most = min(_images_at_a_time(tiling, boxes, launch) for tiling in tilings)
     for first in range(0, len(x), most):
         launch["data"] = x.data.ptr + first * x.strides[0]
         launch["first_image"] = first_image + first
-        _search_images(min(most, len(x) - first), ways, boxes, launch, call)
+        _search_images(min(most, len(x) - first), tilings, boxes, launch, call)
 
 
-def _images_at_a_time(way: Tiling, boxes: Boxes, launch: Struct) -> int:
+def _images_at_a_time(tiling: Tiling, boxes: Boxes, launch: Struct) -> int:
     """Return how many images are searched at a time: at least one."""
-    blocks = max(way.blocks, int(launch["queries"]) * int(launch["parts"]))
-    sums = min(int(boxes.sums[-1]), way.most_sums) * way.tiles * way.sums.itemsize
-    size = sums + way.blocks * way.workspace + blocks * FOUND.itemsize
-    size += int(launch["queries"]) * _refinement_bytes(way, int(launch["channels"]))
+    blocks = max(tiling.blocks, int(launch["queries"]) * int(launch["parts"]))
+    sums = min(int(boxes.sums_before[-1]), tiling.most_sums) * tiling.tiles * tiling.sums.itemsize
+    size = sums + tiling.blocks * tiling.workspace + blocks * FOUND.itemsize
+    size += int(launch["queries"]) * _refinement_bytes(tiling, int(launch["channels"]))
     return max(1, min(_MOST_BYTES // size, MOST_BLOCKS // max(1, blocks)))
 
 
 def _search_images(
-    images: int, ways: list[Tiling], boxes: Boxes, launch: Struct, call: Call
+    images: int, tilings: list[Tiling], boxes: Boxes, launch: Struct, call: Call
 ) -> None:
-    """Search some images with each type of sums. All but one type leave an image at once."""
+    """Search some images with each type of sums.
+
+    `overflows` tells the one type that an image needs. Blocks of the other type return at once.
+    """
     queries, parts = int(launch["queries"]), int(launch["parts"])
     found = _memory(images * queries * parts * FOUND.itemsize)
     launch["found"] = found.data.ptr
-    if len(ways) > 1:
+    if len(tilings) > 1:
         overflows = keep_for_graph(namespace().zeros(images, np.dtype(np.int32)))
         launch["overflows"] = overflows.data.ptr
-    for way in ways:
-        launch["lanes"], launch["tiles"], launch["blocks"] = way.lanes, way.tiles, way.blocks
-        launch["units"] = call.units[way.sums].data.ptr
+    for tiling in tilings:
+        launch["lanes"], launch["tiles"] = tiling.lanes, tiling.tiles
+        launch["blocks"] = tiling.blocks
+        launch["units"] = call.units[tiling.sums].data.ptr
         launch["is_first"] = True
-        for first, stop in jobs_of(boxes.sums, way.most_sums):
+        for first, stop in jobs_of(boxes.sums_before, tiling.most_sums):
             launch["first_run"], launch["stop_run"] = first, stop
-            launch["first_sum"] = boxes.sums[first]
-            launch["sums"] = boxes.sums[stop] - boxes.sums[first]
-            _search_job(images, way, boxes, launch, call)
+            launch["first_sum"] = boxes.sums_before[first]
+            launch["sums"] = boxes.sums_before[stop] - boxes.sums_before[first]
+            _search_job(images, tiling, boxes, launch, call)
             launch["is_first"] = False
-        _choose(images, way, launch, call)
+        _choose(images, tiling, launch, call)
 
 
-def _search_job(images: int, way: Tiling, boxes: Boxes, launch: Struct, call: Call) -> None:
+def _search_job(images: int, tiling: Tiling, boxes: Boxes, launch: Struct, call: Call) -> None:
     """Sum the boxes of some runs, and compare them with the best so far."""
-    sums = _memory(images * way.tiles * int(launch["sums"]) * way.sums.itemsize)
-    workspace = _memory(images * way.blocks * way.workspace)
+    sums = _memory(images * tiling.tiles * int(launch["sums"]) * tiling.sums.itemsize)
+    workspace = _memory(images * tiling.blocks * tiling.workspace)
     launch["all_sums"] = sums.data.ptr
-    launch["workspace"] = workspace.data.ptr if way.workspace else 0
-    launch["block_bytes"] = way.workspace
-    kind, real = call.info.kind.name, c_name(way.sums)
-    if way.blocks:
-        many = _QUERIES_AT_ONCE if boxes.queries > 1 else 1
+    launch["workspace"] = workspace.data.ptr if tiling.workspace else 0
+    launch["block_bytes"] = tiling.workspace
+    kind, real = call.info.kind.name, c_name(tiling.sums)
+    if tiling.blocks:
+        many = _QUERIES_AT_ONCE if boxes.most_queries > 1 else 1
         launch_struct(
-            f"search_boxes<{kind}, {real}, {many}>", images * way.blocks, THREADS, launch,
-            shared=way.shared,
+            f"search_boxes<{kind}, {real}, {many}>", images * tiling.blocks, THREADS, launch,
+            shared=tiling.shared,
         )  # fmt: skip
     launch_struct(
         f"compare_boxes<{real}, {c_name(call.info.descriptor)}>",
@@ -303,29 +319,29 @@ def _search_job(images: int, way: Tiling, boxes: Boxes, launch: Struct, call: Ca
     )  # fmt: skip
 
 
-def _choose(images: int, way: Tiling, launch: Struct, call: Call) -> None:
+def _choose(images: int, tiling: Tiling, launch: Struct, call: Call) -> None:
     """Write the best boxes; those of a grid are refined first."""
     blocks, size = images * int(launch["queries"]), 0
     if call.options.name == "grid":
-        size = _refinement_bytes(way, int(launch["channels"]))
+        size = _refinement_bytes(tiling, int(launch["channels"]))
     workspace = _memory(blocks * size)
     launch["workspace"] = workspace.data.ptr if size else 0
     launch["block_bytes"] = size
     threads = _threads_for(int(launch["channels"]) if size else 1)
     launch_struct(
-        f"choose_boxes<{call.info.kind.name}, {c_name(way.sums)}>", blocks, threads, launch,
+        f"choose_boxes<{call.info.kind.name}, {c_name(tiling.sums)}>", blocks, threads, launch,
         shared=threads * FOUND.itemsize,
     )  # fmt: skip
 
 
-def _refinement_bytes(way: Tiling, channels: int) -> int:
+def _refinement_bytes(tiling: Tiling, channels: int) -> int:
     """Return the bytes that a block needs for the sums of tiles and the maxima of a box."""
-    size = 16 * way.tiles + way.sums.itemsize * channels
+    size = 16 * tiling.tiles + tiling.sums.itemsize * channels
     return max(8, size + -size % 8)
 
 
 def _threads_for(work: int) -> int:
-    """Return the threads of a block for so many pieces of work: a power of 2."""
+    """Return the threads of a block that has so much to do in parallel: a power of 2."""
     return min(THREADS, max(WARP, 1 << (work - 1).bit_length()))
 
 

@@ -1,7 +1,7 @@
 """The source of the kernels, and its compilation.
 
-The numbers and types that Python and the kernels share are written in Python alone. They are
-generated before the .cu files.
+The numbers and types that Python and the kernels share are written in Python alone. Their
+definitions in C++ are generated, and come before the .cu files.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ _CONSTANTS = {
 def kernel(name: str, device: int) -> Any:  # noqa: ARG001
     """Return a kernel of the current device by its name with template arguments.
 
-    It is compiled when it is first used. CuPy's own choice of the device takes 1 us a launch.
+    It is compiled when it is first used. CuPy's `RawKernel` would look for it by the device at each
+    launch, which takes 1 us.
     """
     module = namespace().RawModule(
         code=kernel_source(), options=COMPILER_OPTIONS, name_expressions=(name,)
@@ -111,7 +112,7 @@ def _dtype_struct(info: DtypeInfo) -> str:
 def _layout_checks() -> Iterator[str]:
     """Yield assertions that the structs have the layout that Python gives them.
 
-    The size, alignment and order of the fields settle it. NVRTC knows no offsetof before CUDA 13.4.
+    Size, alignment and order of the fields determine it. NVRTC has no offsetof before CUDA 13.4.
     """
     yield '#line 1 "layout checks"\n'
     for name, struct in STRUCTS.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# Each of these keeps a launch below 4 KiB. How they share that room is not measured.
+# These sizes keep each struct below 4 KiB. Other divisions of that room are not measured.
 BATCHES = 10  # in one launch of a kernel that pools
 PLAN_WORDS = 800  # int32 words for the plans of these batches
 BOXES = 200  # that one launch writes as RoIs
@@ -106,7 +106,7 @@ DESCRIBE_LAUNCH = np.dtype(
     align=True,
 )
 
-# Tables of boxes to search, in device memory.
+# Rows of the tables of boxes to search, in device memory; FOUND is a result.
 RUN = np.dtype(
     [
         ("height", np.int32),
@@ -180,7 +180,7 @@ WORD_LAUNCH = np.dtype(
     [("first", np.int32), ("count", np.int32), ("words", np.int32, WORDS)], align=True
 )
 
-# By the names that the kernels give them.
+# By their names in the .cu files.
 STRUCTS = {
     "Strides": _STRIDES,
     "Batch": _BATCH,

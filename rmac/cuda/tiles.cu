@@ -7,7 +7,7 @@
    Accumulation
        See maxima.cu and means.cu.
    NaN
-       A NaN in a tile is a NaN in each of its regions.
+       A tile with a NaN gives a NaN, and so does each region with such a tile.
    Memory layout
        Maps have any strides. Shared memory holds the tiles as (band, segment, channel).
    Thread mapping
@@ -36,11 +36,11 @@ struct AggregationOptions {
     double eps;
 };
 
-/* What a kernel that pools does for descriptors; nothing if `squares` is null. */
+/* What a kernel that pools also does for descriptors; nothing if `squares` is null. */
 struct Description {
     AggregationOptions options;
     double *squares;        /* sums of squares of (image, region, group of channels) */
-    unsigned int *finished; /* blocks of each image; null if `describe` will describe the images */
+    unsigned int *finished; /* blocks of each image; null if `describe` describes the images */
     void *descriptors;
 };
 
@@ -115,8 +115,8 @@ __device__ inline Index output_index(
     return row * launch.channels + task.first_channel + channel;
 }
 
-/* Return the number of a thread. It is computed at each use: if kept, it and what follows from it would
-   take registers from the loads in flight. */
+/* Return the number of a thread. It is computed at each use: a compiler that keeps it, and values
+   made from it, has fewer registers for the loads in flight. */
 __device__ inline int thread_of_block()
 {
     int thread = threadIdx.y * blockDim.x + threadIdx.x;

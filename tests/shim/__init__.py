@@ -1,6 +1,6 @@
 """A stand-in for CuPy that runs the kernels on the CPU, see cuda.h.
 
-It has just what `rmac.cuda` and the tests use. Put it into `sys.modules` as "cupy".
+It has only what `rmac.cuda` and the tests use. Put it into `sys.modules` as "cupy".
 """
 
 import ctypes
@@ -22,12 +22,12 @@ _launches = 0
 
 
 def allocate(size):
-    """Return bytes that are full of noise. The fuzzer puts guarded memory in the place of this."""
+    """Return bytes of noise. The fuzzer replaces this function by one for guarded memory."""
     return np.frombuffer(bytearray(os.urandom(size)), np.uint8)
 
 
 class MemoryPointer:
-    """The address of an array, which lives as long."""
+    """The address of an array, which it keeps alive."""
 
     device_id = 0
 
@@ -40,13 +40,13 @@ class MemoryPointer:
 
 
 class ndarray:  # noqa: N801
-    """An array that only the kernels and this module get at."""
+    """An array whose memory only the kernels and this module use."""
 
     __module__ = "cupy"
     __array_ufunc__ = None
 
     def __init__(self, host, dtype=None):
-        """Wrap an array of the host, or make one of a shape and a dtype that is full of noise."""
+        """Wrap an array of the host; or make an array of a shape and a dtype, full of noise."""
         if not isinstance(host, np.ndarray):
             size = int(np.prod(host)) * np.dtype(dtype).itemsize
             host = allocate(size).view(dtype).reshape(host)
@@ -106,7 +106,7 @@ class ndarray:  # noqa: N801
 
 
 def _on_device(function):
-    """NumPy's function for arrays of the device and plain scalars, and never for NumPy's arrays."""
+    """Return NumPy's function for arrays of the device and scalars; NumPy's arrays are an error."""
 
     def host(value):
         if isinstance(value, np.ndarray):
@@ -159,7 +159,7 @@ def asarray(x):
 
 
 def from_dlpack(x):
-    """An array on the memory of an object that shares it, and says that it is on a device."""
+    """Return an array on the memory of an object that says that it is on a device."""
     assert x.__dlpack_device__()[0] == 2
     return ndarray(np.from_dlpack(x.on_host))
 
@@ -208,7 +208,7 @@ class RawModule:
         assert name in self._names
         key = hashlib.sha256((self._code + name).encode()).hexdigest()
         library = Path(_libraries.name) / key[:16]
-        flushed = int("double" not in name)  # float32 alone has subnormals taken as 0
+        flushed = int("double" not in name)  # CuPy takes subnormals as 0 in float32 alone
         source = (
             f'#include "{HERE / "cuda.h"}"\n{self._code}\n'
             'extern "C" const char *run(unsigned blocks, unsigned x, unsigned y, unsigned seed, '
@@ -223,7 +223,7 @@ class RawModule:
 
 
 def argument(value):
-    """What CuPy takes: its arrays, NumPy's of one element by value, and plain scalars."""
+    """Return an array that holds an argument. It is an error if CuPy would refuse it or be slow."""
     if isinstance(value, ndarray):
         return np.asarray(value.data.ptr)
     assert isinstance(value, np.ndarray | np.number)
@@ -233,7 +233,7 @@ def argument(value):
 
 
 def _launch(run, grid, block, args, shared_mem=0):
-    """Launch a kernel; the order of its threads is another each time."""
+    """Launch a kernel. Each launch runs its threads in another order."""
     global _launches
     _launches += 1
     assert shared_mem <= SHARED

@@ -1,9 +1,9 @@
 /* CUDA on the CPU, for tests: one fiber for each thread of a block.
 
-   Fibers run one after the other, each until it waits for the others: at a barrier of the block, or
-   in a shuffle for the lanes of its warp. The order is a permutation that the caller seeds, and
-   shared memory holds noise before a block begins, so that what relies on a barrier that is not
-   there goes wrong. A barrier that some threads never reach is an error. */
+   Fibers run one after the other. Each runs until it waits for others: at a barrier for its block,
+   or in a shuffle for its warp. The caller seeds their random order, and shared memory holds noise
+   before a block begins. So a kernel that lacks a barrier gives a wrong result. A barrier that some
+   threads never reach is an error. */
 
 #include <algorithm>
 #include <cmath>
@@ -33,6 +33,7 @@ alignas(16) long long shared_memory[(48 << 10) / 8];
 
 template <typename T> static T min(T a, T b) { return b < a ? b : a; }
 template <typename T> static T max(T a, T b) { return a < b ? b : a; }
+
 /* Return a number in float64, even if it is subnormal, and these are 0 in arithmetic. */
 static double widen_exactly(float value)
 {
@@ -44,7 +45,7 @@ static double widen_exactly(float value)
     return bits >> 31 ? -magnitude : magnitude;
 }
 
-/* As the instruction of PTX. */
+/* What the instruction of PTX does. */
 static unsigned prmt(unsigned low, unsigned high, unsigned selector)
 {
     const unsigned long long bytes = (unsigned long long)high << 32 | low;
@@ -86,7 +87,7 @@ struct Fiber {
     Dim thread;
     State state;
     int shuffles;
-    double slot[2]; /* what the lane gives in even and odd shuffles */
+    double slot[2]; /* the value that the lane gave in its last even and its last odd shuffle */
 };
 
 static std::vector<Fiber> fibers;
@@ -191,7 +192,8 @@ template <auto kernel> static void call_kernel(void **args)
     }(kernel);
 }
 
-/* Subnormals are 0 to CuPy's kernels, but for float64's; here to all of a kernel's numbers. */
+/* CuPy compiles kernels whose arithmetic takes subnormals as 0 in float32, but not in float64. The
+   CPU has one switch for both: tests/shim/__init__.py sets it for kernels without float64. */
 struct Flushed {
     unsigned before = _mm_getcsr();
     Flushed(bool flushed) { _mm_setcsr(flushed ? before | 0x8040 : before); }
