@@ -9,6 +9,7 @@ from containers import CONTAINERS, assert_described, named, to_folder
 from helpers import error_of
 
 import rmac
+from rmac.cli import files
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -91,8 +92,10 @@ def shown(path):
     return path + names.get(path, "[features]" if path == "x.h5" else "")
 
 
-def test_shards_in_order(run, rng):
+@pytest.mark.parametrize("batch", [4000, 40_000])  # several batches of a shard, and one
+def test_shards_in_order(run, rng, monkeypatch, batch):
     """Of each kind; their maps may differ in size."""
+    monkeypatch.setattr(files, "_BATCH", batch)
     x = [rng.random((n, 8, 6 + n % 2, 7), dtype="float32") for n in (5, 4, 7, 2)]
     np.save("b.npy", x[0])
     np.save("a.npy", x[1])

@@ -27,6 +27,15 @@ def test_bad_rows_are_told_by_their_names(run, tmp_path, maps, kind, capsys):
     assert not os.path.exists("p.npz")
 
 
+def test_bad_rows_of_several_files_are_told_by_file(run, rng, capsys):
+    x = rng.random((2, 3, 8, 5, 5), dtype="float32")
+    x[0, 2], x[1, 0] = np.nan, np.inf
+    np.save("a.npy", x[0])
+    np.save("b.npy", x[1])
+    assert run("describe", "a.npy", "b.npy") == 0
+    assert "2 not finite (2 a.npy[2], 3 b.npy[0]);" in capsys.readouterr().err
+
+
 def test_whiten_names_what_it_cannot_learn_from(run, rng, capsys):
     vectors = {f"v{i}": rng.standard_normal((5 + i % 3, 8)) for i in range(20)}
     vectors["v13"][2, 2] = np.inf

@@ -233,6 +233,16 @@ def test_bad_safetensors(tmp_path, case):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("shape", [(1, 6.0), (True, 6)], ids=["a float", "a bool"])
+def test_a_size_that_equals_an_integer_and_is_none(tmp_path, shape):
+    """In the second of two tensors whose sizes are equal."""
+    header = {"a": tensor(shape=(1, 6)), "b": tensor(shape=shape, data_offsets=(24, 48))}
+    path = raw_safetensors(tmp_path / "x.safetensors", header, bytes(48))
+    message = f"x.safetensors[b]: not a .safetensors file that can be read: its shape is {shape}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        files.open_array(str(path), "a")
+
+
 def corrupt(path):
     path = save_zarr(path.with_suffix(""), np.arange(24.0).reshape(6, 4))
     for chunk in (path / "c").rglob("*"):

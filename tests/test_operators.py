@@ -162,6 +162,9 @@ def test_mixing_devices_is_an_error():
         rmac.roi_pool(X, CupyArray())
     with pytest.raises(TypeError, match="regions: expected integers on the host, got cupy"):
         rmac.region_pool(X, CupyArray())
+    for maps in ([X[0], CupyArray()], [CupyArray(), X[0]]):
+        with pytest.raises(TypeError, match="x: expected arrays on one device, got cpu and cuda"):
+            rmac.rmac(maps)
 
 
 def test_signatures_are_those_of_the_documentation():

@@ -90,6 +90,17 @@ def test_means_of_any_boxes(xp, rng):
         assert_within(to_host(result), expected, allowed)
 
 
+def test_means_of_boxes_whose_maxima_came_first(xp, rng):
+    """Two boxes that overlap make the third: they have its maximum, and add some cells twice."""
+    x = random_map(rng, (2, 20, 8, 8), DTYPES["float32"])
+    boxes = [[0, 0, 5, 5], [2, 2, 7, 7], [0, 0, 7, 7]]
+    rmac.region_pool(xp.asarray(x), boxes)
+    means = to_host(rmac.region_pool(xp.asarray(x), boxes, pool="mean"))
+    cells = [x[:, :, y1 : y2 + 1, x1 : x2 + 1].astype(np.float64) for x1, y1, x2, y2 in boxes]
+    expected = np.stack([one.mean(axis=(2, 3)) for one in cells], axis=1)
+    np.testing.assert_allclose(means, expected, rtol=1e-5, atol=1e-5)
+
+
 @settings(max_examples=examples(400))
 @given(
     size=st.tuples(st.integers(1, 24), st.integers(1, 24)),

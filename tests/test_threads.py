@@ -12,6 +12,7 @@ import pytest
 from helpers import run_python
 
 import rmac
+from rmac import cpu
 from rmac.cpu import route, threads
 from rmac.cpu.isa import kernels
 
@@ -154,6 +155,17 @@ def test_every_worker_reads_a_share_of_the_maps(call, images):
     """
     code = f"call, shape = rmac.{call}, ({images}, {24 // images * 256}, 32, 32)\n{DIVIDED}"
     assert printed(code) == "3"
+
+
+@pytest.mark.skipif(not HAS_OPENMP, reason="one thread takes images in their own order")
+def test_threads_take_images_in_the_order_that_the_kernel_is_given(monkeypatch):
+    """Seen by an order that names one of the images alone: the others stay as they were."""
+    monkeypatch.setattr(cpu, "_largest_first", lambda maps: np.full(len(maps), 1, np.intp))
+    maps = [np.ones((512, *size), np.float32) for size in [(24, 32), (32, 24), (48, 16)]]
+    out = np.full((3, 512), -1, np.float32)
+    rmac.rmac(maps, workers=2, out=out)
+    # Threads may write that row at once, so its values are not compared.
+    assert (out != -1).any(axis=1).tolist() == [False, True, False]
 
 
 SMALL = 64  # KiB of maps for each thread
