@@ -53,8 +53,8 @@ Address = tuple[int, int]  # the number of a pointer, and bytes to add
 INT_MAX = (1 << 31) - 1  # of the kernels' sizes
 _BOX_BYTES = 4 * np.dtype(np.int64).itemsize
 _ALIGNMENT = 512  # bytes, as CuPy aligns what it allocates
-# The pointers of a call, by number: its result, its temporary memory, then its inputs.
-_OUT, _SCRATCH, _FIRST_INPUT = range(3)
+# The pointers of a call, by number: its result, its workspace, then its inputs.
+_OUT, _WORKSPACE, _FIRST_INPUT = range(3)
 _DESCRIBE = {4: "describe<float>", 8: "describe<double>"}  # by the bytes of an element
 
 
@@ -113,7 +113,7 @@ class _Call(NamedTuple):
     """The launches of a call, one after the other, and its temporary memory."""
 
     launches: list[_Launch]
-    scratch: int  # bytes
+    workspace: int  # bytes
     counters: int  # of these bytes, how many of the first must be 0 before the launches
 
 
@@ -160,11 +160,11 @@ def _pointers_and_key(
 def _run(call: _Call, out: Array, inputs: Sequence[int]) -> None:
     """Launch the kernels of a call on inputs at these addresses."""
     pointers = [out.data.ptr, 0, *inputs]
-    if call.scratch:
-        scratch = temporary_memory(call.scratch)
-        pointers[_SCRATCH] = scratch.ptr
+    if call.workspace:
+        workspace = temporary_memory(call.workspace)
+        pointers[_WORKSPACE] = workspace.ptr
         if call.counters:
-            scratch.memset_async(0, call.counters)
+            workspace.memset_async(0, call.counters)
     device = namespace().cuda.runtime.getDevice()
     for launch in call.launches:
         try:
@@ -193,7 +193,7 @@ def _pooling_call(
     maps = [_Maps(*one) for one in batches]
     regions = max(len(grid) // _BOX_BYTES for grid in boxes)
     routes, struct = _routes(maps, boxes, spec), _pool_struct(maps, regions, spec)
-    return _Call(_pool_launches(maps, routes, struct, (_OUT, 0), [], spec), scratch=0, counters=0)
+    return _Call(_pool_launches(maps, routes, struct, (_OUT, 0), [], spec), workspace=0, counters=0)
 
 
 @_cached_call
@@ -214,23 +214,23 @@ def _descriptors_call(
 
     counters = shape[0] * np.dtype(np.uint32).itemsize if describes_too else 0
     size = 0 if in_place else math.prod(shape) * spec.out.itemsize
-    finished, first, squares, scratch = _places(counters, size, _bytes_of_squares(shape))
-    vectors = (_OUT, 0) if in_place else (_SCRATCH, first)
+    finished, first, squares, workspace = _places(counters, size, _bytes_of_squares(shape))
+    vectors = (_OUT, 0) if in_place else (_WORKSPACE, first)
 
     struct = _pool_struct(maps, shape[1], spec)
     addresses = []
     if squares_too:
         _set_options(struct["description"]["options"], aggregation)
-        addresses.append(_address(POOL_LAUNCH, "description.squares", (_SCRATCH, squares)))
+        addresses.append(_address(POOL_LAUNCH, "description.squares", (_WORKSPACE, squares)))
     if describes_too:
-        addresses.append(_address(POOL_LAUNCH, "description.finished", (_SCRATCH, finished)))
+        addresses.append(_address(POOL_LAUNCH, "description.finished", (_WORKSPACE, finished)))
         addresses.append(_address(POOL_LAUNCH, "description.descriptors", (_OUT, 0)))
     launches = _pool_launches(maps, routes, struct, vectors, addresses, spec)
     if not describes_too:
         struct = _describe_struct(shape, aggregation, are_squared=squares_too)
-        addresses = _describe_addresses(vectors, (_SCRATCH, squares))
+        addresses = _describe_addresses(vectors, (_WORKSPACE, squares))
         launches += _describe_launches(shape, counts, struct, addresses, spec.out.itemsize)
-    return _Call(launches, scratch, counters)
+    return _Call(launches, workspace, counters)
 
 
 @_cached_call
@@ -239,7 +239,7 @@ def _description_call(
 ) -> _Call:
     """Return the launches that describe regional vectors. They also sum the squares."""
     struct = _describe_struct(shape, aggregation, are_squared=False)
-    addresses = _describe_addresses((_FIRST_INPUT, 0), (_SCRATCH, 0))
+    addresses = _describe_addresses((_FIRST_INPUT, 0), (_WORKSPACE, 0))
     launches = _describe_launches(shape, [shape[1]], struct, addresses, itemsize)
     return _Call(launches, _bytes_of_squares(shape), 0)
 
