@@ -8,8 +8,9 @@
        search_boxes() in float32 marks such images in `overflows`. The launches in float64 do these
        images alone. No sum depends on other images or queries.
        float64 maps with values whose squares may overflow or underflow in float64 are marked too.
-       Two more passes search them, with all cells multiplied by 2**600 or by 2**-600. A box has a
-       score in the passes in which its length is between `least` and `most`. Each box has one.
+       Two more passes search them, with all cells multiplied by 2**600 or by 2**-600. A pass scores
+       the boxes whose length is between `least` and `most`. So each box has a score in one pass, or
+       the same score in two.
    NaN
        A NaN is read as inf, so that the sums of a box with a NaN are not finite.
    Memory layout
@@ -93,7 +94,7 @@ template <Kind kind, typename Real> __device__ constexpr bool has_own_type()
 /* Return whether other passes do this image. */
 __device__ inline bool is_for_other_pass(const SearchLaunch &launch, int image)
 {
-    return launch.overflows && !(launch.takes & 1 << launch.overflows[image]);
+    return launch.overflows && !(launch.takes & (1 << launch.overflows[image]));
 }
 
 template <Kind kind, typename Real> __device__ Real read_number(const char *at)

@@ -81,7 +81,7 @@ class Pass(NamedTuple):
 
 
 _NOT_MARKED, _MARKED = 1, 2
-# Float64 maps. Lengths overlap, since a length at a bound may be rounded otherwise in another pass.
+# Of float64 maps. The ranges of lengths overlap, so that rounding leaves no length between them.
 _WIDE_PASSES = (
     Pass(_NOT_MARKED | _MARKED, 1, 2.0**-460, 2.0**460),
     Pass(_MARKED, 2.0**600, 0, 2.0**150),
