@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,13 +45,11 @@ def feature_maps(
 
     A list of maps, without the axis N, gives a batch of one image for each.
     """
-    if is_list(x):
-        arrays, axes, first = _on_one_device(backend, x, argument), layout[1:], f"{argument}[0]"
-    else:
-        arrays, axes, first = [x], layout, argument
+    axes = axes_of(x, layout)
+    arrays = _on_one_device(backend, x, argument) if is_list(x) else [x]
     batches = backend.batches(arrays, axes, argument)
     dtype = batches[0][0].dtype
-    info = dtype_info(dtype, first)
+    info = dtype_info(dtype, item_name(argument, axes, 0))
     _, channels, _, width_of_first = batches[0][1]
     for i, (array, shape, _) in enumerate(batches):
         if array.dtype is not dtype:
@@ -70,8 +69,12 @@ def feature_views(
 ) -> tuple[list[Array], DtypeInfo]:
     """Return what `feature_maps` returns, with views (N, C, H, W) as batches."""
     batches, info = feature_maps(backend, x, layout, argument)
-    axes = layout[1:] if is_list(x) else layout
-    return [backend.view(batch, axes) for batch in batches], info
+    return [backend.view(batch, axes_of(x, layout)) for batch in batches], info
+
+
+def axes_of(x: Array | Sequence[Array], layout: Layout) -> str:
+    """Return the layout of each array: a list has arrays without the axis N."""
+    return layout[1:] if is_list(x) else layout
 
 
 def _on_one_device(backend: Backend, x: Sequence[Array], argument: str) -> Sequence[Array]:
@@ -155,7 +158,8 @@ def boxes_of_batches(
 ) -> list[bytes]:
     """Return the bytes of the boxes (R, 4) of each batch, or raise."""
     if regions is not None:
-        return [region_boxes(regions, *shape[2:], sequence=sequence) for _, shape, _ in batches]
+        read = _regions_read_once(regions, sequence=sequence)
+        return [_boxes_on(read, shape[2], shape[3]) for _, shape, _ in batches]
     levels, overlap, preset = grid
     share = None if sequence else overlap
     boxes = []
@@ -164,20 +168,30 @@ def boxes_of_batches(
     return boxes
 
 
-def region_boxes(regions: Any, height: int, width: int, *, sequence: bool) -> bytes:
-    """Return the bytes of regions on a map as boxes (R, 4) of int64, or raise.
+class _Regions(NamedTuple):
+    """The regions of a call, which nobody else can change."""
 
-    On a sequence they may be intervals (R, 2).
-    """
+    size: tuple[int, int] | None  # of the map of a grid
+    numbers: bytes
+    dtype: str
+    columns: int  # 4 for boxes, 2 for intervals
+
+
+def _regions_read_once(regions: Any, *, sequence: bool) -> _Regions:
+    """Return regions, or raise. On a sequence they may be intervals (R, 2)."""
     if issubclass(type(regions), RegionGrid):
-        size, numbers = ask("regions", regions, _size_and_boxes, "a RegionGrid")
+        size, boxes = ask("regions", regions, _size_and_boxes, "a RegionGrid")
+        return _Regions(size, boxes, "<i8" if sys.byteorder == "little" else ">i8", 4)
+    numbers = box_numbers(regions, sequence=sequence)
+    return _Regions(None, numbers.tobytes(), numbers.dtype.str, numbers.shape[1])
+
+
+def _boxes_on(regions: _Regions, height: int, width: int) -> bytes:
+    """Return the bytes of regions on a map as boxes (R, 4) of int64, or raise."""
+    size, numbers, dtype, columns = regions
+    if size is not None:
         require_grid_size(size, (height, width))
-        return _boxes_inside(numbers, height, width)
-    boxes = box_numbers(regions, sequence=sequence)
-    _require_inside("regions", boxes, (width, height)[: boxes.shape[1] // 2])
-    if boxes.shape[1] == 2:
-        boxes = np.insert(boxes, [1, 2], 0, axis=1)
-    return boxes.astype(np.int64).tobytes()
+    return _boxes_inside(numbers, dtype, columns, height, width)
 
 
 def _size_and_boxes(grid: RegionGrid) -> tuple[tuple[int, int], bytes]:
@@ -189,14 +203,17 @@ def _size_and_boxes(grid: RegionGrid) -> tuple[tuple[int, int], bytes]:
 
 
 @cached(len)
-def _boxes_inside(boxes: bytes, height: int, width: int) -> bytes:
-    """Return the bytes of a grid's boxes (R, 4), or raise if a box is not on the map.
+def _boxes_inside(numbers: bytes, dtype: str, columns: int, height: int, width: int) -> bytes:
+    """Return the bytes of boxes (R, 4) of int64, or raise if one is not on the map.
 
-    They may be others than those it was made with: its subclass may have its own, and
+    Those of a grid may be others than it was made with: its subclass may have its own, and
     `object.__setattr__` changes what is immutable.
     """
-    _require_inside("regions", np.frombuffer(boxes, np.int64).reshape(-1, 4), (width, height))
-    return boxes
+    boxes = np.frombuffer(numbers, dtype).reshape(-1, columns)
+    _require_inside("regions", boxes, (width, height)[: columns // 2])
+    if columns == 2:
+        boxes = np.insert(boxes, [1, 2], 0, axis=1)
+    return boxes.astype(np.int64).tobytes()
 
 
 def require_grid_size(size: tuple[int, int], cells: tuple[int, int]) -> None:

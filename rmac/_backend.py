@@ -28,8 +28,8 @@ class Backend(Protocol):
 
     Those that compute get arguments which are checked already, and a C-ordered `out` that shares no
     memory with them. Feature maps are batches, or views (N, C, H, W); boxes are the bytes of
-    (R, 4) int64. What
-    each must do in detail is in the docstrings of `rmac.cpu` and `rmac.cpu.arrays`.
+    (R, 4) int64. What each must do in detail is in the docstrings of `rmac.cpu` and
+    `rmac.cpu.arrays`.
     """
 
     DEVICE: str  # the name of the kind of device
@@ -44,7 +44,8 @@ class Backend(Protocol):
     def from_dlpack(self, x: Any, /) -> Array: ...
     def device_index(self, x: Array, /) -> int: ...
     def device_context(self, x: Array, /) -> AbstractContextManager[Any]: ...
-    # A new array object on the memory of x, which nobody else can change; or raise.
+    # An array on the memory of x, of the library's own type, that is aligned; or raise. On the host
+    # it is a new object, which nobody else can change.
     def plain(self, x: Array, name: str, /) -> Array: ...
     # Arrays of a layout as batches on the memory of each, if kernels can read it; or raise.
     def batches(self, arrays: Sequence[Array], layout: str, argument: str, /) -> list[Batch]: ...

@@ -19,9 +19,9 @@ MAP_AXES: dict[str, tuple[int, ...]] = {
     "NTC": (0, 2, 1),
 }
 
-# A batch of maps: an array, and its shape and strides in the order (N, C, H, W). The array itself
-# has other axes where the backend does not ask it for them: to make a view takes CuPy 3.3 us. It
-# is a plain tuple, since a list may have thousands: a named one takes Python 0.4 us more.
+# A batch of maps: an array, and its shape and strides in the order (N, C, H, W). On a GPU the array
+# itself keeps the axes of its layout, as to make a view takes CuPy 3.3 us. It is a plain tuple,
+# since a list may have thousands: a named one takes Python 0.4 us more.
 Batch = tuple[Array, Shape, Shape]
 
 
@@ -33,9 +33,14 @@ def item_name(argument: str, layout: str, i: int) -> str:
 def require_axes(x: Array, layout: str, name: str = "x") -> None:
     """Raise unless `x` has as many axes as `layout` names."""
     if x.ndim != len(layout):
-        axes = f"{len(layout)} axes ({', '.join(layout)})"
-        hint = _hints.for_axes(x.shape, layout, name)
-        raise ValueError(f"{name}: expected {axes}, got shape {x.shape}{hint}")
+        raise axes_error(x.shape, layout, name)
+
+
+def axes_error(shape: Shape, layout: str, name: str) -> ValueError:
+    """Return the error for an array with other axes than `layout` names."""
+    axes = f"{len(layout)} axes ({', '.join(layout)})"
+    hint = _hints.for_axes(shape, layout, name)
+    return ValueError(f"{name}: expected {axes}, got shape {shape}{hint}")
 
 
 def view_of(x: Array, layout: str) -> Array:
@@ -55,8 +60,8 @@ def view_of(x: Array, layout: str) -> Array:
 def arranged(shape: Shape, strides: Shape, layout: str) -> tuple[Shape, Shape, int]:
     """Return the shape and the strides that `view_of` would give an array, and their alignment.
 
-    That is the largest number of bytes of which all elements are a multiple apart; 0 for one
-    element. The strides of axes of length 1 lead nowhere, and may differ from those of the view.
+    That is the greatest common divisor of the strides, 0 for one element. The strides of axes of
+    length 1 lead nowhere: they do not count, and may differ from those of the view.
     """
     alignment = gcd(*[stride for size, stride in zip(shape, strides, strict=True) if size > 1])
     if layout[0] != "N":

@@ -9,6 +9,7 @@ from rmac import _hints
 from rmac._arrays import (
     BOX_BYTES,
     Output,
+    axes_of,
     boxes_of_batches,
     feature_maps,
     require_zero_point,
@@ -190,12 +191,12 @@ def rmac(
     boxes = boxes_of_batches(batches, regions, grid, sequence=layout not in MAP_LAYOUTS)
     if regions is not None and not boxes[0]:
         raise ValueError("regions: expected at least one box, got none")
-    (first, (images, dim, _, _), _), *others = batches
+    _, (images, dim, _, _), _ = batches[0]
     state = None
     if whitening is not None:
-        state = _state_of(whitening, backend.view(batches[0], layout[-first.ndim :]))
+        state = _state_of(whitening, backend.view(batches[0], axes_of(x, layout)))
         dim = len(state.learned().projection)
-    shape = _result_shape(images + len(others), boxes, dim, aggregation.aggregate)
+    shape = _result_shape(images + len(batches) - 1, boxes, dim, aggregation.aggregate)
     result = Output(backend, out, [array for array, _, _ in batches], shape, info.descriptor)
     if state is not None:
         pipeline = _WhitenedPipeline(backend, pooling, state, aggregation, workers)
@@ -348,8 +349,9 @@ def _blocks(batches: Sequence[Batch], boxes: Sequence[bytes], rows: int) -> Iter
         step = max(1, rows * BOX_BYTES // len(boxes[0]))
         for first in range(0, shape[0], step):
             place = slice(first, min(first + step, shape[0]))
-            part = array[place], (place.stop - first, *shape[1:]), strides
-            yield _Block([place], [part], boxes)
+            part = array if step >= shape[0] else array[place]  # that of a list has no axis N
+            batch = part, (place.stop - first, *shape[1:]), strides
+            yield _Block([place], [batch], boxes)
         return
     alike: dict[int, list[int]] = {}
     for image, of_image in enumerate(boxes):

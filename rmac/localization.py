@@ -131,11 +131,13 @@ def quantize(x: Array, /) -> Array:
         Levels 0 to 8, of the shape of `x`.
     """
     array = from_foreign(x)
-    array = backend_of(array).plain(array, "x")
+    backend = backend_of(array)
+    array = backend.plain(array, "x")
     dtype_info(array.dtype)
     with default_floats():
         values = np.fmin(np.fmax(array.astype(np.float32), np.float32(0)), np.float32(128))
-        levels = np.floor((np.float32(15) + values) / np.float32(16)).astype(np.uint8)
+        levels = backend.empty(array.shape, np.uint8, array)
+        levels[...] = np.floor((np.float32(15) + values) / np.float32(16))
     quantized: Array = to_foreign(levels, x)
     return quantized
 

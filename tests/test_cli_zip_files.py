@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 def test_checksums_are_those_of_zlib(rng):
     """With sizes around those from which data are divided by multiples of the generator."""
-    for size in [*range(1200), 8999, *range(17_900, 18_100), 100_003]:
+    for size in [*range(1200), 8999, *range(16_000, 16_200), 100_003]:
         data, before = rng.bytes(size), int(rng.integers(1 << 32))
         assert tables.crc32(data, before) == zlib.crc32(data, before)
         first, second = data[: size // 3], data[size // 3 :]

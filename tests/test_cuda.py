@@ -318,3 +318,15 @@ def test_the_package_has_its_kernels():
     pools = ["pool_rows", "pool_channels", "pool_planes", "pool_means", "pool_rois", "write_rois"]
     boxes = ["search_boxes", "scale_queries", "write_words", "compare_boxes", "choose_boxes"]
     assert names == ["describe", *pools, *boxes]
+
+
+def test_an_array_that_is_reshaped_while_it_is_read_is_refused():
+    """CuPy's arrays have a shape that can be set."""
+
+    class Reshaped:
+        shapes = iter([(2, 3, 4, 5), (2, 3, 5, 4)])
+        shape = property(lambda self: next(self.shapes))
+        strides = (60, 20, 5, 1)
+
+    with pytest.raises(ValueError, match=r"^x: was reshaped by another thread"):
+        cuda.batches([Reshaped()], "NCHW", "x")

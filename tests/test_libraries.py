@@ -47,6 +47,7 @@ CALLS = {
         rmac.localize([make(MAPS[0]), make(MAPS[1, :, :7])], make(VECTORS[0]), search="grid").scores
     ),
     "quantize": lambda make: rmac.quantize(make(MAPS)),
+    "quantize of a number": lambda make: rmac.quantize(make(MAPS[0, 0, 0, :1].reshape(()))),
     "rerank": lambda make: rmac.rerank(make(VECTORS[0]), make(MAPS), CORNERS).scores,
     "expand": lambda make: rmac.expand(
         make(VECTORS[:2]), make(VECTORS[2:]), make(np.array([[0, 3], [5, 1]]))

@@ -12,6 +12,7 @@ from rmac import _arrays
 from rmac.cpu import rois, tables
 
 X = np.random.default_rng(0).random((2, 16, 9, 12), dtype=np.float32)
+WHITENING = rmac.Whitening(4).fit(np.random.default_rng(1).random((40, 16)))
 
 
 @pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")  # NumPy 2.5
@@ -77,9 +78,9 @@ def test_options_that_equal_others_are_checked(call, option, value, equal):
 
 def test_boxes_are_checked_in_a_copy():
     boxes = np.zeros((3, 4), np.int64)
-    checked = _arrays.region_boxes(boxes, 9, 12, sequence=False)
+    read = _arrays._regions_read_once(boxes, sequence=False)
     boxes[:] = 100
-    assert checked == bytes(boxes.nbytes)
+    assert read.numbers == bytes(boxes.nbytes)
 
 
 class Lying(np.ndarray):
@@ -138,6 +139,28 @@ def test_a_grid_that_was_changed_by_force_is_refused(case):
             rmac.rmac(X, regions=one)
         np.testing.assert_array_equal(rmac.region_pool(X, preset="matlab"), expected)
         object.__setattr__(one, FORCED[case][0], before)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, regions: rmac.rmac(x, regions=regions),
+        lambda x, regions: rmac.rmac(x, regions=regions, whitening=WHITENING),
+        rmac.region_pool,
+    ],
+)
+def test_regions_are_read_once_for_all_maps(call):
+    class Boxes:
+        reads = 0
+
+        def __array__(self, dtype=None, copy=None):
+            self.reads += 1
+            return np.array([[0, 0, 4, 4]] * (self.reads % 2), np.int64).reshape(-1, 4)
+
+    boxes = Boxes()
+    found = call([X[0], X[0], X[0]], boxes)
+    assert boxes.reads == 1
+    np.testing.assert_array_equal(found, call([X[0]] * 3, [[0, 0, 4, 4]]))
 
 
 @pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")  # NumPy 2.5

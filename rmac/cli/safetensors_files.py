@@ -85,14 +85,19 @@ def _keys_of(
 ) -> list[tuple[Any, ...]]:
     """Return the code of the dtype and the sizes of each tensor, or raise."""
     with suppress(KeyError, TypeError):
-        keys = [(tensors[name]["dtype"], *tensors[name]["shape"]) for name in names]
-        if set(map(type, chain.from_iterable(keys))) <= {str, int}:  # 1, 1.0 and true are equal
-            return keys
+        codes = [tensors[name]["dtype"] for name in names]
+        shapes = [tensors[name]["shape"] for name in names]
+        types = {*map(type, codes)}, {*map(type, shapes)}, {*map(type, chain.from_iterable(shapes))}
+        if types[0] <= {str} and types[1] <= {list} and types[2] <= {int}:  # 1 and true are equal
+            return [(code, *shape) for code, shape in zip(codes, shapes, strict=True)]
     for name in names:
         with readable(f"{path}[{name}]", _KIND):
-            checked_shape(tensors[name]["shape"], itemsize=8)
-            if type(code := tensors[name]["dtype"]) is not str:
+            code, shape = tensors[name]["dtype"], tensors[name]["shape"]
+            if type(code) is not str:
                 raise ValueError(f"its dtype is {code!r}")
+            if type(shape) is not list:
+                raise ValueError(f"its shape is {shape!r}")
+            checked_shape(shape, itemsize=8)
     raise AssertionError("all tensors are right one by one")
 
 

@@ -24,8 +24,8 @@ from rmac.cpu.candidates cimport (
 )
 from rmac.cpu.keys cimport LINE, lanes_of
 from rmac.cpu.scores cimport (
-    DIGIT_LINES, MOST_LINES, Call, Cells, Parts, cells_of_digits, cells_of_doubles,
-    cells_of_floats, cells_of_kind, compare_strips, find_lengths, find_scores,
+    DIGIT_LINES, MOST_LINES, Call, Cells, Parts, cells_of_digits, cells_of_floats,
+    cells_of_kind, cells_of_wide_doubles, compare_strips, find_lengths, find_scores,
     rmac_has_byte_products, sum_tile,
 )
 from rmac.cpu.tables cimport KernelSpec, Kind
@@ -57,7 +57,7 @@ cdef double score_maxima(const Context* of, const Box* box, floating* maxima) no
     """Return the score of one box, the same as `sum_tile` and `compare_run` give it."""
     cdef const Call* call = of.call
     cdef Py_ssize_t size = call.tiles * call.lanes
-    cdef const Cells* cells = &cells_of_floats if floating is float else &cells_of_doubles
+    cdef const Cells* cells = &cells_of_floats if floating is float else call.cells
     cdef const floating* query = <const floating*>call.queries + of.query * call.lanes
     cdef floating[2] sums
     cdef double squares = 0, products = 0
@@ -119,12 +119,12 @@ cdef inline void sum_task(
 
 cdef inline void compare_task(
     const Call* call, const Job* jobs, Py_ssize_t task, Py_ssize_t parts, int thread,
-    floating like, Found* found,
+    const char* overflows, floating like, Found* found,
 ) noexcept nogil:
     cdef uint64_t floats = set_default_floats()
     compare_strips(
-        call, jobs + task // parts, task % parts, parts, <double*>workspace_of(call, thread), like,
-        found + task * call.n_queries,
+        call, jobs + task // parts, task % parts, parts, overflows + task // parts * call.tiles,
+        <double*>workspace_of(call, thread), like, found + task * call.n_queries,
     )
     restore_floats(floats)
 
@@ -151,12 +151,12 @@ cdef void search_jobs(
         for task in range(n * call.tiles):
             sum_task(call, jobs, task, 0, like, overflows)
         for task in range(n * parts):
-            compare_task(call, jobs, task, parts, 0, like, found)
+            compare_task(call, jobs, task, parts, 0, overflows, like, found)
     else:
         for task in prange(n * call.tiles, schedule="dynamic", num_threads=call.workers):
             sum_task(call, jobs, task, threadid(), like, overflows)
         for task in prange(n * parts, schedule="dynamic", num_threads=call.workers):
-            compare_task(call, jobs, task, parts, threadid(), like, found)
+            compare_task(call, jobs, task, parts, threadid(), overflows, like, found)
 
 
 cdef void refine_jobs(
@@ -270,7 +270,8 @@ def search(
         or with `options.digits` the digits of each lane, see scores.h, as float32
     options : IN, `rmac.cpu.search.Options`
     boxes, scores : OUT, (N, Q, 4) and (N, Q), of the images of all batches
-    overflows : OUT, (N,), whether squares may overflow or underflow: nothing else is right then
+    overflows : OUT, (N,), whether squares may overflow or underflow: nothing else is right then;
+        never set if `options.wide`
     workers : IN, threads at most, as many as can start
     """
     if queries.itemsize == sizeof(float):
@@ -297,6 +298,8 @@ cdef search_images(
     call.lines = call.lanes // (LINE if options.digits else lanes_of(<floating>0))
     call.kind = spec.kind if floating is float else Kind.FLOAT64
     call.cells = &cells_of_digits if options.digits else cells_of_kind + call.kind
+    if options.wide:
+        call.cells = &cells_of_wide_doubles
     call.cell = call.lanes * (spec.itemsize if floating is float else sizeof(double))
     call.row_cell = call.lanes * sizeof(floating) if call.cells.widen else call.cell
     call.rounded, call.small_first = options.rounded, options.small_first

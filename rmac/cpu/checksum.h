@@ -25,8 +25,10 @@
 
 /* The fewest bytes for each multiple. GB/s on Zen 2, without and with the far one: 15.2 and 13.7 for
    14,000 bytes, 15.6 and 16.5 for 20,000. The near one: 2.2 and 2.4 for 500. */
-#define FEWEST_FAR 18000
-#define FEWEST_NEAR 500
+#define FEWEST_FAR (4 * FAR_DEGREE)
+#define FEWEST_NEAR (2 * NEAR_DEGREE)
+_Static_assert(FEWEST_NEAR > NEAR_DEGREE && FEWEST_FAR > FAR_DEGREE, "a multiple needs its degree");
+_Static_assert(BLOCK % VECTOR == 0 && BLOCK >= FAR_DEGREE, "a block is whole, and has all that is read");
 
 typedef uint8_t Bytes __attribute__((vector_size(VECTOR), aligned(1), may_alias));
 

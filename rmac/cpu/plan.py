@@ -65,7 +65,7 @@ def region_plan(boxes: bytes, height: int, width: int, overlapping: bool) -> Pla
     """Return the plan for the regions of (R, 4) int64 `boxes`, one output row each."""
     table = np.frombuffer(boxes, dtype=np.int64).reshape(-1, 4)
     targets = np.arange(len(table), dtype=np.intp)
-    return make_plan(table, height, width, targets, 1, overlapping=overlapping)
+    return make_plan(table, height, width, targets, 1, overlapping=overlapping, keep=True)
 
 
 def make_plan(
@@ -76,17 +76,19 @@ def make_plan(
     bins: int,
     *,
     overlapping: bool = True,
+    keep: bool = False,
 ) -> Plan:
     """Return the plan for inclusive (R, 4) `boxes`.
 
     The result of box i and channel c goes to row ``target[i] // bins`` of the output, channel c,
-    bin ``target[i] % bins``. Maxima may be combined from parts that overlap, sums may not.
+    bin ``target[i] % bins``. Maxima may be combined from parts that overlap, sums may not. `keep`
+    tells to keep the programs of both axes: maps of many sizes have few axes that differ.
     """
     starts, stops = boxes[:, :2], boxes[:, 2:] + 1
     columns, column_of = _unique_intervals(starts[:, 0], stops[:, 0])
     rows, row_of = _unique_intervals(starts[:, 1], stops[:, 1])
-    across = _program(columns.tobytes(), overlapping)
-    down = _program(rows.tobytes(), overlapping)
+    program = _kept_program if keep else _program
+    across, down = program(columns.tobytes(), overlapping), program(rows.tobytes(), overlapping)
     first_band = np.searchsorted(down.segments[:, 0], starts[:, 1])
     last_band = np.searchsorted(down.segments[:, 1], stops[:, 1])  # the one that stops there
     first = first_band * across.intervals + column_of
@@ -121,11 +123,9 @@ def _unique_intervals(starts: Index, stops: Index) -> tuple[Index, Index]:
     return pairs[is_first], which
 
 
-@cached(lambda program: program.segments.nbytes + program.steps.nbytes)
 def _program(axis: bytes, overlapping: bool) -> Program:
     """Return a short program for half-open intervals (I, 2) of an axis, from their bytes.
 
-    It is kept, as maps of many sizes have few axes that differ.
     Intervals are built from the last start to the first, the narrowest first. An interval is
     extended from its start, so that the piece which it lacks exists already.
     """
@@ -145,6 +145,9 @@ def _program(axis: bytes, overlapping: bool) -> Program:
     renumbered = np.argsort(np.concatenate([kept, np.delete(np.arange(slots), kept)]))
     with_slots = np.column_stack([segments, renumbered[: len(segments)]])
     return Program(with_slots, renumbered[steps], len(intervals), slots)
+
+
+_kept_program = cached(lambda program: program.segments.nbytes + program.steps.nbytes)(_program)
 
 
 def _assign_slots(

@@ -207,6 +207,50 @@ SCORES_OF_NUMBERS(doubles, double)
 #include "digits.h"
 #include "tiles.h"
 
+/* The sums of boxes of doubles of any size. A cell holds all channels, so that the maxima of a box can
+   have a common scale: a power of 2, which changes neither digits nor scores. This takes longer than
+   `score_doubles`, and is for the few maps that need it. */
+ALWAYS_INLINE double wide_maximum(const char *first, const char *second, ptrdiff_t i)
+{
+    const double a = ((const double *)first)[i], b = ((const double *)second)[i];
+    return a > b ? a : b;
+}
+
+ALWAYS_INLINE double scale_of_box(const char *first, const char *second, ptrdiff_t lanes)
+{
+    double peak = 0;
+    for (ptrdiff_t i = 0; i < lanes; i++) {
+        const double size = fabs(wide_maximum(first, second, i));
+        peak = size > peak ? size : peak;
+    }
+    return peak < 0x1p-450 ? 0x1p600 : peak > 0x1p450 ? 0x1p-600 : 1;
+}
+
+static void score_wide_doubles(Parts parts, ptrdiff_t n, const char *queries, ptrdiff_t n_queries,
+    void *out, int lines)
+{
+    const ptrdiff_t lanes = (ptrdiff_t)lines * (LINE / sizeof(double));
+    double *sums = out;
+    for (ptrdiff_t box = 0; box < n; box++) {
+        const double scale = scale_of_box(parts.first, parts.second, lanes);
+        double squares = 0;
+        for (ptrdiff_t i = 0; i < lanes; i++) {
+            const double number = wide_maximum(parts.first, parts.second, i) * scale;
+            squares += number * number;
+        }
+        sums[box] = squares;
+        for (ptrdiff_t k = 0; k < n_queries; k++) {
+            const double *query = (const double *)queries + k * lanes;
+            double products = 0;
+            for (ptrdiff_t i = 0; i < lanes; i++)
+                products += wide_maximum(parts.first, parts.second, i) * scale * query[i];
+            sums[(1 + k) * n + box] = products;
+        }
+        parts.first += parts.step;
+        parts.second += parts.step;
+    }
+}
+
 /* The larger of two rows of cells. */
 #define COMBINE(keys, larger_keys)                                                                 \
     static void combine_##keys(char *out, const char *a, const char *b, ptrdiff_t size)            \
@@ -268,8 +312,8 @@ typedef struct {
 
 static const Cells cells_of_floats = {
     make_ready_floats, combine_floats, NULL, combine_floats, score_floats};
-static const Cells cells_of_doubles = {
-    make_ready_doubles, combine_doubles, NULL, combine_doubles, score_doubles};
+static const Cells cells_of_wide_doubles = {make_ready_wide_doubles, combine_doubles, NULL,
+    combine_doubles, score_wide_doubles};
 /* uint8s by digits of queries */
 static const Cells cells_of_digits = {
     make_ready_integers, combine_uint8s, NULL, combine_uint8s, score_digits};

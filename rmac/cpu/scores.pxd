@@ -5,6 +5,8 @@ Accumulation
     The squares and products of a box are summed in float32 over the channels of a tile, in an order
     that is the same for every box; tiles are summed in float64. Maps of float64, and those with
     values whose squares may overflow or underflow in float32, are summed in float64 throughout.
+    Where squares may overflow or underflow in float64 too, a tile has all channels, and the maxima
+    of each box are scaled by a power of 2 first.
 NaN
     A box with a NaN or infinite maximum has no score.
 Memory
@@ -45,7 +47,7 @@ cdef extern from "scores.h" nogil:
             int lines,
         ) noexcept nogil
     bint rmac_has_byte_products()
-    const Cells cells_of_floats, cells_of_doubles, cells_of_digits
+    const Cells cells_of_floats, cells_of_wide_doubles, cells_of_digits
     const Cells* cells_of_kind
     void find_lengths(double* squares, Py_ssize_t n)
     double find_scores(const double* lengths, double* products, Py_ssize_t n, bint rounded)
@@ -197,10 +199,13 @@ cdef inline void compare_run(
 
 
 cdef inline void compare_strips(
-    const Call* call, const Job* job, Py_ssize_t part, Py_ssize_t parts, double* totals,
-    floating like, Found* found,
+    const Call* call, const Job* job, Py_ssize_t part, Py_ssize_t parts, const char* overflows,
+    double* totals, floating like, Found* found,
 ) noexcept nogil:
-    """Write the best box of each query in a part of the strips of a job."""
+    """Write the best box of each query in a part of the strips of a job.
+
+    Nothing is found if a tile overflows, since it has no sums.
+    """
     cdef const Candidates* candidates = &job.batch.candidates
     cdef Py_ssize_t size = job.stop - job.first
     cdef Py_ssize_t first = job.first + size * part // parts
@@ -211,6 +216,9 @@ cdef inline void compare_strips(
     cdef const Run* run
     for i in range(call.n_queries):
         found[i].score = -INFINITY
+    for i in range(call.tiles):
+        if overflows[i]:
+            return
     for i in range(candidates.n_heights):
         height = candidates.heights + i
         for strip in range(

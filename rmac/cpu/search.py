@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rmac._options import SearchOptions
+    from rmac.cpu.tables import KernelSpec
 
 Array = npt.NDArray[Any]
 
@@ -39,6 +40,7 @@ class Options(NamedTuple):
     sweeps: int
     lanes: int = 0  # channels of a tile
     digits: bool = False  # whether queries are digits of bytes
+    wide: bool = False  # whether a tile has all channels, and each box is scaled by itself
 
 
 def search_boxes(
@@ -84,7 +86,10 @@ def _search(
     boxes: npt.NDArray[np.int64],
     scores: npt.NDArray[np.float64],
 ) -> None:
-    """Write the best boxes (N, Q, 4) and scores; sum in float32 first, if that may be enough."""
+    """Write the best boxes (N, Q, 4) and scores.
+
+    Sums are in float32 first, if that may be enough; then in float64; then each box is scaled.
+    """
     spec = kernel_spec(batches[0].dtype, MAX_POOLING)
     overflows = np.ones(len(boxes), np.int8)
     units = _unit_vectors(queries)
@@ -107,20 +112,45 @@ def _search(
         )
     again = np.flatnonzero(overflows)
     if len(again):
-        maps = [
-            (x[i : i + 1], table) for x, table in zip(batches, tables, strict=True)
-            for i in range(len(x))
-        ]  # fmt: skip
-        some, of_some = np.empty_like(boxes[again]), np.empty_like(scores[again])
         lanes = _lanes(
             queries.shape[1], kernels.LINES_OF_NUMBERS * LINE_BYTES // 8, LINE_BYTES // 8
         )
-        kernels.search(
-            [maps[i][0] for i in again], [maps[i][1] for i in again], spec,
-            tiles(units, lanes, np.float64), options._replace(lanes=lanes, digits=False),
-            some, of_some, np.empty(len(again), np.int8), threads,
-        )  # fmt: skip
-        boxes[again], scores[again] = some, of_some
+        options = options._replace(lanes=lanes, digits=False)
+        vectors = tiles(units, lanes, np.float64)
+        again = _search_again(
+            again, batches, tables, spec, vectors, options, boxes, scores, threads
+        )
+    if len(again):
+        lanes = _lanes(queries.shape[1], queries.shape[1] + LINE_BYTES, LINE_BYTES // 8)
+        options = options._replace(lanes=lanes, wide=True)
+        vectors = tiles(units, lanes, np.float64)
+        _search_again(again, batches, tables, spec, vectors, options, boxes, scores, threads)
+
+
+def _search_again(
+    images: npt.NDArray[np.intp],
+    batches: Sequence[Array],
+    tables: list[Candidates],
+    spec: KernelSpec,
+    vectors: Array,
+    options: Options,
+    boxes: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float64],
+    threads: int,
+) -> npt.NDArray[np.intp]:
+    """Search some images with other sums; return those whose squares may overflow in them."""
+    maps = [
+        (x[i : i + 1], table) for x, table in zip(batches, tables, strict=True)
+        for i in range(len(x))
+    ]  # fmt: skip
+    some, of_some = np.empty_like(boxes[images]), np.empty_like(scores[images])
+    overflows = np.zeros(len(images), np.int8)
+    kernels.search(
+        [maps[i][0] for i in images], [maps[i][1] for i in images], spec, vectors, options,
+        some, of_some, overflows, threads,
+    )  # fmt: skip
+    boxes[images], scores[images] = some, of_some
+    return np.asarray(images[overflows != 0])
 
 
 def _search_levels(

@@ -32,6 +32,13 @@
 READY(floats, float, 32, 23, 127, 50)
 READY(doubles, double, 64, 52, 1023, 450)
 
+/* For `score_wide_doubles`, which has no range. */
+static int make_ready_wide_doubles(void *cells, ptrdiff_t n)
+{
+    make_ready_doubles(cells, n);
+    return 0;
+}
+
 /* The same for keys of 16 bits, where `inf` is that of the dtype, and numbers in between are normal. */
 static int make_keys_ready(int16_t *keys, ptrdiff_t n, int inf, int low, int high)
 {

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rmac._forks import Lock
-from rmac._maps import arranged, item_name, require_axes, view_of
+from rmac._maps import arranged, axes_error, item_name, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,9 +85,13 @@ def batches(arrays: Sequence[Array], layout: str, argument: str) -> list[Batch]:
     """Return arrays of a layout as batches, or raise. The arrays are as they were."""
     found = []
     for i, x in enumerate(arrays):
-        if x.ndim != len(layout):
-            require_axes(x, layout, item_name(argument, layout, i))
-        shape, strides, alignment = arranged(x.shape, x.strides, layout)
+        shape, strides = x.shape, x.strides
+        if len(shape) != len(layout):
+            raise axes_error(shape, layout, item_name(argument, layout, i))
+        if x.shape != shape:
+            name = item_name(argument, layout, i)
+            raise ValueError(f"{name}: was reshaped by another thread; wait until the call is done")
+        shape, strides, alignment = arranged(shape, strides, layout)
         if (x.data.ptr | alignment) % x.itemsize:
             plain(x, item_name(argument, layout, i))
         found.append((x, shape, strides))

@@ -7,6 +7,10 @@
        float64 maps, and for images with values whose squares may overflow or underflow in float32.
        search_boxes() in float32 marks such images in `overflows`. The launches in float64 do these
        images alone. No sum depends on other images or queries.
+       float64 maps with values whose squares may overflow or underflow in float64 are marked too.
+       Two more passes search them, with all cells multiplied by 2**600 or by 2**-600. A pass scores
+       the boxes whose length is between `least` and `most`. So each box has a score in one pass, or
+       the same score in two.
    NaN
        A NaN is read as inf, so that the sums of a box with a NaN are not finite.
    Memory layout
@@ -54,6 +58,7 @@ struct SearchLaunch {
     int queries;
     int parts;       /* of the boxes of an image: a block of compare_boxes takes one */
     int is_first;    /* whether nothing is found yet */
+    int takes;       /* images in this pass: bit 0 those not marked, bit 1 those marked */
     int small_first; /* whether fewer cells are better at equal scores */
     int refine, sweeps;
     Index first_sum, sums; /* of each image and tile in this launch */
@@ -61,7 +66,9 @@ struct SearchLaunch {
     const Run *run;
     const int *order;   /* the number of each query in the output */
     const void *units;  /* queries, of the type of sums */
-    int *overflows;     /* whether an image needs sums in float64; null if there is no choice */
+    double scale;       /* of all cells: a power of 2 */
+    double least, most; /* lengths of the boxes that have a score, scaled; for marked images */
+    int *overflows;     /* marks images that need another pass; null if there is none */
     void *all_sums;
     char *workspace;    /* of all blocks; null if shared memory is enough */
     Index block_bytes;  /* of the workspace of one block */
@@ -78,10 +85,16 @@ __device__ inline double infinity()
     return value;
 }
 
-/* Return whether another launch does this image, since it needs the other type of sums. */
-template <typename Real> __device__ bool is_for_other_type(const SearchLaunch &launch, int image)
+/* Return whether values have the type of sums. If it is wider, no square overflows or underflows. */
+template <Kind kind, typename Real> __device__ constexpr bool has_own_type()
 {
-    return launch.overflows && launch.overflows[image] != (sizeof(Real) == sizeof(double));
+    return sizeof(RealOf<kind>) == sizeof(Real);
+}
+
+/* Return whether other passes do this image. */
+__device__ inline bool is_for_other_pass(const SearchLaunch &launch, int image)
+{
+    return launch.overflows && !(launch.takes & (1 << launch.overflows[image]));
 }
 
 template <Kind kind, typename Real> __device__ Real read_number(const char *at)
@@ -95,8 +108,15 @@ template <Kind kind, typename Real> __device__ Real read_number(const char *at)
     }
 }
 
-/* Return whether the square of a float32 may overflow or underflow: the number is below 2**-50 or
-   above 2**50, and neither 0 nor infinite. Bits are compared, since arithmetic takes subnormals
+/* Return whether the square of a float64 may overflow or underflow: the number is below 2**-450 or
+   above 2**450, and neither 0 nor infinite. */
+__device__ inline bool is_out_of_range(double number)
+{
+    const double size = fabs(number);
+    return size != 0 && size < infinity() && (size < 0x1p-450 || size > 0x1p450);
+}
+
+/* The same of a float32, for 2**-50 and 2**50. Bits are compared, since arithmetic takes subnormals
    as 0. */
 __device__ inline bool is_out_of_range(float number)
 {
@@ -106,6 +126,10 @@ __device__ inline bool is_out_of_range(float number)
     const unsigned int low = (127 - 50) << 23, high = (127 + 50) << 23;
     return bits != 0 && bits < 0x7F800000 && (bits < low || bits > high);
 }
+
+/* Only float64 maps have another scale than 1. */
+__device__ inline double scaled(double number, double scale) { return number * scale; }
+__device__ inline float scaled(float number, double) { return number; }
 
 /* An odd number of cells, so that neighbouring channels are in different banks. */
 __device__ inline int channel_pitch(const SearchLaunch &launch)
@@ -137,9 +161,9 @@ __device__ bool load_cells(
         }
 #pragma unroll
         for (int j = 0; j < CELLS_AT_ONCE; j++) {
-            cells[place[j]] = loaded[j];
-            if constexpr (sizeof(Real) == sizeof(float))
+            if constexpr (has_own_type<kind, Real>())
                 out_of_range = out_of_range || is_out_of_range(loaded[j]);
+            cells[place[j]] = scaled(loaded[j], launch.scale);
         }
     }
     return out_of_range;
@@ -247,7 +271,7 @@ __device__ void sum_stage(
     }
 }
 
-/* Fill cells with a tile of an image, and mark the image if it needs sums in float64. */
+/* Fill cells with a tile of an image, and mark the image if it needs another pass. */
 template <Kind kind, typename Real>
 __device__ void load_tile(
     const SearchLaunch &launch, const char *data, int image, int channels, Real *cells)
@@ -294,7 +318,7 @@ template <Kind kind, typename Real, int many>
 __global__ void __launch_bounds__(THREADS, 2) search_boxes(const SearchLaunch launch)
 {
     const int image = blockIdx.x / launch.blocks;
-    if (sizeof(Real) == sizeof(double) && is_for_other_type<Real>(launch, image))
+    if (launch.takes == 2 && is_for_other_pass(launch, image)) /* before that, marks change */
         return;
     for (int tile = blockIdx.x % launch.blocks; tile < launch.tiles; tile += launch.blocks)
         if (launch.workspace) /* two calls, so that the compiler knows which memory cells are in */

@@ -2,7 +2,8 @@
 
    Accumulation
        The sums of tiles are added in float64, in order. Scores are computed in float64, and rounded
-       to the type of the results before they are compared.
+       to the type of the results before they are compared. The refinement of float64 maps scales
+       each box that it sums by a power of 2, if its squares may overflow or underflow.
    NaN
        A box with a NaN or an infinite maximum has no score: it is -inf here. If no box has a score,
        the result is the whole map with score NaN.
@@ -56,10 +57,18 @@ template <typename Score> __device__ double score_of(double squares, double prod
     return length < infinity() && score == score ? (double)(Score)score : -infinity();
 }
 
+/* Return whether the length of a box is one of those that have a score in this pass. */
+__device__ inline bool has_score(const SearchLaunch &launch, double squares)
+{
+    const double length = sqrt(squares);
+    return length >= launch.least && length <= launch.most;
+}
+
 /* Return box number `box` of a run with its score; `sums` are those of the image in this launch. */
 template <typename Real, typename Score>
 __device__ Found box_of_run(
-    const SearchLaunch &launch, const Run &run, const Real *sums, int query, int box)
+    const SearchLaunch &launch, const Run &run, const Real *sums, int query, int box,
+    bool is_marked)
 {
     const int boxes = run.rows * run.columns;
     const Real *square = sums + (run.first_sum - launch.first_sum) + box;
@@ -70,7 +79,9 @@ __device__ Found box_of_run(
         squares += square[tile * launch.sums];
         products += product[tile * launch.sums];
     }
-    Found found = {score_of<Score>(squares, products), 0, 0, 0, 0};
+    Found found = nothing_found();
+    if (!is_marked || has_score(launch, squares))
+        found.score = score_of<Score>(squares, products);
     found.y1 = box / run.columns * launch.step, found.x1 = box % run.columns * launch.step;
     found.y2 = found.y1 + run.height - 1, found.x2 = found.x1 + run.width - 1;
     return found;
@@ -82,8 +93,10 @@ __global__ void __launch_bounds__(THREADS, 4) compare_boxes(const SearchLaunch l
 {
     const int part = blockIdx.x % launch.parts, query = blockIdx.x / launch.parts % launch.queries;
     const int image = blockIdx.x / launch.parts / launch.queries;
-    if (is_for_other_type<Real>(launch, image))
+    if (is_for_other_pass(launch, image))
         return;
+    const bool is_marked =
+        sizeof(Score) == sizeof(double) && launch.overflows && launch.overflows[image];
     Found best = nothing_found();
     if (threadIdx.x == 0 && !launch.is_first)
         best = launch.found[blockIdx.x];
@@ -95,7 +108,7 @@ __global__ void __launch_bounds__(THREADS, 4) compare_boxes(const SearchLaunch l
             continue;
         const int boxes = run.rows * run.columns;
         for (; box < boxes; box += (Index)launch.parts * blockDim.x) {
-            const Found one = box_of_run<Real, Score>(launch, run, sums, query, box);
+            const Found one = box_of_run<Real, Score>(launch, run, sums, query, box, is_marked);
             if (one.score > -infinity() && is_better(one, best, launch.small_first))
                 best = one;
         }
@@ -132,7 +145,31 @@ template <typename Real> struct BoxTask {
     const Real *query;
     double *sums; /* (tile, 2): of squares and of products */
     Real *maxima;
+    bool is_marked;
 };
+
+/* Return the power of 2 that makes squares of these numbers neither overflow nor vanish. */
+template <typename Real> __device__ double scale_of_maxima(const Real *maxima, int channels)
+{
+    double peak = 0;
+    for (int channel = 0; channel < channels; channel++)
+        peak = fmax(peak, fabs((double)maxima[channel]));
+    return peak < 0x1p-450 ? 0x1p600 : peak > 0x1p450 ? 0x1p-600 : 1;
+}
+
+/* Write the sums of a tile, of squares and of products, as BoxSums does. */
+template <typename Real>
+__device__ void sum_scaled(
+    const Real *maxima, int channels, const Real *query, double scale, double *sums)
+{
+    double squares = 0, products = 0;
+    for (int channel = 0; channel < channels; channel++) {
+        const double most = maxima[channel] * scale;
+        squares = fma(most, most, squares);
+        products = fma(most, (double)query[channel], products);
+    }
+    sums[0] = squares, sums[1] = products;
+}
 
 /* Return the score of a box to the whole block: the same as compare_boxes() computes. */
 template <Kind kind, typename Real>
@@ -141,8 +178,17 @@ __device__ double score_box(
 {
     maxima_of_box<kind, Real>(launch, task.data, box, task.maxima);
     __syncthreads();
+    double scale = 1;
+    if (has_own_type<kind, double>() && task.is_marked)
+        scale = scale_of_maxima(task.maxima, launch.channels);
     for (int tile = threadIdx.x; tile < launch.tiles; tile += blockDim.x) {
         const int first = tile * launch.lanes;
+        if (scale != 1) {
+            sum_scaled(
+                task.maxima + first, min(launch.lanes, launch.channels - first),
+                task.query + first, scale, task.sums + 2 * tile);
+            continue;
+        }
         BoxSums<Real, 1> sums;
         sums.sum(
             task.maxima + first, 0, 0, 1, min(launch.lanes, launch.channels - first),
@@ -202,7 +248,7 @@ template <Kind kind, typename Real>
 __global__ void __launch_bounds__(THREADS, 4) choose_boxes(const SearchLaunch launch)
 {
     const int image = blockIdx.x / launch.queries, query = blockIdx.x % launch.queries;
-    if (is_for_other_type<Real>(launch, image))
+    if (is_for_other_pass(launch, image))
         return;
     Found best = nothing_found();
     for (int part = threadIdx.x; part < launch.parts; part += blockDim.x) {
@@ -216,7 +262,7 @@ __global__ void __launch_bounds__(THREADS, 4) choose_boxes(const SearchLaunch la
         const BoxTask<Real> task = {
             launch.data + image * launch.strides.image,
             (const Real *)launch.units + (Index)query * launch.channels, sums,
-            (Real *)(sums + 2 * launch.tiles)};
+            (Real *)(sums + 2 * launch.tiles), launch.overflows && launch.overflows[image]};
         refine_box<kind, Real>(launch, task, best);
     }
     if (threadIdx.x)

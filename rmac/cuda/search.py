@@ -6,6 +6,7 @@ for the device or reads from it.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -68,6 +69,24 @@ class Tiling(NamedTuple):
     shared: int  # bytes of shared memory of a block
     workspace: int  # bytes of device memory of a block
     most_sums: int  # of a tile in one launch, unless a single run has more
+
+
+class Pass(NamedTuple):
+    """A search of some images, see boxes.cu."""
+
+    takes: int
+    scale: float = 1
+    least: float = 0  # of the lengths of boxes in marked images
+    most: float = math.inf
+
+
+_NOT_MARKED, _MARKED = 1, 2
+# Of float64 maps. The ranges of lengths overlap, so that rounding leaves no length between them.
+_WIDE_PASSES = (
+    Pass(_NOT_MARKED | _MARKED, 1, 2.0**-460, 2.0**460),
+    Pass(_MARKED, 2.0**600, 0, 2.0**150),
+    Pass(_MARKED, 2.0**-600, 2.0**-150),
+)
 
 
 class Call(NamedTuple):
@@ -276,26 +295,40 @@ def _search_images(
 ) -> None:
     """Search some images with each type of sums.
 
-    `overflows` tells the one type that an image needs. Blocks of the other type return at once.
+    `overflows` marks the images that need another type, or more passes. Blocks of a pass that an
+    image does not need return at once.
     """
     queries, parts = int(launch["queries"]), int(launch["parts"])
     found = _memory(images * queries * parts * FOUND.itemsize)
     launch["found"] = found.data.ptr
-    if len(tilings) > 1:
+    if len(tilings) > 1 or call.info.kind == Kind.FLOAT64:
         overflows = keep_for_graph(namespace().zeros(images, np.dtype(np.int32)))
         launch["overflows"] = overflows.data.ptr
-    for tiling in tilings:
+    for tiling, passes in zip(tilings, _passes(tilings, call.info), strict=True):
         launch["lanes"], launch["tiles"] = tiling.lanes, tiling.tiles
         launch["blocks"] = tiling.blocks
         launch["units"] = call.units[tiling.sums].data.ptr
         launch["is_first"] = True
-        for first, stop in jobs_of(boxes.sums_before, tiling.most_sums):
-            launch["first_run"], launch["stop_run"] = first, stop
-            launch["first_sum"] = boxes.sums_before[first]
-            launch["sums"] = boxes.sums_before[stop] - boxes.sums_before[first]
-            _search_job(images, tiling, boxes, launch, call)
-            launch["is_first"] = False
+        for one in passes:
+            for name, value in one._asdict().items():
+                launch[name] = value
+            for first, stop in jobs_of(boxes.sums_before, tiling.most_sums):
+                launch["first_run"], launch["stop_run"] = first, stop
+                launch["first_sum"] = boxes.sums_before[first]
+                launch["sums"] = boxes.sums_before[stop] - boxes.sums_before[first]
+                _search_job(images, tiling, boxes, launch, call)
+                launch["is_first"] = False
+        launch["takes"] = passes[0].takes
         _choose(images, tiling, launch, call)
+
+
+def _passes(tilings: list[Tiling], info: DtypeInfo) -> list[tuple[Pass, ...]]:
+    """Return the passes with each type of sums."""
+    if info.kind == Kind.FLOAT64:
+        return [_WIDE_PASSES]
+    if len(tilings) > 1:
+        return [(Pass(_NOT_MARKED),), (Pass(_MARKED),)]
+    return [(Pass(_NOT_MARKED),)]
 
 
 def _search_job(images: int, tiling: Tiling, boxes: Boxes, launch: Struct, call: Call) -> None:
