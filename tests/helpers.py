@@ -85,7 +85,7 @@ def run_python(code, **environment):
         env={name: value for name, value in environment.items() if value is not None},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         cwd="/",
         check=False,
     )
