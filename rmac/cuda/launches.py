@@ -96,7 +96,7 @@ class _Job(NamedTuple):
 
 
 class _Launch(NamedTuple):
-    """A launch of a kernel, complete but for the addresses."""
+    """What a launch of a kernel needs; only the addresses in it are still missing."""
 
     name: str
     grid: tuple[int]
