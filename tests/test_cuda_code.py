@@ -94,9 +94,11 @@ def test_every_specialisation_compiles_without_spills(arch):
     registers = [int(count) for count in re.findall(r"Used (\d+) registers", log)]
     assert len(registers) == len(names)
     print(f"{arch}: {len(names)} kernels, {min(registers)} to {max(registers)} registers")
-    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", log)
-    assert len(spills) >= len(names)
-    assert set(spills) == {("0", "0")}
+    stacks = re.findall(
+        r"properties for (\S+)\s+(\d+) bytes stack frame, (\d+) bytes spill stores", log
+    )
+    assert len(stacks) >= len(names)
+    assert [stack for stack in stacks if stack[1:] != ("0", "0")] == []
 
 
 def _pooling(lines):

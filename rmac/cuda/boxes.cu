@@ -108,15 +108,18 @@ template <Kind kind, typename Real> __device__ Real read_number(const char *at)
     }
 }
 
-/* Return whether the square of a float64 may overflow or underflow: the number is below 2**-450 or
-   above 2**450, and neither 0 nor infinite. */
+/* Return whether the square of a float64 may overflow or underflow: the number is below 2**-450, or
+   at least 2**450, and neither 0 nor infinite. Only its exponent is compared, since numbers of 64
+   bits to compare with would need registers. */
 __device__ inline bool is_out_of_range(double number)
 {
-    const double size = fabs(number);
-    return size != 0 && size < infinity() && (size < 0x1p-450 || size > 0x1p450);
+    unsigned long long bits;
+    memcpy(&bits, &number, sizeof(bits));
+    const int exponent = (int)(bits >> 52 & 0x7FF) - 1023;
+    return number != 0 && exponent < 1024 && (exponent < -450 || exponent >= 450);
 }
 
-/* The same of a float32, for 2**-50 and 2**50. Bits are compared, since arithmetic takes subnormals
+/* The same of a float32, for 2**-50 and above 2**50. Bits are compared, since arithmetic takes subnormals
    as 0. */
 __device__ inline bool is_out_of_range(float number)
 {
