@@ -134,7 +134,10 @@ def test_boxes_of_users_keep_little(rng):
         cuda_plan.region_plans(random_boxes(rng, 200).tobytes(), 768, 0)
     for function in FUNCTIONS:
         cache = function.cache
-        kept = sum(cache._size(args, result) for args, result in cache.results.items())
+        kept = sum(
+            _caches._OBJECT_BYTES + _caches._bytes_in(args) + cache._nbytes(result)
+            for args, result in cache.results.items()
+        )
         assert kept == cache.bytes <= _caches.MOST_BYTES
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import rmac
 from rmac import operators
+from rmac.cuda import arrays
 
 X = np.arange(2 * 3 * 5 * 6, dtype=np.float32).reshape(2, 3, 5, 6)
 ROIS = np.array([[1, 0, 0, 3, 3]], np.float32)
@@ -143,6 +144,7 @@ def test_gradient_is_a_declaration():
 
 def test_a_cupy_array_reaches_the_gpu_backend(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)  # importing it fails
+    arrays.namespace.cache_clear()
     x = CupyArray()
     for call in (
         lambda: rmac.rmac(x),

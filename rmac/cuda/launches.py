@@ -346,7 +346,9 @@ def _launch_of_first_jobs(
 ) -> tuple[_Launch, int]:
     """Return one launch for the first jobs, and how many of them it has room for."""
     blocks = words = 0
-    batches, plans = [], []  # fields of the struct: to write all at once takes a third of the time
+    # Fields of the struct. To write them all at once takes a third of the time.
+    batches: list[tuple[Any, ...]] = []
+    plans: list[npt.NDArray[np.int32]] = []
     for job in jobs[:BATCHES]:
         plan = job.route.plan.words
         more_blocks = job.images * -(-job.maps.shape[1] // job.route.channels)
