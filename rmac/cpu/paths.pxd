@@ -4,8 +4,9 @@
 Accumulation: maxima are exact; sums are added in the type of their keys, float or double, in an
     order that depends on shape and strides alone.
 NaN: as in keys.pxd.
-Memory: the map is read once, in place; rows that are gathered, and values that are widened or
-    raised to a power before they are summed, are copied first. Slots and copies are in the workspace of the thread.
+Memory: the map is read once, in place. Rows that are gathered are copied first, and so are values
+    that are widened or raised to a power before they are summed. Slots and copies are in the
+    workspace of the thread.
 Threads: each task runs on one thread.
 
 `rmac.cpu.plan` says what bands, segments, intervals and slots are.

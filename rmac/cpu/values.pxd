@@ -92,7 +92,7 @@ cdef inline void copy_values(
 
 
 cdef inline bint are_keys(const Map* x, key_t like) noexcept nogil:
-    """Return whether the values in memory need no copy: they are maximised, or summed as they are."""
+    """Return whether values are used as they are in memory: for maxima, or summed unchanged."""
     if key_t is float:
         return x.kind == Kind.FLOAT32 and x.p == 0
     elif key_t is double:
