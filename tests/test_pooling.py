@@ -381,3 +381,18 @@ def test_subclasses_and_memory_maps_are_arrays(tmp_path, rng):
     result = rmac.region_pool(mapped)
     assert type(result) is np.ndarray
     assert_same_values(result, rmac.region_pool(x))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("channels", [1, 5, 16, 33, 64])
+@pytest.mark.parametrize("size", [(1, 40), (7, 7), (14, 14), (24, 32), (12, 5), (3, 100)])
+def test_sums_of_values_as_they_are_have_the_bits_of_sums_of_copies(
+    xp, rng, size, channels, dtype, layout
+):
+    """Powers are taken of copies, and a first power changes nothing."""
+    shape = (2, channels, *size) if layout == "NCHW" else (2, *size, channels)
+    x = xp.asarray(rng.uniform(1, 2, shape).astype(dtype))
+    mean = rmac.region_pool(x, pool="mean", layout=layout)
+    powers = rmac.region_pool(x, pool="gem", p=1, layout=layout)
+    assert to_host(mean).tobytes() == to_host(powers).tobytes()

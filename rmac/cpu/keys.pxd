@@ -55,7 +55,9 @@ cdef struct Vectors:
     # `count` vectors of `size` values, `stride` bytes apart.
     const char* data
     Py_ssize_t count, stride, size
-    Py_ssize_t prefetch  # distance in bytes from a vector that is read to what is prefetched
+    # Distance in bytes from a vector that is read to what is prefetched. For sums, 0 if they were
+    # copied just now: they are in the cache.
+    Py_ssize_t prefetch
 
 
 cdef inline key_t identity(key_t like) noexcept nogil:
@@ -131,14 +133,16 @@ cdef inline Line combined_vectors(const Vectors* keys, Py_ssize_t at, key_t like
 cdef inline Line pool_line(const Vectors* values, Py_ssize_t at, key_t shift) noexcept nogil:
     """Combine the lines of several vectors of values that begin at their element `at`."""
     cdef const char* data = values.data + at * sizeof(key_t)
-    cdef Line line = keys_of(load_line(data), shift)
+    cdef Line line
     cdef Py_ssize_t k = 1
-    if key_t not in floating:  # values that are summed were copied just now: they are in the cache
-        prefetch_line(data + values.prefetch)
+    if key_t in floating:
+        if not values.prefetch:
+            return combined_vectors(values, at, shift)
+    line = keys_of(load_line(data), shift)
+    prefetch_line(data + values.prefetch)
     while k < values.count:
         data += values.stride
-        if key_t not in floating:
-            prefetch_line(data + values.prefetch)
+        prefetch_line(data + values.prefetch)
         line = combined_lines(line, keys_of(load_line(data), shift), shift)
         k += 1
         hide_counter(k)

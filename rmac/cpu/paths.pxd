@@ -4,8 +4,9 @@
 Accumulation: maxima are exact; sums are added in the type of their keys, float or double, in an
     order that depends on shape and strides alone.
 NaN: as in keys.pxd.
-Memory: the map is read once, in place; values that are summed, and rows that are gathered, are
-    copied first. Slots and copies are in the workspace of the thread.
+Memory: the map is read once, in place. Rows that are gathered are copied first, and so are values
+    that are widened or raised to a power before they are summed. Slots and copies are in the
+    workspace of the thread.
 Threads: each task runs on one thread.
 
 `rmac.cpu.plan` says what bands, segments, intervals and slots are.
@@ -20,7 +21,7 @@ from rmac.cpu.keys cimport (
 )
 from rmac.cpu.stores cimport Results, store_maxima, store_means
 from rmac.cpu.tables cimport Path, PlanTables, Program, RegionSpan, RouteTable, Segment
-from rmac.cpu.values cimport Map, apply_power, copy_plane, copy_row, copy_values, prefetch
+from rmac.cpu.values cimport Map, apply_power, are_keys, copy_plane, copy_row, copy_values, prefetch
 
 cdef extern from "transpose.h" nogil:
     # Keys have the type of the last argument.
@@ -135,11 +136,13 @@ cdef inline void pool_bands(
     cdef const PlanTables* plan = batch.route.plan
     cdef const Segment* band
     cdef Py_ssize_t i, y, n = batch.route.lanes
-    cdef bint in_place = batch.route.path == Path.CHANNELS and key_t not in floating
+    cdef bint in_place = batch.route.path == Path.CHANNELS and are_keys(x, shift)
     cdef key_t* slots = out
     cdef Vectors pixels
     pixels.size, pixels.stride = block.lanes, x.pixel_stride
     pixels.prefetch = prefetch_distance(batch, block.lanes * x.itemsize, x.pixel_stride)
+    if key_t in floating:  # `pool_vectors` needs whole lines
+        in_place = in_place and block.lanes % lanes_of(shift) == 0
     if not in_place:
         pixels.size, pixels.stride, pixels.prefetch = n, n * sizeof(key_t), 0
     if not batch.route.keep_bands:
@@ -208,24 +211,27 @@ cdef inline void pool_rows(
 
     The rows of each band are combined first, plane after plane; then those of a line's worth of
     planes are transposed. A row shorter than a line is read as a whole line, whose end is ignored.
-    Memory may end after the last plane of a map, so that one is copied first. So is every plane
-    whose values are summed.
+    Memory may end after the last plane of a map, so that one is copied first. So is every plane of
+    other numbers than keys, or of short rows that are summed: see `Path` in route.py.
     """
     cdef const Map* x = &batch.x
     cdef const PlanTables* plan = batch.route.plan
     cdef Py_ssize_t line = lanes_of(shift), row = x.width * batch.route.lanes, lane, place
     cdef key_t* copied = rows + plan.rows.n_segments * rows_of_line(plan, line)
     cdef Vectors vectors
+    cdef bint copies = not are_keys(x, shift) or (key_t in floating and x.width < line)
     vectors.size, vectors.stride = max(x.width, line), x.row_stride
-    vectors.prefetch = prefetch_distance(
+    cdef Py_ssize_t distance = prefetch_distance(
         batch, x.height * x.width * x.itemsize, x.channel_stride
     )
+    vectors.prefetch = distance
     for lane in range(block.lanes):
         place = lane % line
         vectors.data = block.data + lane * x.channel_stride
-        if key_t in floating or (block.is_last and lane == block.lanes - 1 and x.width < line):
-            copy_plane(x, vectors.data, vectors.prefetch, copied)
+        if copies or (block.is_last and lane == block.lanes - 1 and x.width < line):
+            copy_plane(x, vectors.data, distance, copied)
             vectors.data, vectors.stride = <const char*>copied, x.width * sizeof(key_t)
+            vectors.prefetch = 0
         pool_plane(plan, vectors, shift, rows + place * x.width)
         if place == line - 1 or lane == block.lanes - 1:
             call_transpose_bands(plan, rows, out + lane - place, batch.route.lanes)
@@ -249,7 +255,8 @@ cdef inline void pool_planes(
     rows.data, rows.size, rows.stride = <const char*>transposed, row, row * sizeof(key_t)
     # With each line of this block, once transposed, a line of the next block is prefetched.
     rows.prefetch = <Py_ssize_t>(<uintptr_t>next_block - <uintptr_t>transposed)
-    if key_t in floating:
+    if not are_keys(x, shift):
+        rows.prefetch = 0
         prefetch(next_block, size * x.itemsize)
         planes = transposed + size
         copy_values(x, block.data, <key_t*>planes, size)

@@ -42,7 +42,7 @@ static inline float power_of(float x, double p)
 }
 
 #define FOR_EACH(power)                                                                            \
-    for (ptrdiff_t i = 0; i < n; i++) {                                                            \
+    UNROLLED_BY_4 for (ptrdiff_t i = 0; i < n; i++) {                                              \
         const real x = values[i] < (real)LEAST ? (real)LEAST : values[i];                          \
         values[i] = power;                                                                         \
     }

@@ -171,7 +171,7 @@ def _path(plan: Plan, shape: tuple[int, ...], strides: tuple[int, ...], spec: Ke
         ):
             return Path.PLANES
         # A row shorter than a line is read as a whole line, which must end inside the next plane.
-        # Rows that are summed are copied first.
+        # If its rows are summed, they are copied first.
         nested = row_stride >= width * itemsize and channel_stride >= height * row_stride
         readable = (nested and channel_stride + width * itemsize >= LINE_BYTES) or spec.sums
         rows = width >= line or (readable and width >= _SHORTEST_ROW * line)

@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "halves.h"
+#include "widen.h"
 
 /* The larger of two numbers. */
 #if REGISTER == 64
@@ -275,23 +275,12 @@ COMBINE(uint8s, larger_uint8s)
         for (ptrdiff_t i = 0; i < size; i += LINE) {                                               \
             store_line(values, decoded(larger_keys(load_line(a + i), load_line(b + i))));          \
             hide_source(values);                                                                   \
-            widen(values, (float *)(out + i * (sizeof(float) / sizeof(key_t))), COUNT);            \
+            widen(values, (float *)(out + i * (sizeof(float) / sizeof(key_t))), COUNT, 0);         \
         }                                                                                          \
     }
 
 #define decoded_halves(line) decode_line_16(line, 0)
 #define as_they_are(line) (line)
-#define WIDEN_KEYS(keys, key_t, number)                                                            \
-    ALWAYS_INLINE void widen_##keys(const key_t *values, float *out, int n)                        \
-    {                                                                                              \
-        for (int i = 0; i < n; i++)                                                                \
-            out[i] = number(values[i]);                                                            \
-    }
-
-#define number_of_brain(bits) number_of_bits((uint32_t)(bits) << 16)
-WIDEN_KEYS(brains, uint16_t, number_of_brain)
-WIDEN_KEYS(uint8s, uint8_t, (float))
-WIDEN_KEYS(int8s, int8_t, (float))
 WIDEN(halves, uint16_t, larger_16, decoded_halves, widen_halves)
 WIDEN(brains, uint16_t, larger_16, decoded_halves, widen_brains)
 WIDEN(uint8s, uint8_t, larger_uint8s, as_they_are, widen_uint8s)

@@ -14,10 +14,13 @@ from libc.string cimport memcpy
 from rmac.cpu.keys cimport LINE, key_t, prefetch_line
 from rmac.cpu.tables cimport Kind
 
-cdef extern from "halves.h" nogil:
-    float number_of_bits(uint32_t bits)
+cdef extern from "widen.h" nogil:
     float number_of_half(uint16_t bits)
-    void widen_halves(const uint16_t* values, float* out, Py_ssize_t n)
+    float number_of_brain(uint16_t bits)
+    void widen_halves(const uint16_t* values, float* out, Py_ssize_t n, int zero_point)
+    void widen_brains(const uint16_t* values, float* out, Py_ssize_t n, int zero_point)
+    void widen_uint8s(const uint8_t* values, float* out, Py_ssize_t n, int zero_point)
+    void widen_int8s(const int8_t* values, float* out, Py_ssize_t n, int zero_point)
 
 cdef extern from "powers.h" nogil:
     void apply_power_float(float* values, Py_ssize_t n, double p)
@@ -42,26 +45,40 @@ cdef inline void widen(
     """Convert n contiguous values to float32 or float64; integers to what they stand for."""
     cdef Py_ssize_t i
     if kind == Kind.UINT8:
-        for i in range(n):
-            out[i] = <int>(<const uint8_t*>values)[i] - zero_point
+        if floating is float:
+            widen_uint8s(<const uint8_t*>values, out, n, zero_point)
+        else:
+            for i in range(n):
+                out[i] = <int>(<const uint8_t*>values)[i] - zero_point
     elif kind == Kind.INT8:
-        for i in range(n):
-            out[i] = <int>(<const int8_t*>values)[i] - zero_point
+        if floating is float:
+            widen_int8s(<const int8_t*>values, out, n, zero_point)
+        else:
+            for i in range(n):
+                out[i] = <int>(<const int8_t*>values)[i] - zero_point
     elif kind == Kind.FLOAT16:
         if floating is float:
-            widen_halves(<const uint16_t*>values, out, n)
+            widen_halves(<const uint16_t*>values, out, n, 0)
         else:
             for i in range(n):
                 out[i] = number_of_half((<const uint16_t*>values)[i])
     elif kind == Kind.BFLOAT16:
-        for i in range(n):
-            out[i] = number_of_bits(<uint32_t>(<const uint16_t*>values)[i] << 16)
+        if floating is float:
+            widen_brains(<const uint16_t*>values, out, n, 0)
+        else:
+            for i in range(n):
+                out[i] = number_of_brain((<const uint16_t*>values)[i])
     elif kind == Kind.FLOAT32:
+        if floating is float:
+            memcpy(out, values, n * sizeof(float))
+        else:
+            for i in range(n):
+                out[i] = (<const float*>values)[i]
+    elif floating is double:  # FLOAT64: `KernelSpec` has refused all other numbers
+        memcpy(out, values, n * sizeof(double))
+    else:
         for i in range(n):
-            out[i] = (<const float*>values)[i]
-    else:  # FLOAT64: `KernelSpec` has refused all other numbers
-        for i in range(n):
-            out[i] = <floating>(<const double*>values)[i]
+            out[i] = <float>(<const double*>values)[i]
 
 
 cdef inline void copy_values(
@@ -72,6 +89,16 @@ cdef inline void copy_values(
         widen(values, x.kind, x.zero_point, out, n)
     else:
         memcpy(out, values, n * sizeof(key_t))
+
+
+cdef inline bint are_keys(const Map* x, key_t like) noexcept nogil:
+    """Return whether values are used as they are in memory: for maxima, or summed unchanged."""
+    if key_t is float:
+        return x.kind == Kind.FLOAT32 and x.p == 0
+    elif key_t is double:
+        return x.kind == Kind.FLOAT64 and x.p == 0
+    else:
+        return True
 
 
 cdef inline void apply_power(key_t* values, Py_ssize_t n, double p) noexcept nogil:
