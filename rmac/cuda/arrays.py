@@ -27,7 +27,7 @@ DLPACK_DEVICES: tuple[int, ...] = (2, 13)  # CUDA memory, and CUDA managed memor
 # launch of a graph uses its arrays again, and CUDA does not tell when a graph is destroyed. So none
 # of them is freed.
 _MOST_FOR_GRAPHS = 1 << 32
-_LEAST_ALLOCATION = 512  # bytes that CuPy takes for an array, however small
+ALLOCATION = 512  # bytes: CuPy allocates multiples of them, at multiples of them
 _kept_for_graphs: list[Any] = []
 _bytes_for_graphs = 0
 _keeping = Lock()
@@ -188,7 +188,7 @@ def _keep(memory: Any, size: int) -> None:
     """Keep memory until the process ends, or raise if graphs keep too much."""
     global _bytes_for_graphs
     with _keeping:
-        size = _bytes_for_graphs + max(size, _LEAST_ALLOCATION)
+        size = _bytes_for_graphs + max(size, ALLOCATION)
         if size > _MOST_FOR_GRAPHS:
             raise MemoryError(
                 f"captured graphs keep {_bytes_for_graphs} bytes of temporary arrays, and at most "

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rmac._caches import cached
 from rmac._options import AggregationOptions
-from rmac.cuda.arrays import namespace, temporary_memory
+from rmac.cuda.arrays import ALLOCATION, namespace, temporary_memory
 from rmac.cuda.route import (
     DESCRIBE_SHARED,
     DESCRIBE_THREADS,
@@ -52,7 +52,6 @@ Address = tuple[int, int]  # the number of a pointer, and bytes to add
 
 INT_MAX = (1 << 31) - 1  # of the kernels' sizes
 _BOX_BYTES = 4 * np.dtype(np.int64).itemsize
-_ALIGNMENT = 512  # bytes, as CuPy aligns what it allocates
 # The pointers of a call, by number: its result, its workspace, then its inputs.
 _OUT, _WORKSPACE, _FIRST_INPUT = range(3)
 _DESCRIBE = {4: "describe<float>", 8: "describe<double>"}  # by the bytes of an element
@@ -257,7 +256,7 @@ def _bytes_of_squares(shape: tuple[int, int, int]) -> int:
 
 def _places(*sizes: int) -> list[int]:
     """Return where pieces of memory begin, each aligned as an allocation, and where all end."""
-    starts = list(accumulate((-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes), initial=0))
+    starts = list(accumulate((-(-size // ALLOCATION) * ALLOCATION for size in sizes), initial=0))
     return [*starts[:-1], starts[-2] + sizes[-1]]
 
 
