@@ -85,9 +85,9 @@ class Cache:
                 first = next(iter(self.results))
                 del self.results[first]
                 self.bytes -= self._sizes.pop(first)
-            self.results[args] = result
             self._sizes[args] = size
             self.bytes += size
+            self.results[args] = result
         return result
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import hypothesis
 import numpy as np
 import pytest
-from helpers import COMMANDS, Tensor
+from helpers import COMMANDS, Tensor, forget_kernels
 
 from rmac import Whitening
 from rmac.cli import files, main
@@ -54,6 +54,21 @@ def many_images(monkeypatch):
 
     yield change
     launches._descriptors_call.cache.clear()
+
+
+@pytest.fixture
+def planted_kernels(monkeypatch):
+    """A function: `plant` gets each kernel and its device, and returns what is launched instead."""
+    compiled = launches.kernel
+
+    def change(plant):
+        monkeypatch.setattr(
+            launches, "kernel", lambda name, device: plant(compiled(name, device), device)
+        )
+        forget_kernels()
+
+    yield change
+    forget_kernels()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import zarr
 
 from rmac import _backend, _dtypes, _options
 from rmac.cpu import isa
+from rmac.cuda import launches, source
 
 DTYPES = {
     name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in _dtypes.DTYPES
@@ -215,6 +216,13 @@ def error_of(capsys, command):
 def write_zarr(path, x):
     group = zarr.create_group(path)
     group.create_array("x", shape=x.shape, dtype=x.dtype, chunks=(2, 4, 5, 12))[...] = x
+
+
+def forget_kernels():
+    """Compile the GPU's kernels again at their next use. Calls that are kept have kernels too."""
+    source.kernel.cache_clear()
+    for call in (launches._pooling_call, launches._descriptors_call, launches._description_call):
+        call.cache.clear()
 
 
 # Channels around a line of every dtype; plain memory as often as odd strides.

@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "lines.h"
+
 #define LEAST 1e-6
 #define MOST_FACTORS 6 /* the highest power that is computed by multiplication */
 

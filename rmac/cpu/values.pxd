@@ -8,7 +8,7 @@ Threads: none; each caller owns what it writes.
 """
 
 from cython cimport floating
-from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int8_t, uint8_t, uint16_t
 from libc.string cimport memcpy
 
 from rmac.cpu.keys cimport LINE, key_t, prefetch_line
@@ -27,6 +27,11 @@ cdef extern from "powers.h" nogil:
     void apply_power_double(double* values, Py_ssize_t n, double p)
     void apply_root_float(float* values, Py_ssize_t n, double p)
     void apply_root_double(double* values, Py_ssize_t n, double p)
+
+cdef enum:
+    # Floats from which on a call of memcpy takes less time than a loop. GeM of 16x24x32xC: 0.95 of
+    # the time with C=2048; but 1.14 with C=33.
+    LONG = 64
 
 cdef struct Map:
     # A batch of feature maps in memory; strides in bytes.
@@ -69,16 +74,16 @@ cdef inline void widen(
             for i in range(n):
                 out[i] = number_of_brain((<const uint16_t*>values)[i])
     elif kind == Kind.FLOAT32:
-        if floating is float:
+        if floating is float and n >= LONG:
             memcpy(out, values, n * sizeof(float))
         else:
             for i in range(n):
                 out[i] = (<const float*>values)[i]
-    elif floating is double:  # FLOAT64: `KernelSpec` has refused all other numbers
+    elif floating is double and n >= LONG:  # FLOAT64: `KernelSpec` has refused all other numbers
         memcpy(out, values, n * sizeof(double))
     else:
         for i in range(n):
-            out[i] = <float>(<const double*>values)[i]
+            out[i] = <floating>(<const double*>values)[i]
 
 
 cdef inline void copy_values(

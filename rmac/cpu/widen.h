@@ -1,4 +1,4 @@
-/* Values as floats of 32 bits, exactly and whatever the floating-point mode. */
+/* Values as floats of 32 bits, exactly in the default floating-point mode: see floats.h. */
 
 #ifndef RMAC_WIDEN_H
 #define RMAC_WIDEN_H
@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "lines.h"
 
 #if defined(__F16C__)
 #include <immintrin.h>
@@ -29,13 +31,15 @@ static inline float number_of_half(uint16_t bits)
     return number_of_bits(wide | sign);
 }
 
-static inline float number_of_brain(uint16_t bits) { return number_of_bits((uint32_t)bits << 16); }
+static inline float number_of_brain(uint16_t bits)
+{
+    return number_of_bits((uint32_t)bits << 16);
+}
 
-/* Values as floats, as many at a time as a register has floats. Left to themselves, gcc widens a
-   register of bytes in two steps, which takes up to 1.5 times as long. The machine's conversion of
-   float16 ignores the modes that flush subnormal numbers to zero. */
+/* Values as floats, as many at a time as a register has floats. Without this, gcc widens a register
+   of bytes in two steps, which takes up to 1.5 times as long. */
 #if defined(__AVX512F__)
-#define FLOATS 16
+#define WIDE_FLOATS 16
 #define STORE_FLOATS(out, floats) _mm512_storeu_ps(out, floats)
 #define FLOATS_OF_INTEGERS(integers, zero_point)                                                   \
     _mm512_cvtepi32_ps(_mm512_sub_epi32(integers, _mm512_set1_epi32(zero_point)))
@@ -48,7 +52,7 @@ static inline float number_of_brain(uint16_t bits) { return number_of_bits((uint
     _mm512_castsi512_ps(_mm512_slli_epi32(                                                         \
         _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(values))), 16))
 #elif defined(__AVX2__) && defined(__F16C__)
-#define FLOATS 8
+#define WIDE_FLOATS 8
 #define STORE_FLOATS(out, floats) _mm256_storeu_ps(out, floats)
 #define FLOATS_OF_INTEGERS(integers, zero_point)                                                   \
     _mm256_cvtepi32_ps(_mm256_sub_epi32(integers, _mm256_set1_epi32(zero_point)))
@@ -62,12 +66,12 @@ static inline float number_of_brain(uint16_t bits) { return number_of_bits((uint
         _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(values))), 16))
 #endif
 
-#ifdef FLOATS
-#define WIDEN_REGISTERS(i, n, FLOATS_OF)                                                           \
-    UNROLLED_BY_4 for (; i + FLOATS <= n; i += FLOATS)                                                           \
+#ifdef WIDE_FLOATS
+#define WIDEN_REGISTERS(values, out, i, n, zero_point, FLOATS_OF)                                  \
+    UNROLLED_BY_4 for (; i + WIDE_FLOATS <= n; i += WIDE_FLOATS)                                   \
         STORE_FLOATS(out + i, FLOATS_OF(values + i, zero_point));
 #else
-#define WIDEN_REGISTERS(i, n, FLOATS_OF)
+#define WIDEN_REGISTERS(values, out, i, n, zero_point, FLOATS_OF)
 #endif
 
 #define WIDEN_VALUES(values_t, name, FLOATS_OF, number_of)                                         \
@@ -75,17 +79,17 @@ static inline float number_of_brain(uint16_t bits) { return number_of_bits((uint
         const values_t *values, float *out, ptrdiff_t n, int zero_point)                           \
     {                                                                                              \
         ptrdiff_t i = 0;                                                                           \
-        WIDEN_REGISTERS(i, n, FLOATS_OF)                                                           \
+        WIDEN_REGISTERS(values, out, i, n, zero_point, FLOATS_OF)                                  \
         for (; i < n; i++)                                                                         \
             out[i] = (float)number_of(values[i], zero_point);                                      \
     }
 
-#define INTEGER(value, zero_point) ((int)(value) - (zero_point))
-#define HALF(bits, _) number_of_half(bits)
-#define BRAIN(bits, _) number_of_brain(bits)
-WIDEN_VALUES(uint8_t, uint8s, FLOATS_OF_UINT8S, INTEGER)
-WIDEN_VALUES(int8_t, int8s, FLOATS_OF_INT8S, INTEGER)
-WIDEN_VALUES(uint16_t, halves, FLOATS_OF_HALVES, HALF)
-WIDEN_VALUES(uint16_t, brains, FLOATS_OF_BRAINS, BRAIN)
+#define INTEGER_VALUE(value, zero_point) ((int)(value) - (zero_point))
+#define HALF_VALUE(bits, _) number_of_half(bits)
+#define BRAIN_VALUE(bits, _) number_of_brain(bits)
+WIDEN_VALUES(uint8_t, uint8s, FLOATS_OF_UINT8S, INTEGER_VALUE)
+WIDEN_VALUES(int8_t, int8s, FLOATS_OF_INT8S, INTEGER_VALUE)
+WIDEN_VALUES(uint16_t, halves, FLOATS_OF_HALVES, HALF_VALUE)
+WIDEN_VALUES(uint16_t, brains, FLOATS_OF_BRAINS, BRAIN_VALUE)
 
 #endif

@@ -109,8 +109,8 @@ template <Kind kind, typename Real> __device__ Real read_number(const char *at)
 }
 
 /* Return whether the square of a float64 may overflow or underflow: the number is below 2**-450, or
-   at least 2**450, and neither 0 nor infinite. Only its exponent is compared, since numbers of 64
-   bits to compare with would need registers. */
+   at least 2**450, and neither 0 nor infinite. Only its exponent is compared: constants of 64 bits
+   would take registers. */
 __device__ inline bool is_out_of_range(double number)
 {
     unsigned long long bits;
@@ -119,8 +119,8 @@ __device__ inline bool is_out_of_range(double number)
     return number != 0 && exponent < 1024 && (exponent < -450 || exponent >= 450);
 }
 
-/* The same of a float32, for 2**-50 and above 2**50. Bits are compared, since arithmetic takes subnormals
-   as 0. */
+/* The same of a float32: below 2**-50 or above 2**50. Bits are compared, since arithmetic takes
+   subnormals as 0. */
 __device__ inline bool is_out_of_range(float number)
 {
     unsigned int bits;

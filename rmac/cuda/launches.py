@@ -105,7 +105,7 @@ class _Launch(NamedTuple):
     addresses: list[tuple[int, int, int]]  # a place in words; the number of a pointer; bytes to add
     # By device, what no call uses now: a copy of the words, and the kernel with the arguments that
     # point to the copy. A call takes one and puts it back.
-    spare: dict[int, list[tuple[npt.NDArray[np.int64], Any, tuple[Any, Any]]]]
+    unused: dict[int, list[tuple[npt.NDArray[np.int64], Any, tuple[Any, Any]]]]
 
 
 class _Call(NamedTuple):
@@ -166,9 +166,9 @@ def _run(call: _Call, out: Array, inputs: Sequence[int]) -> None:
             workspace.memset_async(0, call.counters)
     device = namespace().cuda.runtime.getDevice()
     for launch in call.launches:
-        spare = launch.spare.setdefault(device, [])
+        unused = launch.unused.setdefault(device, [])
         try:
-            ready = spare.pop()
+            ready = unused.pop()
         except IndexError:
             copy = launch.words.copy()
             arguments = _by_value(copy[:-1]), _by_value(copy[-1:])
@@ -177,10 +177,11 @@ def _run(call: _Call, out: Array, inputs: Sequence[int]) -> None:
         for place, number, offset in launch.addresses:
             words[place] = pointers[number] + offset
         launched(launch.grid, launch.threads, arguments, launch.shared)
-        spare.append(ready)
+        unused.append(ready)
 
 
-# Twice, since each launch has a copy of its words.
+# Twice, since each launch has a copy of its words: more only with calls at the same time, or on
+# several devices.
 _cached_call = cached(lambda call: sum(2 * launch.words.nbytes for launch in call.launches))
 
 
@@ -367,7 +368,8 @@ def _launch_of_first_jobs(
     height, width = (max(job.maps.shape[axis] for job in taken) for axis in (2, 3))
     name = kernel_name(taken[0].route, spec)
     threads = block_shape(taken[0].route, spec, height, width)
-    place, step = POOL_LAUNCH.fields["batch"][1] // 8, struct["batch"].itemsize // 8  # type: ignore[index]
+    place = POOL_LAUNCH.fields["batch"][1] // 8  # type: ignore[index]
+    step = struct["batch"].itemsize // 8
     of_maps = [
         (place + i * step, _FIRST_INPUT + job.batch, job.offset) for i, job in enumerate(taken)
     ]
@@ -386,7 +388,7 @@ def _launch(
 ) -> _Launch:
     words = np.append(struct.reshape(1).view(np.int64), 0)
     addresses = [*addresses, (len(words) - 1, *out)]
-    return _Launch(name, (blocks,), threads, shared, words, addresses, spare={})
+    return _Launch(name, (blocks,), threads, shared, words, addresses, unused={})
 
 
 def _set_options(options: Struct, aggregation: AggregationOptions) -> None:
