@@ -21,7 +21,7 @@ from helpers import (
 import rmac
 from rmac import cuda
 from rmac._options import MAX_POOLING, Aggregate, AggregationOptions
-from rmac.cuda import launches, plan, route, source
+from rmac.cuda import plan, route, source
 from rmac.cuda import rois as cuda_rois
 
 

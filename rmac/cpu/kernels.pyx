@@ -10,8 +10,7 @@ NaN
 Memory
     `x` is read once, in place, in any strides. A task takes one image and one channel block. Its
     intermediate vectors are in the workspace of its thread, most of it small enough for the cache.
-    Values that are summed are copied there first, widened and raised to the power, unless they are
-    summed as they are in memory.
+    Values that are widened or raised to a power before they are summed are copied there first.
 Threads
     A task runs on one thread. No thread reads what another writes. Where two channel blocks
     overlap, both write the same values. Tasks set the default floating-point mode, see floats.h.

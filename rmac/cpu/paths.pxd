@@ -5,7 +5,7 @@ Accumulation: maxima are exact; sums are added in the type of their keys, float 
     order that depends on shape and strides alone.
 NaN: as in keys.pxd.
 Memory: the map is read once, in place. Rows that are gathered are copied first, and so are values
-    that are widened or raised to a power before they are summed. Slots and copies are in the
+    that are not keys (see `are_keys`), and some that are summed. Slots and copies are in the
     workspace of the thread.
 Threads: each task runs on one thread.
 
@@ -211,8 +211,8 @@ cdef inline void pool_rows(
 
     The rows of each band are combined first, plane after plane; then those of a line's worth of
     planes are transposed. A row shorter than a line is read as a whole line, whose end is ignored.
-    Memory may end after the last plane of a map, so that one is copied first. So is every plane of
-    other numbers than keys, or of short rows that are summed: see `Path` in route.py.
+    Memory may end after the last plane of a map, so that one is copied first. Every plane is, if its
+    values are not keys (see `are_keys`), or are summed in such short rows.
     """
     cdef const Map* x = &batch.x
     cdef const PlanTables* plan = batch.route.plan
