@@ -28,7 +28,10 @@ CALLS = 50  # between two events, or more
 MOST_CALLS = 200  # so that they, two launches each, fit in the queue of a stream
 SAMPLE_BYTES = 2 << 30  # that the calls of a sample read, or as many calls as allowed
 INPUT_BYTES = 512 << 20  # of inputs that take turns: more than any cache holds
+BINS = 7, 7  # of each RoI that roi_pool pools
+SMALL_ROIS = 8  # of each image, with one cell in a bin
 HEAD_START = 60  # passes over a large array before the first event, about 20 ms
+ROI_POOL = "roi_pool 7x7"  # how the names of its candidates begin
 
 READ = r"""
 struct alignas(16) Chunk { unsigned int word[4]; };
@@ -95,19 +98,48 @@ def candidates_for(inputs, case, options):
     descriptors = cp.empty((len(vectors), vectors.shape[2]), cp.float32)
     aggregation = AggregationOptions(True, Aggregate.SUM, True, 0.0)
     read, blocks = cp.RawKernel(READ, "read"), (132 * 8,)
-    chunks = inputs[0].nbytes // 16
+    chunks, rois = inputs[0].nbytes // 16, whole_maps(inputs[0], layout)
     return {
         "copy": lambda x: target.data.copy_from_device_async(x.data, x.nbytes),
         "read": lambda x: read(blocks, (256,), (x, np.int64(chunks), seen)),
         "region_pool": lambda x: rmac.region_pool(x, **settings),
+        f"{ROI_POOL}, whole maps": lambda x: rmac.roi_pool(
+            x, rois, output_size=BINS, layout=layout
+        ),
         "describe": lambda _: cuda.describe(vectors, descriptors, aggregation),
         "rmac": lambda x: rmac.rmac(x, **settings),
     }
 
 
+def whole_maps(x, layout):
+    """Return a RoI for each map, which is all of it."""
+    images, *_ = x.shape
+    height, width = x.shape[2:] if layout == "NCHW" else x.shape[1:3]
+    rois = np.zeros((images, 5), np.float32)
+    rois[:, 0], rois[:, 3], rois[:, 4] = np.arange(images), width - 1, height - 1
+    return cp.asarray(rois)
+
+
+def small_rois(x):
+    """Return RoIs with one cell in a bin, at random places in each map."""
+    images, _, height, width = x.shape
+    rng = np.random.default_rng(0)
+    rois = np.zeros((images * SMALL_ROIS, 5), np.float32)
+    rois[:, 0] = np.repeat(np.arange(images), SMALL_ROIS)
+    for axis, (size, bins) in enumerate(((width, BINS[1]), (height, BINS[0])), 1):
+        rois[:, axis] = rng.integers(0, size - bins + 1, len(rois))
+        rois[:, axis + 2] = rois[:, axis] + bins - 1
+    return cp.asarray(rois)
+
+
 def peers_for(inputs, options):
     """Return functions by name, each of an input, of the libraries that are installed."""
     candidates = {"rmac": lambda x: rmac.rmac(x, levels=options.levels)}
+    of_maps = {"whole maps": whole_maps(inputs[0], "NCHW"), "small RoIs": small_rois(inputs[0])}
+    for name, some in of_maps.items():
+        candidates[f"{ROI_POOL}, {name}"] = lambda x, some=some: rmac.roi_pool(
+            x, some, output_size=BINS
+        )
     try:
         import torch
         from peers import torch_loop, torchvision_pool
@@ -126,6 +158,11 @@ def peers_for(inputs, options):
         candidates["torchvision roi_pool"] = lambda x: torchvision_pool(
             roi_pool, tensors[x.data.ptr], rois
         )
+        for name, some in of_maps.items():
+            tensor = torch.from_dlpack(some)
+            candidates[f"{ROI_POOL} of torchvision, {name}"] = lambda x, some=tensor: roi_pool(
+                tensors[x.data.ptr], some, BINS
+            )
     return candidates | {
         "torch loop, compiled": lambda x: compiled(torch, tensors[x.data.ptr], boxes)
     }
@@ -166,7 +203,7 @@ def check(candidates, x, layout, levels):
     host = cp.asnumpy(x[:1])
     expected = naive(host if layout == "NCHW" else host.transpose(0, 3, 1, 2), levels)
     for name, run in candidates.items():
-        if name not in ("copy", "read", "region_pool", "describe"):
+        if name not in ("copy", "read", "region_pool", "describe") and ROI_POOL not in name:
             result = cp.asnumpy(cp.asarray(run(x)))[:1].astype(np.float64)
             np.testing.assert_allclose(result, expected, rtol=2e-3, atol=1e-5, err_msg=name)
 

@@ -9,6 +9,7 @@ import pytest
 
 INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)\s*([^;]*);")
 WIDTHS = {"64": 2, "128": 4}  # registers of a load, by the end of its name
+PARTS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2}  # bytes of a load of less than a register
 
 
 def machine_code(code, names, folder, arch="sm_90"):
@@ -89,4 +90,5 @@ def _registers_of(name):
 
 
 def _loaded_bytes(names):
-    return sum(4 * _registers_of(name) for name in names if name.startswith("LDG."))
+    loads = [name for name in names if name.startswith("LDG.")]
+    return sum(PARTS.get(name.rpartition(".")[2], 4 * _registers_of(name)) for name in loads)

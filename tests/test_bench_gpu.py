@@ -69,3 +69,16 @@ def test_the_benchmark_compiles_peers_for_two_shapes(benchmark, monkeypatch):
     assert len(measured) > 10
     assert peers == measured[-2:]
     assert len(set(peers)) == 2 == len(gpu.PEER_SHAPES)
+
+
+def test_the_rois_of_the_benchmark_are_on_their_maps(benchmark, monkeypatch):
+    gpu, _ = benchmark
+    monkeypatch.setattr(gpu.cp, "asarray", lambda x: x, raising=False)
+    maps = np.zeros((3, 2, 9, 7), np.float32)
+    for x, layout in ((maps, "NCHW"), (maps.transpose(0, 2, 3, 1), "NHWC")):
+        assert gpu.whole_maps(x, layout).tolist() == [[i, 0, 0, 6, 8] for i in range(3)]
+    rois = gpu.small_rois(maps)
+    assert np.bincount(rois[:, 0].astype(int)).tolist() == [gpu.SMALL_ROIS] * 3
+    assert (rois[:, 3:] - rois[:, 1:3] == 6).all()  # with 7 x 7 bins, of one cell each
+    assert (rois[:, 1:] >= 0).all()
+    assert (rois[:, 3:] <= [6, 8]).all()

@@ -13,7 +13,7 @@ from rmac import cuda
 from rmac._dtypes import DTYPES as DTYPE_TABLE
 from rmac._dtypes import Kind
 from rmac._options import Aggregate, AggregationOptions
-from rmac.cuda import c_types, route, search, source
+from rmac.cuda import c_types, rois, route, search, source
 
 
 def specialisations():
@@ -22,9 +22,12 @@ def specialisations():
         kind = info.kind.name
         types = c_types.kernel_types(info)
         bits, real = c_types.c_name(types.bits), c_types.c_name(types.real)
-        yield f"pool_rois<{kind}>"
+        for count in (1, rois.CHANNELS_AT_ONCE[info.itemsize]):
+            yield f"pool_rois<{kind}, {count}>"
         outs = {bits} if info.descriptor.name == info.name else {bits, real}
         vectors = [v for v in (1, 2, 4, 8) if v * info.itemsize <= route.WIDEST_LOAD]
+        for vector in vectors:
+            yield f"pool_rois_by_channels<{kind}, {vector}>"
         for out in outs:
             for vector in vectors:
                 yield f"pool_rows<{kind}, {vector}, {out}>"
@@ -116,13 +119,16 @@ def _pooling(lines):
         ("describe<float>", 8),
         ("describe<double>", 8),
         ("search_boxes<FLOAT32, float, 1>", 8),
+        ("pool_rois_by_channels<FLOAT32, 4>", 4),
+        ("pool_rois_by_channels<FLOAT32, 1>", 8),
+        ("pool_rois_by_channels<FLOAT16, 8>", 4),
     ],
 )
 def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
     """With fewer, a GPU waits for its memory most of the time."""
     code = source.kernel_source()
     one = code
-    for name_at_once in ("VECTORS_AT_ONCE", "VALUES_AT_ONCE", "CELLS_AT_ONCE"):
+    for name_at_once in ("VECTORS_AT_ONCE", "VALUES_AT_ONCE", "CELLS_AT_ONCE", "LOADS_AT_ONCE"):
         one, count = re.subn(f"{name_at_once} = .*;", f"{name_at_once} = 1;", one)
         assert count == 1
     in_flight, with_one = (
@@ -130,6 +136,34 @@ def test_a_thread_has_many_loads_in_flight(tmp_path, name, least):
         for text in (code, one)
     )
     assert in_flight >= least > with_one
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPE_TABLE))
+def test_a_lane_loads_a_cell_of_many_channels_at_once(tmp_path, dtype):
+    info = DTYPE_TABLE[dtype]
+    count = rois.CHANNELS_AT_ONCE[info.itemsize]
+    names = [f"pool_rois<{info.kind.name}, {one}>" for one in (count, 1)]
+    code = sass.machine_code(source.kernel_source(), names, tmp_path)
+    many, one = (sass.loads_in_flight(code[name]) for name in names)
+    assert many == count > one
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("pool_rois<FLOAT32, 8>", 2.5),
+        ("pool_rois<FLOAT16, 8>", 6),
+        ("pool_rois_by_channels<FLOAT32, 4>", 2.5),
+        ("pool_rois_by_channels<FLOAT16, 8>", 2.5),
+    ],
+)
+def test_the_cells_of_bins_take_few_instructions(tmp_path, name, most):
+    """Cells at the edges of bins are loaded twice, and lanes are idle at the end of a bin."""
+    lines = sass.machine_code(source.kernel_source(), [name], tmp_path)[name]
+    barriers = [i for i, line in enumerate(lines) if " BAR.SYNC" in line]
+    of_cells = sass.instructions_per_byte(lines[barriers[-1] :])
+    print(f"{name}: {of_cells:.2f} instructions for a byte")
+    assert of_cells <= most
 
 
 FENCES = "MEMBAR.SC.GPU", "CCTL.IVALL", "BAR.SYNC"

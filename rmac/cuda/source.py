@@ -23,7 +23,7 @@ from rmac.cuda.route import (
     WARP,
     WIDEST_LOAD,
 )
-from rmac.cuda.structs import BATCHES, BOXES, COUNTS, PLAN_WORDS, STRUCTS, WORDS
+from rmac.cuda.structs import BATCHES, BOXES, COUNTS, PLAN_WORDS, ROI_SHARED, STRUCTS, WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +49,7 @@ _CONSTANTS = {
     "DESCRIBE_THREADS": DESCRIBE_THREADS,
     "DESCRIBE_SHARED": DESCRIBE_SHARED,
     "NORM_GROUP": NORM_GROUP,
+    "ROI_SHARED": ROI_SHARED,
     "BOXES": BOXES,
     "COUNTS": COUNTS,
     "WORDS": WORDS,

@@ -12,6 +12,7 @@ import numpy as np
 # These sizes keep each struct below 4 KiB. Other divisions of that room are not measured.
 BATCHES = 10  # in one launch of a kernel that pools
 PLAN_WORDS = 800  # int32 words for the plans of these batches
+ROI_SHARED = 128  # bytes of shared memory of a block that pools RoIs
 BOXES = 200  # that one launch writes as RoIs
 COUNTS = 900  # images of one launch that have their own number of regions
 WORDS = 1000  # int32 words that one launch writes to device memory
@@ -76,7 +77,9 @@ ROI_LAUNCH = np.dtype(
         ("bin_rows", np.int32),
         ("bin_columns", np.int32),
         ("scale", np.float32),
-        ("elements", np.int64),
+        ("group", np.int32),
+        ("groups", np.int32),
+        ("rois", np.int64),
     ],
     align=True,
 )

@@ -143,12 +143,17 @@ def _roi_pool(rng, memory):
     count = pick(rng, (0, 1, 7)) if len(x) else 0
     rois = rng.uniform(-3, 2 * max(x.shape[2:]), (count, 5)).astype(np.float32)
     rois[:, 0] = rng.integers(0, max(1, len(x)), count)
-    size, scale = (int(rng.integers(1, 5)), int(rng.integers(1, 5))), pick(rng, (1.0, 0.5, 1 / 16))
+    some = rng.random(count) < 0.3
+    rois[some, 1:] = 0, 0, x.shape[3], x.shape[2]
+    size = tuple(int(rng.integers(1, pick(rng, (3, 5, 9, 20)))) for _ in range(2))
+    scale = pick(rng, (1.0, 0.5, 1 / 16))
     given = memory.input(rois)
     memory.freeze()
-    result = rmac.roi_pool(
-        maps, shim.ndarray(given), output_size=size, spatial_scale=scale, layout=layout
-    )
+    blocks = {"MOST_BLOCKS": pick(rng, (1, 3, 1000)), "_FEW_BLOCKS": pick(rng, (1, 1000))}
+    with mock.patch.multiple("rmac.cuda.rois", **blocks):
+        result = rmac.roi_pool(
+            maps, shim.ndarray(given), output_size=size, spatial_scale=scale, layout=layout
+        )
     same_values(result.get(), reference.roi_pool(x, rois, size, scale))
 
 

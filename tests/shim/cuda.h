@@ -87,7 +87,7 @@ struct Fiber {
     Dim thread;
     State state;
     int shuffles;
-    double slot[2]; /* the value that the lane gave in its last even and its last odd shuffle */
+    long long slot[2]; /* the bits that the lane gave in its last even and its last odd shuffle */
 };
 
 static std::vector<Fiber> fibers;
@@ -103,13 +103,14 @@ static void wait(State state)
 
 static void __syncthreads() { wait(AT_BARRIER); }
 
-static double __shfl_xor_sync(unsigned, double value, int distance)
+template <typename T> static T __shfl_xor_sync(unsigned, T value, int distance)
 {
     const size_t me = current;
     const int turn = fibers[me].shuffles++ % 2;
-    fibers[me].slot[turn] = value;
+    memcpy(&fibers[me].slot[turn], &value, sizeof(value));
     wait(IN_SHUFFLE);
-    return fibers[me ^ distance].slot[turn];
+    memcpy(&value, &fibers[me ^ distance].slot[turn], sizeof(value));
+    return value;
 }
 
 static void (*body)(void **);
