@@ -22,7 +22,6 @@ from rmac.cuda.route import (
     MANY_IMAGES,
     MOST_BLOCKS,
     NORM_GROUP,
-    THREADS,
     WIDEST_LOAD,
     KernelSpec,
     Path,
@@ -32,6 +31,7 @@ from rmac.cuda.route import (
     leaves_in_place,
     region_routes,
 )
+from rmac.cuda.plan import share_of
 from rmac.cuda.source import kernel
 from rmac.cuda.structs import (
     BATCHES,
@@ -333,7 +333,7 @@ def _pool_struct(maps: list[_Maps], regions: int, spec: KernelSpec) -> Struct:
     """Return the struct PoolLaunch without its batches and addresses."""
     struct = np.zeros((), POOL_LAUNCH)
     struct["channels"], struct["regions"] = maps[0].shape[1], regions
-    struct["zero_point"], struct["p"] = spec.zero_point, spec.p
+    struct["zero_point"], struct["p"], struct["factors"] = spec.zero_point, spec.p, spec.factors
     return struct
 
 
@@ -356,14 +356,12 @@ def _launch_of_first_jobs(
             break
         words[words_used : words_used + len(plan)] = plan
         width = job.maps.shape[3]
-        batch[len(taken)] = 0, job.maps.strides, job.first_image, width, blocks, words_used
+        share = share_of(width)
+        batch[len(taken)] = 0, job.maps.strides, job.first_image, width, share, blocks, words_used
         blocks, words_used = blocks + more_blocks, words_used + len(plan)
         taken.append(job)
     struct["batches"] = len(taken)
-    struct["by_channels"] = taken[0].route.path is Path.CHANNELS
     shared = max(DESCRIBE_SHARED, *(job.route.shared for job in taken))
-    if spec.sums:
-        shared = max(shared, THREADS * spec.tile.itemsize)
     height, width = (max(job.maps.shape[axis] for job in taken) for axis in (2, 3))
     name = kernel_name(taken[0].route, spec)
     threads = block_shape(taken[0].route, spec, height, width)
