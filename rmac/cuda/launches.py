@@ -209,7 +209,7 @@ def _descriptors_call(
     routes = _routes(maps, boxes, spec)
     shape = sum(one.shape[0] for one in maps), max(counts), maps[0].shape[1]
     in_place = leaves_in_place(aggregation.aggregate)
-    squares_too = shape[0] <= INT_MAX and all(map(_sums_squares, routes))
+    squares_too = shape[0] <= INT_MAX and all(_sums_squares(one, spec) for one in routes)
     describes_too = squares_too and shape[0] >= MANY_IMAGES and not in_place
 
     counters = shape[0] * np.dtype(np.uint32).itemsize if describes_too else 0
@@ -244,9 +244,10 @@ def _description_call(
     return _Call(launches, _bytes_of_squares(shape), 0)
 
 
-def _sums_squares(routes: tuple[Route, ...]) -> bool:
+def _sums_squares(routes: tuple[Route, ...], spec: KernelSpec) -> bool:
     """Return whether blocks that pool can sum squares: each has whole groups, of all regions."""
-    return len(routes) == 1 and routes[0].channels % NORM_GROUP == 0
+    whole = len(routes) == 1 and routes[0].channels % NORM_GROUP == 0
+    return whole and not spec.is_arithmetic
 
 
 def _bytes_of_squares(shape: tuple[int, int, int]) -> int:

@@ -16,6 +16,7 @@
 
    An operation has `kind`, and these:
        in_order         whether a tile belongs to one thread
+       describes        whether the blocks that pool also describe; else less is to be compiled
        Tile, start()    what a tile is reduced to; the one of no values
        Running, take()  what vectors are reduced to in registers, and how they are
        combine()        two tiles become one
@@ -27,7 +28,7 @@ const double LEAST_BASE = 1e-6; /* the generalised mean replaces values below th
 
 template <Kind of> struct Maximum {
     static constexpr Kind kind = of;
-    static constexpr bool in_order = false;
+    static constexpr bool in_order = false, describes = true;
     typedef KeyOf<kind> Tile;
     template <int count> using Running = Maxima<kind, count>;
 
@@ -144,7 +145,7 @@ template <typename Real, int count> __device__ void multiply(Real (&power)[count
 /* The mean, or the generalised mean if the power is a product. */
 template <Kind of, typename Real> struct Mean {
     static constexpr Kind kind = of;
-    static constexpr bool in_order = true;
+    static constexpr bool in_order = true, describes = true;
     typedef Real Tile;
     template <int count> using Running = Sums<Real, count>;
 
@@ -217,6 +218,7 @@ template <Kind of, typename Real> struct Mean {
 /* The generalised mean of any power. */
 template <Kind of, typename Real> struct PowerMean : Mean<of, Real> {
     using Mean<of, Real>::kind;
+    static constexpr bool describes = false;
 
     template <int count>
     __device__ static void take(

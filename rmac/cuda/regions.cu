@@ -20,7 +20,7 @@ constexpr int VECTORS_AT_ONCE = sizeof(BitsOf<Operation::kind>) < 8 ? 8 : 4;
 
 /* Blocks for whose registers a multiprocessor has room. With one more, loads in flight would spill.
    On an H100, pool_channels with 4 blocks takes 0.9 to 1.0 of its time with 3. */
-#define SUMS_BLOCKS (count == 8 ? 2 : 3)
+#define SUMS_BLOCKS (count == 8 || sizeof(typename Operation::Tile) == 8 ? 2 : 3)
 #define ROWS_BLOCKS (Operation::in_order ? SUMS_BLOCKS : __CUDA_ARCH__ < 1200 ? 3 : 2)
 #define CHANNELS_BLOCKS \
     (Operation::in_order ? SUMS_BLOCKS : __CUDA_ARCH__ / 100 == 9 || __CUDA_ARCH__ / 100 == 10 ? 4 : 3)
@@ -195,7 +195,8 @@ __global__ void __launch_bounds__(THREADS, ROWS_BLOCKS) pool_rows(
     const Share written = {channel, channel, 1, group, groups};
     if (channel < task.channels && group < groups)
         write_regions<Operation, 1>(launch, task, reduced, tiles, written, out);
-    describe_pooled<Operation::kind>(launch, task, CHANNEL_BLOCK, out);
+    if constexpr (Operation::describes)
+        describe_pooled<Operation::kind>(launch, task, CHANNEL_BLOCK, out);
 }
 
 /* The bands or the segments of a map. */
@@ -259,5 +260,6 @@ __global__ void __launch_bounds__(THREADS, CHANNELS_BLOCKS) pool_channels(
     const Share written = {lane, channel, 1, (int)threadIdx.y, (int)blockDim.y};
     if (channel < task.channels)
         write_regions<Operation, count>(launch, task, reduced, tiles, written, out);
-    describe_pooled<Operation::kind>(launch, task, lanes * count, out);
+    if constexpr (Operation::describes)
+        describe_pooled<Operation::kind>(launch, task, lanes * count, out);
 }

@@ -48,6 +48,7 @@ _LARGEST_PLANE = 1024
 # How many planes a lane may take, best first.
 # 256 maps of 7x7: 2 planes 0.67, 4 0.72; without pool_planes 0.23.
 _PLANES_OF_LANE = (4, 2, 1)
+_PLANES_OF_SUMS = (4, 1)  # the same for sums; not measured, and others would be more kernels
 
 # The threads of `describe`, one block for each image.
 # 64 images of 2048 channels, pooled from 24x32: 256 threads 0.72, 512 0.77, 1024 0.80. 256 images,
@@ -275,7 +276,7 @@ def _route_of_planes(
         plan, *more = region_plans(boxes, SHARED_MEMORY // (WARP * spec.tile.itemsize), 0)
     if more:
         return None
-    for many in _PLANES_OF_LANE:
+    for many in _PLANES_OF_SUMS if spec.sums else _PLANES_OF_LANE:
         shared = WARP * many * (plan.tiles * spec.tile.itemsize + plane)
         enough = many == 1 or channels > WARP * many // 2  # else half of the lanes would be idle
         if enough and shared <= SHARED_MEMORY:
