@@ -16,8 +16,8 @@ from rmac._options import Aggregate, AggregationOptions
 from rmac.cuda import c_types, route, search, source
 
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_120"]
-# The sums of these differ by an instruction from those of float16 and uint8. All kernels of them are
-# compiled for this GPU alone, since that takes 10 seconds.
+# The sums of these differ by an instruction from those of float16 and uint8. They are compiled for
+# this GPU alone, since that takes 10 seconds.
 ALIKE = {Kind.BFLOAT16: "sm_120", Kind.INT8: "sm_75"}
 
 
@@ -218,7 +218,7 @@ def test_a_kernel_has_few_instructions_for_a_byte(tmp_path, kernel, kind, vector
 def test_means_have_few_instructions_for_a_byte(
     tmp_path, kernel, kind, vector, most, most_of_powers
 ):
-    """Bounds for all code in the loop. A warp runs less of it: most columns end in the same tile."""
+    """All code in the loop counts. A warp runs less of it: most columns share a tile."""
     name = f"{kernel}<Mean<{kind}, float>, {vector}, float>"
     code, powers = source.kernel_source(), "if (launch.factors > 0)"
     assert code.count(powers) == 1

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from rmac._caches import cached
 from rmac._options import AggregationOptions
 from rmac.cuda.arrays import namespace, temporary_memory
+from rmac.cuda.plan import share_of
 from rmac.cuda.route import (
     DESCRIBE_SHARED,
     DESCRIBE_THREADS,
@@ -31,7 +32,6 @@ from rmac.cuda.route import (
     leaves_in_place,
     region_routes,
 )
-from rmac.cuda.plan import share_of
 from rmac.cuda.source import kernel
 from rmac.cuda.structs import (
     BATCHES,

@@ -19,6 +19,7 @@
        describes        whether the blocks that pool also describe; else less is to be compiled
        Tile, start()    what a tile is reduced to; the one of no values
        Running, take()  what vectors are reduced to in registers, and how they are
+       Apart            the same of values that are not neighbours in memory
        combine()        two tiles become one
        add_to_tiles()   each element of a vector goes to a tile of its own
        add_columns()    neighbouring columns go to their tiles
@@ -31,12 +32,14 @@ template <Kind of> struct Maximum {
     static constexpr bool in_order = false, describes = true;
     typedef KeyOf<kind> Tile;
     template <int count> using Running = Maxima<kind, count>;
+    template <int count> using Apart = Maxima<kind, count, false>;
 
     __device__ static Tile start() { return least_key<kind>(); }
 
-    template <int count>
+    template <int count, bool in_pairs>
     __device__ static void take(
-        const PoolLaunch &, const Vector<BitsOf<kind>, count> &values, Running<count> &most)
+        const PoolLaunch &, const Vector<BitsOf<kind>, count> &values,
+        Maxima<kind, count, in_pairs> &most)
     {
         most.take(values);
     }
@@ -148,6 +151,7 @@ template <Kind of, typename Real> struct Mean {
     static constexpr bool in_order = true, describes = true;
     typedef Real Tile;
     template <int count> using Running = Sums<Real, count>;
+    template <int count> using Apart = Sums<Real, count>;
 
     __device__ static Tile start() { return 0; }
 

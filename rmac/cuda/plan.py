@@ -50,8 +50,8 @@ def region_plans(
     """Return plans for the regions of (R, 4) int64 `boxes`, each of at most `most_tiles` tiles.
 
     A band takes one tile for each segment, and `spare` tiles more. With the `width` of the maps,
-    segments are also cut where shares of columns end. Then all columns are in segments, and all rows
-    from the first band to the last are in bands.
+    segments are also cut where shares of columns end. Then all columns are in segments, and bands
+    have all rows from the first of a region to the last.
     """
     regions = np.frombuffer(boxes, np.int64).reshape(-1, 4)
     shares = np.empty((0, 2), np.int64)

@@ -61,30 +61,31 @@ __device__ void reduce_tiles(
         const int first_line = by_columns ? left : top, stop_line = by_columns ? right : bottom;
         const int start = by_columns ? top : left, stop = by_columns ? bottom : right;
         typename Operation::Tile all[many];
-        typename Operation::template Running<1> running[many];
+        typename Operation::template Apart<many> running;
+        running.reset();
 #pragma unroll
-        for (int k = 0; k < many; k++) {
+        for (int k = 0; k < many; k++)
             all[k] = Operation::start();
-            running[k].reset();
-        }
         for (int line = first_line; line < stop_line; line++) {
             const int first = line * (by_columns ? 1 : width), step = by_columns ? width : 1;
 #pragma unroll 2
-            for (int cell = first + start * step; cell < first + stop * step; cell += step)
+            for (int cell = first + start * step; cell < first + stop * step; cell += step) {
+                Vector<BitsOf<Operation::kind>, many> values;
 #pragma unroll
                 for (int k = 0; k < many; k++)
-                    Operation::take(launch, {cells[plane[k] + cell]}, running[k]);
+                    values.at[k] = cells[plane[k] + cell];
+                Operation::take(launch, values, running);
+            }
             if (!by_columns)
                 continue;
 #pragma unroll
-            for (int k = 0; k < many; k++) {
-                all[k] = Operation::combine(all[k], running[k].at(0));
-                running[k].reset();
-            }
+            for (int k = 0; k < many; k++)
+                all[k] = Operation::combine(all[k], running.at(k));
+            running.reset();
         }
 #pragma unroll
         for (int k = 0; k < many; k++)
-            reduced[(tile * many + k) * WARP] = by_columns ? all[k] : running[k].at(0);
+            reduced[(tile * many + k) * WARP] = by_columns ? all[k] : running.at(k);
     }
 }
 

@@ -64,8 +64,8 @@ NORM_GROUP = 16
 # for each image. Not measured: the first should be faster where images outnumber multiprocessors.
 MANY_IMAGES = 128
 
-# The most tiles of a plan for sums: then shared memory holds them on each path, with a channel block
-# of some size. The same for all paths and loads, since sums depend on the plan.
+# The most tiles of a plan for sums. Shared memory has room for these on each path, with a channel
+# block of some size. It is one number for all paths and loads, since sums depend on the plan.
 _MOST_SUMS = 360
 # Powers up to this one, if whole, are products; not measured.
 _MOST_FACTORS = 6
@@ -98,7 +98,7 @@ class KernelSpec(NamedTuple):
 
     @property
     def factors(self) -> int:
-        """How many factors the power has if it is a product; 0 for other powers, and without one."""
+        """How many factors the power has if it is a product, else 0."""
         return int(self.p) if self.p <= _MOST_FACTORS and self.p == int(self.p) else 0
 
     @property
