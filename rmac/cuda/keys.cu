@@ -61,16 +61,15 @@ template <Kind kind> __device__ KeyOf<kind> least_key()
 }
 
 /* Return four bytes that the hexadecimal digits of a selector choose. Digit i is byte i of a word;
-   4 + i is byte i of another word; 8 + i is the sign bit of byte i, repeated 8 times. __byte_perm()
-   cannot do the last. */
-__device__ inline unsigned int choose_bytes(
-    unsigned int word, unsigned int selector, unsigned int other = 0)
+   4 is a zero byte; 8 + i is the sign bit of byte i, repeated 8 times. __byte_perm() cannot do the
+   last. */
+__device__ inline unsigned int choose_bytes(unsigned int word, unsigned int selector)
 {
     unsigned int chosen;
 #ifdef __CUDA_ARCH__
-    asm("prmt.b32 %0, %1, %3, %2;" : "=r"(chosen) : "r"(word), "r"(selector), "r"(other));
+    asm("prmt.b32 %0, %1, 0, %2;" : "=r"(chosen) : "r"(word), "r"(selector));
 #else
-    chosen = prmt(word, other, selector);
+    chosen = prmt(word, 0, selector);
 #endif
     return chosen;
 }

@@ -86,29 +86,17 @@ template <typename Real, int count> struct Sums {
     __device__ Real at(int k) const { return sum[k]; }
 };
 
-/* Widen values: the same as widen(), with fewer instructions. */
-template <Kind kind, int count>
-__device__ void widen_all(
-    const Vector<BitsOf<kind>, count> &values, int zero_point, RealOf<kind> (&wide)[count])
+/* The same as widen(), but that the bits of a NaN may change. For float16 it is one instruction. */
+template <Kind kind> __device__ RealOf<kind> widen_to_sum(BitsOf<kind> bits, int zero_point)
 {
-#pragma unroll
-    for (int k = 0; k < count; k++) {
 #ifdef __CUDA_ARCH__
-        if constexpr (kind == FLOAT16) {
-            asm("cvt.f32.f16 %0, %1;" : "=f"(wide[k]) : "h"(values.at[k])); /* or subnormal */
-            continue;
-        }
-#endif
-        wide[k] = widen<kind>(values.at[k], zero_point);
-        if constexpr (!Dtype<kind>::is_float) { /* from 2**23 on, a float32 ends in its integer */
-            const int flip = (BitsOf<kind>)-1 < 0 ? 128 : 0;
-            unsigned int word = 0;
-            memcpy(&word, (const char *)&values + k / 4 * 4, count < 4 ? count : 4);
-            word = choose_bytes(word ^ flip * 0x01010101u, 0x7440 + k % 4, 0x4B000000);
-            memcpy(&wide[k], &word, sizeof(word));
-            wide[k] -= (float)(8388608 + flip + zero_point);
-        }
+    if constexpr (kind == FLOAT16) {
+        float value;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits)); /* subnormals are right too */
+        return value;
     }
+#endif
+    return widen<kind>(bits, zero_point);
 }
 
 /* Return the maximum of a value and the least base; a NaN for a NaN. */
@@ -160,15 +148,13 @@ template <Kind of, typename Real> struct Mean {
         const PoolLaunch &launch, const Vector<BitsOf<kind>, count> &values,
         Sums<Real, count> &sums)
     {
-        RealOf<kind> value[count];
-        widen_all<kind>(values, launch.zero_point, value);
         const int some = count < 4 ? count : 4; /* all at once would need many registers */
 #pragma unroll
         for (int first = 0; first < count; first += some) {
             Real power[some];
 #pragma unroll
             for (int k = 0; k < some; k++)
-                power[k] = value[first + k];
+                power[k] = (Real)widen_to_sum<kind>(values.at[first + k], launch.zero_point);
             if (launch.factors > 0)
                 multiply(power, launch.factors);
 #pragma unroll
@@ -229,10 +215,10 @@ template <Kind of, typename Real> struct PowerMean : Mean<of, Real> {
         const PoolLaunch &launch, const Vector<BitsOf<kind>, count> &values,
         Sums<Real, count> &sums)
     {
-        RealOf<kind> value[count];
-        widen_all<kind>(values, launch.zero_point, value);
 #pragma unroll
-        for (int k = 0; k < count; k++)
-            sums.sum[k] += power_of(clip_base((Real)value[k]), (Real)launch.p);
+        for (int k = 0; k < count; k++) {
+            const Real value = (Real)widen_to_sum<kind>(values.at[k], launch.zero_point);
+            sums.sum[k] += power_of(clip_base(value), (Real)launch.p);
+        }
     }
 };
