@@ -166,8 +166,8 @@ def region_routes(
     in all batches of the call, rounded down: see `_routes` in `launches.py`.
 
     Neighbouring threads take neighbouring channels if these are contiguous, else neighbouring cells
-    of a row. Loads are as wide as alignment allows, unless narrower ones spare a plan. Loads of
-    values to sum are the widest, or of one element: other widths would be more kernels.
+    of a row. Loads are as wide as alignment allows; but narrower ones of maxima are taken if they
+    spare a plan.
     """
     by_channels = strides[1] == spec.value_bytes and shape[1] > 1
     path = Path.CHANNELS if by_channels else Path.ROWS
@@ -188,14 +188,15 @@ def _routes_of_sums(
 ) -> tuple[Route, ...]:
     """Return routes of pool_rows or pool_channels for sums.
 
-    Loads are the widest, or of one element: other widths would be more kernels.
+    Loads are the widest, or of one element: other widths would be more kernels. In place of narrower
+    loads, blocks have fewer lanes where shared memory is full.
     """
     vector = vector if vector == spec.widest_load else 1
     plans = _plans_of_sums(boxes, shape[3])
     channels, tile = CHANNEL_BLOCK, (CHANNEL_BLOCK + 1) * spec.tile.itemsize
     if path is Path.CHANNELS:
         channels = vector * _lanes(shape[1], vector, images)
-        most = max((plan.tiles for plan in plans), default=0)
+        most = max(plan.tiles for plan in plans)
         while most * channels * spec.tile.itemsize > SHARED_MEMORY:
             channels //= 2
         tile = channels * spec.tile.itemsize
@@ -268,7 +269,7 @@ def _route_of_planes(
     odd = height * width % 2 == 1
     if not packed or not odd or plane > _LARGEST_PLANE or alignment % WIDEST_LOAD:
         return None
-    if spec.is_arithmetic:
+    if spec.is_arithmetic:  # there is no such kernel
         return None
     if spec.sums:
         plan, *more = _plans_of_sums(boxes, width)
