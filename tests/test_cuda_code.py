@@ -49,8 +49,10 @@ def specialisations(arch=None):
 
 
 def kernels_of_sums(kind, real, widest):
+    for vector in {*route._ROWS_OF_SUMS, widest}:
+        if vector <= widest:
+            yield f"pool_rows<Mean<{kind}, {real}>, {vector}, {real}>"
     for vector in (1, widest):
-        yield f"pool_rows<Mean<{kind}, {real}>, {vector}, {real}>"
         yield f"pool_channels<Mean<{kind}, {real}>, {vector}, {real}>"
     for many in route._PLANES_OF_SUMS:
         yield f"pool_planes<Mean<{kind}, {real}>, {many}, {real}>"

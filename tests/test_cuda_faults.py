@@ -104,9 +104,9 @@ def test_a_planted_fault_is_found(gpu, monkeypatch, right, wrong, shape, layout)
     [
         ("tiles[tile[k - 1]] = sum;", "", (24, 9, 12), "NCHW"),
         ("if (tile[k] != tile[k - 1]) {", "if (k % 2 == 0) {", (24, 9, 12), "NCHW"),
-        ("if (!Operation::in_order || x % share == 0)", "", (24, 9, 300), "NCHW"),
+        ("if (!Operation::in_order || x % share == 0) {", "{", (24, 9, 300), "NCHW"),
         ("data, along, down, task.batch->share", "data, along, down, 1", (24, 9, 12), "NHWC"),
-        ("first + share, stop)", "first + share, stop - 1)", (24, 9, 12), "NHWC"),
+        ("min(share, stop - first)", "min(share, stop - 1 - first)", (24, 9, 12), "NHWC"),
         ("line < stop_line;", "line + 1 < stop_line;", (3, 7, 7), "NCHW"),
     ],
     ids=[

@@ -186,8 +186,12 @@ __global__ void __launch_bounds__(THREADS, ROWS_BLOCKS) pool_rows(
                 launch, task, channel_data(task, channel) + x * task.batch->strides.pixel, tile,
                 reduced + channel);
         x += count;
-        if (!Operation::in_order || x % share == 0)
-            x += (blockDim.x - 1) * share;
+        if (!Operation::in_order || x % share == 0) {
+            const int others = (blockDim.x - 1) * share;
+            if (Operation::in_order && others >= task.batch->width - x)
+                break; /* before x overflows */
+            x += others;
+        }
     }
     __syncthreads();
     const int thread = thread_of_block(), groups = threads_of_block() / CHANNEL_BLOCK;
@@ -217,8 +221,8 @@ __device__ void pool_lines(
     int part = 0;
     const int stop = lines.part[2 * lines.parts - 1];
     for (int first = lines.part[0] + threadIdx.y * share; first < stop;
-         first += blockDim.y * share)
-        for (int i = first; i < min(first + share, stop); i++) {
+         first += blockDim.y * share) {
+        for (int i = first; i < first + min(share, stop - first); i++) {
             while (lines.part[2 * part + 1] <= i)
                 part++;
             if (i < lines.part[2 * part])
@@ -231,6 +235,9 @@ __device__ void pool_lines(
                     tile += line.pitch;
                 });
         }
+        if (Operation::in_order && blockDim.y * share >= (unsigned int)(stop - first))
+            break; /* before `first` overflows */
+    }
 }
 
 template <typename Operation, int count, typename Out>

@@ -67,6 +67,9 @@ MANY_IMAGES = 128
 # The most tiles of a plan for sums. Shared memory has room for these on each path, with a channel
 # block of some size. It is one number for all paths and loads, since sums depend on the plan.
 _MOST_SUMS = 360
+# Elements of one load of pool_rows for sums, if the widest is not aligned. 4 are for 16-bit maps
+# with 20 or 28 columns; not measured.
+_ROWS_OF_SUMS = (4, 1)
 # Powers up to this one, if whole, are products; not measured.
 _MOST_FACTORS = 6
 
@@ -188,10 +191,11 @@ def _routes_of_sums(
 ) -> tuple[Route, ...]:
     """Return routes of pool_rows or pool_channels for sums.
 
-    Loads are the widest, or of one element: other widths would be more kernels. In place of narrower
-    loads, blocks have fewer lanes where shared memory is full.
+    Loads do not have all widths, since these would be many kernels. If shared memory has no room
+    for the tiles, blocks have fewer lanes.
     """
-    vector = vector if vector == spec.widest_load else 1
+    narrower = _ROWS_OF_SUMS if path is Path.ROWS else (1,)
+    vector = next(width for width in (spec.widest_load, *narrower) if vector % width == 0)
     plans = _plans_of_sums(boxes, shape[3])
     channels, tile = CHANNEL_BLOCK, (CHANNEL_BLOCK + 1) * spec.tile.itemsize
     if path is Path.CHANNELS:

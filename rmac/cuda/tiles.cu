@@ -9,7 +9,8 @@
    NaN
        A tile with a NaN gives a NaN, and so does each region with such a tile.
    Memory layout
-       Maps have any strides. Shared memory holds the tiles as (band, segment, channel).
+       Maps have any strides. Shared memory holds the tiles as (band, segment, channel). Tiles of
+       sums are smaller than those of maxima, so that each belongs to one thread: see plan.py.
    Thread mapping
        A block takes one image and one channel block. */
 
