@@ -20,12 +20,13 @@ constexpr int VECTORS_AT_ONCE = sizeof(BitsOf<Operation::kind>) < 8 ? 8 : 4;
 
 /* Blocks for whose registers a multiprocessor has room. With one more, loads in flight would spill.
    On an H100, pool_channels with 4 blocks takes 0.9 to 1.0 of its time with 3. */
-#define SUMS_BLOCKS (count == 8 || sizeof(typename Operation::Tile) == 8 ? 2 : 3)
+#define SUMS_BLOCKS \
+    (count == 8 || sizeof(typename Operation::Tile) == 8 || __CUDA_ARCH__ >= 1200 ? 2 : 3)
 #define ROWS_BLOCKS (Operation::in_order ? SUMS_BLOCKS : __CUDA_ARCH__ < 1200 ? 3 : 2)
 #define CHANNELS_BLOCKS \
     (Operation::in_order ? SUMS_BLOCKS : __CUDA_ARCH__ / 100 == 9 || __CUDA_ARCH__ / 100 == 10 ? 4 : 3)
 
-/* Tiles of channels from one tile of pool_rows to the next: an odd number, so that neighbouring tiles of one
+/* Channels from one tile of pool_rows to the next: an odd number, so that neighbouring tiles of one
    channel are in different banks. */
 const int TILE_PITCH = CHANNEL_BLOCK + 1;
 
@@ -37,7 +38,7 @@ template <typename Tile> __device__ void fill(Tile *tiles, Tile value, int count
 
 /* The layout of the tiles of a block: (band, segment, element of a vector, lane). */
 struct Tiles {
-    int band, segment, element; /* channels of tiles from one to the next */
+    int band, segment, element; /* how far the next is, in values of tiles */
 };
 
 /* What a thread writes at the end of a kernel: a vector of channels, of each `groups`th region from
