@@ -8,9 +8,9 @@
    Thread mapping
        pool_rows: threadIdx.x is along a row; threadIdx.y is over channels. A thread goes down its
        columns, from band to band, with one vector of columns at a time.
-       pool_channels: threadIdx.x is over vectors of channels. threadIdx.y is over rows, and a thread
-       goes along its row, from segment to segment. If a tile belongs to one thread, threadIdx.y is
-       over shares of columns, and a thread goes down these.
+       pool_channels: threadIdx.x is over vectors of channels. threadIdx.y is over rows, and a
+       thread goes along its row, from segment to segment. If a tile belongs to one thread,
+       threadIdx.y is over shares of columns, and a thread goes down these.
        Bands and segments end at the same place for all threads of a warp. */
 
 /* Vectors that a thread loads before it uses the first, so that many bytes are on their way. 8 of
@@ -23,8 +23,8 @@ constexpr int VECTORS_AT_ONCE = sizeof(BitsOf<Operation::kind>) < 8 ? 8 : 4;
 #define SUMS_BLOCKS \
     (count == 8 || sizeof(typename Operation::Tile) == 8 || __CUDA_ARCH__ >= 1200 ? 2 : 3)
 #define ROWS_BLOCKS (Operation::in_order ? SUMS_BLOCKS : __CUDA_ARCH__ < 1200 ? 3 : 2)
-#define CHANNELS_BLOCKS \
-    (Operation::in_order ? SUMS_BLOCKS : __CUDA_ARCH__ / 100 == 9 || __CUDA_ARCH__ / 100 == 10 ? 4 : 3)
+#define MAXIMA_BLOCKS (__CUDA_ARCH__ / 100 == 9 || __CUDA_ARCH__ / 100 == 10 ? 4 : 3)
+#define CHANNELS_BLOCKS (Operation::in_order ? SUMS_BLOCKS : MAXIMA_BLOCKS)
 
 /* Channels from one tile of pool_rows to the next: an odd number, so that neighbouring tiles of one
    channel are in different banks. */
@@ -145,8 +145,8 @@ __device__ void reduce_segments(
     }
 }
 
-/* Return the tiles of a band for columns in no segment. If tiles belong to threads, all columns are in
-   segments. */
+/* Return the tiles of a band for columns in no segment. If tiles belong to threads, all columns are
+   in segments. */
 template <typename Operation> __device__ constexpr int spare_tiles()
 {
     return Operation::in_order ? 0 : 1;
