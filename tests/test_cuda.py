@@ -87,7 +87,53 @@ def test_loads_are_as_wide_as_memory_allows(gpu):
 
 def test_the_order_of_threads_does_not_matter(gpu, rng):
     x = gpu.asarray(random_map(rng, (2, 40, 9, 12), DTYPES["float32"]))
-    assert len({to_host(rmac.rmac(x)).tobytes() for _ in range(5)}) == 1
+    for pool in ("max", "mean"):
+        assert len({to_host(rmac.rmac(x, pool=pool)).tobytes() for _ in range(5)}) == 1
+
+
+@pytest.mark.parametrize("p", [None, 1, 2, 2.5, 6, 7])
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_sums_depend_on_the_map_alone(gpu, rng, dtype, p):
+    """Not on its batch, its layout, the width of loads, the path or the order of threads."""
+    pool = {"pool": "mean"} if p is None else {"pool": "gem", "p": p}
+    for size in ((9, 24), (7, 7), (2, 300), (20, 3), (5, 28)):
+        x = random_map(rng, (3, 80, *size), DTYPES[dtype])
+        boxes = rmac.region_grid(*size, levels=4).boxes
+        last = np.ascontiguousarray(x.transpose(LAYOUTS["NHWC"]))
+        wide = gpu.zeros((*x.shape[:3], x.shape[3] + 1), x.dtype)
+        wide[...] = gpu.asarray(np.pad(x, ((0, 0), (0, 0), (0, 0), (1, 0))))
+        inputs = {
+            "batch": gpu.asarray(x),
+            "image": gpu.asarray(x[1:2].copy()),
+            "not aligned": wide[..., 1:],
+            "channels last": gpu.asarray(last).transpose(0, 3, 1, 2),
+            "image of few channels": gpu.asarray(last[1:2, :, :, :7].copy()).transpose(0, 3, 1, 2),
+        }
+        expected = to_host(rmac.region_pool(inputs["batch"], boxes, **pool))[1]
+        for name, maps in inputs.items():
+            vectors = to_host(rmac.region_pool(maps, boxes, **pool))
+            one = vectors[1 if len(vectors) > 1 else 0]
+            assert one.tobytes() == expected[:, : one.shape[1]].tobytes(), (name, size)
+        as_list = rmac.region_pool([inputs["batch"][1], inputs["image"][0, :, :1, :1]], **pool)
+        grid = to_host(rmac.region_pool(inputs["image"], **pool))[0]
+        assert to_host(as_list[0])[:, :80].tobytes() == grid.tobytes()
+
+
+def test_sums_of_any_regions_are_in_few_tiles():
+    """A plan for one region always has room, so regions are not split for ever."""
+    for width in (1, 4, 5, 256, 257, 5000, 2**31 - 1):
+        share = plan.share_of(width)
+        assert share >= 4
+        assert -(-width // share) <= 64
+        box = np.array([[width // 3, 5, width - 1, 2**31 - 2]]).tobytes()
+        (one,) = plan.region_plans(box, route._MOST_SUMS, 0, width)
+        bands, segments, _ = one.words[:3]
+        assert bands == 1
+        assert segments <= 65
+        edges = one.words[5 : 5 + 2 * segments].reshape(-1, 2)
+        assert (edges[1:, 0] == edges[:-1, 1]).all()
+        assert (edges[0, 0], edges[-1, 1]) == (0, width)
+        assert (edges[:, 0] // share == (edges[:, 1] - 1) // share).all()
 
 
 ROIS_ON_MAPS = np.array(
@@ -395,7 +441,7 @@ def test_the_package_has_its_kernels():
     names = re.findall(
         r"__global__ void (?:__launch_bounds__\(.*?\) )?(\w+)", source.kernel_source()
     )
-    pools = ["pool_rows", "pool_channels", "pool_planes", "pool_means"]
+    pools = ["pool_rows", "pool_channels", "pool_planes"]
     rois = ["pool_rois", "pool_rois_by_channels", "write_rois"]
     boxes = ["search_boxes", "scale_queries", "write_words", "compare_boxes", "choose_boxes"]
     assert names == ["describe", *pools, *rois, *boxes]

@@ -10,6 +10,7 @@ from helpers import (
     DTYPES,
     LAYOUTS,
     assert_same_values,
+    forget_kernels,
     random_map,
     to_host,
 )
@@ -17,7 +18,7 @@ from helpers import (
 import rmac
 from rmac import cuda
 from rmac._options import Aggregate, AggregationOptions
-from rmac.cuda import source
+from rmac.cuda import launches, plan, route, source
 
 
 def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
@@ -35,7 +36,7 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
     many_images(1)
 
     def results():
-        source.kernel.cache_clear()
+        forget_kernels()
         out = gpu.empty((1, 300), np.float32)
         try:
             cuda.describe(
@@ -49,12 +50,12 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
         except RuntimeError:  # some threads wait for others that have finished
             return None
         finally:
-            source.kernel.cache_clear()
+            forget_kernels()
 
     expected = results()
     stop = code.index('#line 1 "boxes.cu"')  # tests/test_cuda_search.py tries the others
     places = [match.start() for match in re.finditer(re.escape(barrier), code[:stop])]
-    assert len(places) == 14
+    assert len(places) == 13
     for place in places:
         if code[place:].startswith(f"{barrier}\n    if (thread_of_block() == 0) {{"):
             continue
@@ -74,7 +75,7 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
             (24, 9, 12),
             "NCHW",
         ),
-        ("pitch = blockDim.x * count;", "pitch = blockDim.x * count - 1;", (24, 9, 12), "NHWC"),
+        ("tile += line.pitch;", "tile += line.pitch - 1;", (24, 9, 12), "NHWC"),
         ("at <= last; at =", "at + 7 <= last; at =", (24, 9, 12), "NCHW"),
         ("at <= last; at =", "at + 7 <= last; at =", (24, 9, 12), "NHWC"),
         ("for (int i = chunks * count", "for (int i = elements", (3, 7, 7), "NCHW"),
@@ -92,11 +93,69 @@ def test_a_planted_fault_is_found(gpu, monkeypatch, right, wrong, shape, layout)
     assert code.count(right) == 1
     with monkeypatch.context() as patch:
         patch.setattr(source, "kernel_source", lambda: code.replace(right, wrong))
-        source.kernel.cache_clear()
+        forget_kernels()
         result = to_host(rmac.region_pool(stored, layout=layout))
-        source.kernel.cache_clear()
+        forget_kernels()
     assert (result != expected).any()
     assert_same_values(to_host(rmac.region_pool(stored, layout=layout)), expected)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "shape", "layout"),
+    [
+        ("tiles[tile[k - 1]] = sum;", "", (24, 9, 12), "NCHW"),
+        ("if (tile[k] != tile[k - 1]) {", "if (k % 2 == 0) {", (24, 9, 12), "NCHW"),
+        ("if (!Operation::in_order || x % share == 0) {", "{", (24, 9, 300), "NCHW"),
+        ("data, along, down, task.batch->share", "data, along, down, 1", (24, 9, 12), "NHWC"),
+        ("min(share, stop - first)", "min(share, stop - 1 - first)", (24, 9, 12), "NHWC"),
+        ("line < stop_line;", "line + 1 < stop_line;", (3, 7, 7), "NCHW"),
+    ],
+    ids=[
+        "tile of a column",
+        "start of a tile",
+        "share of rows",
+        "share",
+        "last column",
+        "last line",
+    ],
+)
+def test_a_fault_planted_in_sums_is_found(gpu, monkeypatch, right, wrong, shape, layout):
+    """Among them shares that are not those of the plan, so that two threads add to one tile."""
+    if gpu.__name__ != "shim":
+        pytest.skip("a fault may end the context of a device")
+    x = np.random.default_rng(1).random((1, *shape), np.float32)
+    stored = gpu.asarray(np.ascontiguousarray(x.transpose(LAYOUTS[layout])))
+    code = source.kernel_source()
+    assert code.count(right) == 1
+
+    def pooled():
+        return to_host(rmac.region_pool(stored, layout=layout, pool="mean")).tobytes()
+
+    expected = pooled()
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "kernel_source", lambda: code.replace(right, wrong))
+        forget_kernels()
+        results = {pooled() for _ in range(3)}
+        forget_kernels()
+    assert results != {expected}
+    assert {pooled() for _ in range(3)} == {expected}
+
+
+def test_segments_that_are_not_cut_are_found(gpu, rng, monkeypatch):
+    """Then several threads add to a tile, in any order."""
+    x = gpu.asarray(random_map(rng, (1, 16, 9, 40), DTYPES["float32"]))
+    expected = to_host(rmac.region_pool(x, pool="mean")).tobytes()
+    monkeypatch.setattr(plan, "_LEAST_SHARE", 64)
+    for cache in (plan.region_plans, route.region_routes, launches._pooling_call):
+        cache.cache.clear()
+    monkeypatch.setattr(launches, "share_of", lambda _: 4)
+    monkeypatch.setattr(route, "share_of", lambda _: 4)
+    results = {to_host(rmac.region_pool(x, pool="mean")).tobytes() for _ in range(5)}
+    monkeypatch.undo()
+    for cache in (plan.region_plans, route.region_routes, launches._pooling_call):
+        cache.cache.clear()
+    assert len(results) > 1
+    assert to_host(rmac.region_pool(x, pool="mean")).tobytes() == expected
 
 
 @pytest.mark.parametrize(
@@ -123,8 +182,8 @@ def test_a_fault_planted_in_descriptors_is_found(gpu, rng, monkeypatch, many_ima
     assert code.count(right) == 1
     with monkeypatch.context() as patch:
         patch.setattr(source, "kernel_source", lambda: code.replace(right, wrong))
-        source.kernel.cache_clear()
+        forget_kernels()
         results = described(1), described(1000)
-        source.kernel.cache_clear()
+        forget_kernels()
     assert expected not in results
     assert described(1) == described(1000) == expected

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from boxes_reference import boxes as all_boxes
-from helpers import DTYPES, random_map, to_host
+from helpers import DTYPES, forget_kernels, random_map, to_host
 
 import rmac
 from rmac._candidates import candidates
@@ -134,7 +134,7 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
     code, barrier = source.kernel_source(), "__syncthreads();"
 
     def results(code):
-        source.kernel.cache_clear()
+        forget_kernels()
         with monkeypatch.context() as patch:
             patch.setattr(source, "kernel_source", lambda: code)
             try:
@@ -143,7 +143,7 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch):
                 ]
             except RuntimeError:  # some threads wait for others that have finished
                 return None
-        source.kernel.cache_clear()
+        forget_kernels()
         return [to_host(array).tobytes() for one in found for array in one]
 
     expected = results(code)

@@ -16,13 +16,13 @@ import numpy.typing as npt
 from rmac._caches import cached
 from rmac._options import AggregationOptions
 from rmac.cuda.arrays import ALLOCATION, namespace, temporary_memory
+from rmac.cuda.plan import share_of
 from rmac.cuda.route import (
     DESCRIBE_SHARED,
     DESCRIBE_THREADS,
     MANY_IMAGES,
     MOST_BLOCKS,
     NORM_GROUP,
-    THREADS,
     WIDEST_LOAD,
     KernelSpec,
     Path,
@@ -209,7 +209,7 @@ def _descriptors_call(
     routes = _routes(maps, boxes, spec)
     shape = sum(one.shape[0] for one in maps), max(counts), maps[0].shape[1]
     in_place = leaves_in_place(aggregation.aggregate)
-    squares_too = shape[0] <= INT_MAX and all(map(_sums_squares, routes))
+    squares_too = shape[0] <= INT_MAX and all(_sums_squares(one, spec) for one in routes)
     describes_too = squares_too and shape[0] >= MANY_IMAGES and not in_place
 
     counters = shape[0] * np.dtype(np.uint32).itemsize if describes_too else 0
@@ -244,9 +244,10 @@ def _description_call(
     return _Call(launches, _bytes_of_squares(shape), 0)
 
 
-def _sums_squares(routes: tuple[Route, ...]) -> bool:
+def _sums_squares(routes: tuple[Route, ...], spec: KernelSpec) -> bool:
     """Return whether blocks that pool can sum squares: each has whole groups, of all regions."""
-    return len(routes) == 1 and routes[0].channels % NORM_GROUP == 0
+    whole = len(routes) == 1 and routes[0].channels % NORM_GROUP == 0
+    return whole and not spec.is_arithmetic
 
 
 def _bytes_of_squares(shape: tuple[int, int, int]) -> int:
@@ -333,7 +334,7 @@ def _pool_struct(maps: list[_Maps], regions: int, spec: KernelSpec) -> Struct:
     """Return the struct PoolLaunch without its batches and addresses."""
     struct = np.zeros((), POOL_LAUNCH)
     struct["channels"], struct["regions"] = maps[0].shape[1], regions
-    struct["zero_point"], struct["p"] = spec.zero_point, spec.p
+    struct["zero_point"], struct["p"], struct["factors"] = spec.zero_point, spec.p, spec.factors
     return struct
 
 
@@ -354,17 +355,16 @@ def _launch_of_first_jobs(
         more_blocks = job.images * -(-job.maps.shape[1] // job.route.channels)
         if plans and (words + len(plan) > PLAN_WORDS or blocks + more_blocks > MOST_BLOCKS):
             break
-        batches.append((0, job.maps.strides, job.first_image, job.maps.shape[3], blocks, words))
+        width = job.maps.shape[3]
+        fields = (0, job.maps.strides, job.first_image, width, share_of(width), blocks, words)
+        batches.append(fields)
         plans.append(plan)
         blocks, words = blocks + more_blocks, words + len(plan)
     taken = jobs[: len(plans)]
     struct["batch"][: len(batches)] = batches
     struct["words"][:words] = np.concatenate(plans)
     struct["batches"] = len(batches)
-    struct["by_channels"] = taken[0].route.path is Path.CHANNELS
     shared = max(DESCRIBE_SHARED, *(job.route.shared for job in taken))
-    if spec.sums:
-        shared = max(shared, THREADS * spec.tile.itemsize)
     height, width = (max(job.maps.shape[axis] for job in taken) for axis in (2, 3))
     name = kernel_name(taken[0].route, spec)
     threads = block_shape(taken[0].route, spec, height, width)

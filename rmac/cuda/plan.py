@@ -3,6 +3,9 @@
 Region edges cut the rows of a map into bands, its columns into segments, and so the map into tiles.
 The kernels reduce each tile to one value, then combine the tiles of each region. Regions that need
 more tiles or words than one launch holds are split into several plans.
+
+A tile of sums belongs to one thread, so that no two threads add to it. A thread takes a share of
+neighbouring columns, and segments are also cut where shares end.
 """
 
 from __future__ import annotations
@@ -19,6 +22,11 @@ from rmac.cuda.structs import PLAN_WORDS
 # Of a plan. The span of a region has one byte each for the numbers of its bands and segments.
 _MOST_BANDS = _MOST_SEGMENTS = 256
 
+# Columns of a share, or more for maps with more shares than these: not measured. With more columns,
+# fewer threads have work; with fewer, a region has more tiles to add. It is a power of 2, as the
+# elements of a load are, so that the columns of a load lie in one share, or are whole shares.
+_LEAST_SHARE, _MOST_SHARES = 4, 64
+
 
 class Plan(NamedTuple):
     """How one launch reaches some regions of maps of one size."""
@@ -27,33 +35,56 @@ class Plan(NamedTuple):
     tiles: int  # that shared memory must have room for
 
 
+def share_of(width: int) -> int:
+    """Return the columns of a share. Sums depend on it, so it depends on the width alone."""
+    share = _LEAST_SHARE
+    while share * _MOST_SHARES < width:
+        share *= 2
+    return share
+
+
 @cached(lambda plans: sum(plan.words.nbytes for plan in plans))
-def region_plans(boxes: bytes, most_tiles: int, spare: int) -> tuple[Plan, ...]:
+def region_plans(
+    boxes: bytes, most_tiles: int, spare: int, width: int | None = None
+) -> tuple[Plan, ...]:
     """Return plans for the regions of (R, 4) int64 `boxes`, each of at most `most_tiles` tiles.
 
-    A band takes one tile for each segment, and `spare` tiles more.
+    A band takes one tile for each segment, and `spare` tiles more. With the `width` of the maps,
+    segments are also cut where shares of columns end. Then all columns are in segments, and bands
+    have all rows from the first of a region to the last.
     """
     regions = np.frombuffer(boxes, np.int64).reshape(-1, 4)
-    return tuple(_plans(regions, np.arange(len(regions)), most_tiles, spare))
+    shares = np.empty((0, 2), np.int64)
+    if width is not None:
+        starts = np.arange(0, width, share_of(width))
+        shares = np.stack([starts, np.append(starts[1:], width)], axis=1)
+    return tuple(_plans(regions, np.arange(len(regions)), most_tiles, spare, shares))
 
 
 def _plans(
-    boxes: npt.NDArray[np.int64], numbers: npt.NDArray[np.intp], most_tiles: int, spare: int
+    boxes: npt.NDArray[np.int64],
+    numbers: npt.NDArray[np.intp],
+    most_tiles: int,
+    spare: int,
+    shares: npt.NDArray[np.int64],
 ) -> list[Plan]:
     """Return plans for the regions with these numbers."""
     if not len(numbers):
         return []
     x1, y1, x2, y2 = boxes[numbers].T
-    bands = elementary_segments(np.stack([y1, y2 + 1], axis=1))
-    segments = elementary_segments(np.stack([x1, x2 + 1], axis=1))
+    rows, columns = np.stack([y1, y2 + 1], axis=1), np.stack([x1, x2 + 1], axis=1)
+    if len(shares):
+        rows = np.append(rows, [[rows.min(), rows.max()]], axis=0)
+        columns = np.append(columns, shares, axis=0)
+    bands, segments = elementary_segments(rows), elementary_segments(columns)
     tiles = len(bands) * (len(segments) + spare)
     size = 3 + 2 * (len(bands) + len(segments) + len(numbers))
     too_many = len(bands) > _MOST_BANDS or len(segments) > _MOST_SEGMENTS
     if too_many or tiles > most_tiles or size > PLAN_WORDS:
         half = len(numbers) // 2
         return [
-            *_plans(boxes, numbers[:half], most_tiles, spare),
-            *_plans(boxes, numbers[half:], most_tiles, spare),
+            *_plans(boxes, numbers[:half], most_tiles, spare, shares),
+            *_plans(boxes, numbers[half:], most_tiles, spare, shares),
         ]
     spans = (
         np.searchsorted(bands[:, 0], y1)

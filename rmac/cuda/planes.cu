@@ -1,7 +1,7 @@
-/* Regional maxima of small maps whose planes are packed.
+/* Regions pooled by an operation, of small maps whose planes are packed.
 
    Accumulation, NaN
-       As in maxima.cu, without atomics.
+       See operations.cu.
    Memory layout
        A plane is the cells of one channel. The planes of a channel block are contiguous, and are
        copied to shared memory first, with the widest loads. A plane has an odd number of cells, so
@@ -12,7 +12,7 @@
 
 /* Blocks for whose registers a multiprocessor has room. For float32 maps of 7x7, the shared memory
    of an H100 has room for 6 blocks, and that of sm_120 for 2. */
-#define PLANES_BLOCKS (sizeof(BitsOf<kind>) < 8 && __CUDA_ARCH__ < 1200 ? 6 : 4)
+#define PLANES_BLOCKS (sizeof(typename Operation::Tile) < 8 && __CUDA_ARCH__ < 1200 ? 6 : 4)
 
 /* Start to copy 16 bytes to shared memory: without registers, if the device can. */
 __device__ inline void start_copy(void *to, const void *from)
@@ -42,45 +42,64 @@ template <typename Bits> __device__ void copy_to_shared(Bits *to, const Bits *fr
     __syncthreads();
 }
 
-/* Reduce each tile of a lane's planes to keys (tile, plane of the lane, lane). `plane` tells where
+/* Reduce each tile of a lane's planes to tiles (tile, plane of the lane, lane). `plane` tells where
    these planes begin in `cells`. */
-template <Kind kind, int many>
+template <typename Operation, int many>
 __device__ void reduce_tiles(
-    const Task &task, const BitsOf<kind> *cells, const int (&plane)[many], KeyOf<kind> *keys)
+    const PoolLaunch &launch, const Task &task, const BitsOf<Operation::kind> *cells,
+    const int (&plane)[many], typename Operation::Tile *reduced)
 {
     const int width = task.batch->width, warps = blockDim.x / WARP;
+    const bool by_columns = Operation::in_order;
     int band = 0, segment = threadIdx.x / WARP;
-    keys += threadIdx.x % WARP;
+    reduced += threadIdx.x % WARP;
     for (int tile = segment; tile < task.bands * task.segments; tile += warps, segment += warps) {
         for (; segment >= task.segments; segment -= task.segments)
             band++;
+        const int top = task.band[2 * band], bottom = task.band[2 * band + 1];
         const int left = task.segment[2 * segment], right = task.segment[2 * segment + 1];
-        KeyOf<kind> most[many];
+        const int first_line = by_columns ? left : top, stop_line = by_columns ? right : bottom;
+        const int start = by_columns ? top : left, stop = by_columns ? bottom : right;
+        typename Operation::Tile all[many];
+        typename Operation::template Apart<many> running;
+        running.reset();
 #pragma unroll
         for (int k = 0; k < many; k++)
-            most[k] = least_key<kind>();
-        for (int y = task.band[2 * band]; y < task.band[2 * band + 1]; y++)
+            all[k] = Operation::start();
+        for (int line = first_line; line < stop_line; line++) {
+            const int first = line * (by_columns ? 1 : width), step = by_columns ? width : 1;
 #pragma unroll 2
-            for (int cell = y * width + left; cell < y * width + right; cell++)
+            for (int cell = first + start * step; cell < first + stop * step; cell += step) {
+                Vector<BitsOf<Operation::kind>, many> values;
 #pragma unroll
                 for (int k = 0; k < many; k++)
-                    most[k] = max(most[k], encode<kind>(cells[plane[k] + cell]));
+                    values.at[k] = cells[plane[k] + cell];
+                Operation::take(launch, values, running);
+            }
+            if (!by_columns)
+                continue;
+#pragma unroll
+            for (int k = 0; k < many; k++)
+                all[k] = Operation::combine(all[k], running.at(k));
+            running.reset();
+        }
 #pragma unroll
         for (int k = 0; k < many; k++)
-            keys[(tile * many + k) * WARP] = most[k];
+            reduced[(tile * many + k) * WARP] = by_columns ? all[k] : running.at(k);
     }
 }
 
-template <Kind kind, int many, typename Out>
+template <typename Operation, int many, typename Out>
 __global__ void __launch_bounds__(THREADS, PLANES_BLOCKS) pool_planes(
     const PoolLaunch launch, Out *out)
 {
-    typedef BitsOf<kind> Bits;
+    typedef BitsOf<Operation::kind> Bits;
+    typedef typename Operation::Tile Tile;
     const Task task = task_of_block(launch, WARP * many);
     const int cells_of_plane = task.batch->strides.channel / (int)sizeof(Bits);
-    /* keys first: they are at least as wide as the cells */
-    KeyOf<kind> *keys = (KeyOf<kind> *)shared_memory;
-    Bits *cells = (Bits *)(keys + task.bands * task.segments * WARP * many);
+    /* tiles first: they are at least as wide as the cells */
+    Tile *reduced = (Tile *)shared_memory;
+    Bits *cells = (Bits *)(reduced + task.bands * task.segments * WARP * many);
 
     copy_to_shared(
         cells, (const Bits *)channel_data(task, 0), task.channels * cells_of_plane);
@@ -89,10 +108,10 @@ __global__ void __launch_bounds__(THREADS, PLANES_BLOCKS) pool_planes(
 #pragma unroll
     for (int k = 0; k < many; k++)
         plane[k] = min(lane + WARP * k, task.channels - 1) * cells_of_plane;
-    reduce_tiles<kind, many>(task, cells, plane, keys);
+    reduce_tiles<Operation, many>(launch, task, cells, plane, reduced);
     __syncthreads();
     const Tiles tiles = {task.segments * WARP * many, WARP * many, WARP};
     const Share share = {lane, lane, WARP, warp, (int)blockDim.x / WARP};
-    write_regions<kind, many>(launch, task, keys, tiles, share, out);
-    describe_pooled<kind>(launch, task, WARP * many, out);
+    write_regions<Operation, many>(launch, task, reduced, tiles, share, out);
+    describe_pooled<Operation::kind>(launch, task, WARP * many, out);
 }

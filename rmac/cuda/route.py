@@ -17,7 +17,7 @@ from rmac._caches import cached
 from rmac._dtypes import DTYPES, Kind
 from rmac._options import Aggregate, Pool, PoolingOptions
 from rmac.cuda.c_types import c_name, kernel_types
-from rmac.cuda.plan import Plan, region_plans
+from rmac.cuda.plan import Plan, region_plans, share_of
 
 Array = Any  # cupy.ndarray
 
@@ -25,7 +25,7 @@ Array = Any  # cupy.ndarray
 # a second, divided by the bytes that a copy on the device reads and writes in a second. They are of
 # an H100 and float32 maps.
 
-# The channel block of pool_rows and pool_means. With keys of 32 bits, shared memory holds 722 tiles
+# The channel block of pool_rows. With keys of 32 bits, shared memory holds 722 tiles
 # of 16 channels.
 # 64 maps of 24x32: 8, 16 and 32 channels 0.90. 256 of 14x14: 8 channels 0.62, 16 0.64, 32 0.69.
 CHANNEL_BLOCK = 16
@@ -48,6 +48,7 @@ _LARGEST_PLANE = 1024
 # How many planes a lane may take, best first.
 # 256 maps of 7x7: 2 planes 0.67, 4 0.72; without pool_planes 0.23.
 _PLANES_OF_LANE = (4, 2, 1)
+_PLANES_OF_SUMS = (4, 1)  # the same for sums; not measured, and others would be more kernels
 
 # The threads of `describe`, one block for each image.
 # 64 images of 2048 channels, pooled from 24x32: 256 threads 0.72, 512 0.77, 1024 0.80. 256 images,
@@ -62,6 +63,15 @@ NORM_GROUP = 16
 # describes it, while other blocks still pool. In other calls `describe` follows, with more threads
 # for each image. Not measured: the first should be faster where images outnumber multiprocessors.
 MANY_IMAGES = 128
+
+# The most tiles of a plan for sums. Shared memory has room for these on each path, with a channel
+# block of some size. It is one number for all paths and loads, since sums depend on the plan.
+_MOST_SUMS = 360
+# Elements of one load of pool_rows for sums, if the widest is not aligned. 4 are for 16-bit maps
+# with 20 or 28 columns; not measured.
+_ROWS_OF_SUMS = (4, 1)
+# Powers up to this one, if whole, are products; not measured.
+_MOST_FACTORS = 6
 
 WARP = 32  # threads, on every device
 WIDEST_LOAD = 16  # bytes; no instruction loads more
@@ -81,9 +91,33 @@ class KernelSpec(NamedTuple):
     tile: np.dtype[Any]  # what a tile is reduced to: a key or a sum
     out: np.dtype[Any]  # of the results; maxima of the map's dtype are written as their bits
 
+    @property
+    def operation(self) -> str:
+        """How the kernels call what they do: see operations.cu."""
+        if not self.sums:
+            return f"Maximum<{self.kind.name}>"
+        name = "PowerMean" if self.is_arithmetic else "Mean"
+        return f"{name}<{self.kind.name}, {c_name(self.tile)}>"
+
+    @property
+    def factors(self) -> int:
+        """How many factors the power has if it is a product, else 0."""
+        return int(self.p) if self.p <= _MOST_FACTORS and self.p == int(self.p) else 0
+
+    @property
+    def is_arithmetic(self) -> bool:
+        """Whether loads take little of the time: powers that are no products, or in float64."""
+        wider = self.tile.itemsize > max(self.value_bytes, 4)
+        return self.p > 0 and (wider or not self.factors)
+
+    @property
+    def widest_load(self) -> int:
+        """The most elements of one load."""
+        return 1 if self.is_arithmetic else min(WIDEST_LOAD // self.value_bytes, _MOST_ELEMENTS)
+
 
 class Path(StrEnum):
-    """How a kernel goes through a map. The values are the kernels that pool maxima."""
+    """How a kernel goes through a map. The values are the kernels."""
 
     ROWS = "pool_rows"
     CHANNELS = "pool_channels"
@@ -94,7 +128,7 @@ class Route(NamedTuple):
     """How the kernels reach some regions of a batch."""
 
     plan: Plan
-    path: Path  # pool_means, which sums, is one kernel for ROWS and CHANNELS
+    path: Path
     vector: int  # elements of one load
     channels: int  # the channel block
     shared: int  # bytes of shared memory for the tiles, and for the planes of PLANES
@@ -135,34 +169,65 @@ def region_routes(
     in all batches of the call, rounded down: see `_routes` in `launches.py`.
 
     Neighbouring threads take neighbouring channels if these are contiguous, else neighbouring cells
-    of a row. Loads are as wide as alignment allows, unless narrower ones spare a plan.
+    of a row. Loads are as wide as alignment allows; but narrower ones of maxima are taken if they
+    spare a plan.
     """
     by_channels = strides[1] == spec.value_bytes and shape[1] > 1
-    if spec.sums:
-        path = Path.CHANNELS if by_channels else Path.ROWS
-        return _routes_of_block(boxes, path, 1, CHANNEL_BLOCK, spec)
-    axis = 1 if by_channels else 3
-    vector = _widest_vector(shape, strides, misalignment, spec.value_bytes, axis)
-    if by_channels:
-        return _routes_of_channels(shape[1], vector, boxes, images, spec)
-    if vector == 1:
+    path = Path.CHANNELS if by_channels else Path.ROWS
+    vector = _widest_vector(shape, strides, misalignment, spec, axis=1 if by_channels else 3)
+    if path is Path.ROWS and vector == 1:
         route = _route_of_planes(shape, strides, misalignment, boxes, spec)
         if route is not None:
             return (route,)
-    return _routes_of_block(boxes, Path.ROWS, vector, CHANNEL_BLOCK, spec)
+    if spec.sums:
+        return _routes_of_sums(shape, path, vector, boxes, images, spec)
+    if path is Path.CHANNELS:
+        return _routes_of_channels(shape[1], vector, boxes, images, spec)
+    return _routes_of_block(boxes, path, vector, CHANNEL_BLOCK, spec)
+
+
+def _routes_of_sums(
+    shape: tuple[int, ...], path: Path, vector: int, boxes: bytes, images: int, spec: KernelSpec
+) -> tuple[Route, ...]:
+    """Return routes of pool_rows or pool_channels for sums.
+
+    Loads do not have all widths, since these would be many kernels. If shared memory has no room
+    for the tiles, blocks have fewer lanes.
+    """
+    narrower = _ROWS_OF_SUMS if path is Path.ROWS else (1,)
+    vector = next(width for width in (spec.widest_load, *narrower) if vector % width == 0)
+    plans = _plans_of_sums(boxes, shape[3])
+    channels, tile = CHANNEL_BLOCK, (CHANNEL_BLOCK + 1) * spec.tile.itemsize
+    if path is Path.CHANNELS:
+        channels = vector * _lanes(shape[1], vector, images)
+        most = max(plan.tiles for plan in plans)
+        while most * channels * spec.tile.itemsize > SHARED_MEMORY:
+            channels //= 2
+        tile = channels * spec.tile.itemsize
+    return tuple(Route(plan, path, vector, channels, plan.tiles * tile) for plan in plans)
+
+
+def _plans_of_sums(boxes: bytes, width: int) -> tuple[Plan, ...]:
+    return region_plans(boxes, _MOST_SUMS, 0, width)
+
+
+def _lanes(channels: int, vector: int, images: int) -> int:
+    """Return the channel block of pool_channels, in vectors."""
+    lanes = _CHANNEL_VECTORS
+    while lanes > _LEAST_VECTORS and images * -(-channels // (lanes * vector)) < _FEW_BLOCKS:
+        lanes //= 2
+    return lanes
 
 
 def _routes_of_channels(
     channels: int, vector: int, boxes: bytes, images: int, spec: KernelSpec
 ) -> tuple[Route, ...]:
-    """Return routes of pool_channels, with loads of `vector` elements or narrower ones.
+    """Return routes of pool_channels for maxima, with loads of `vector` elements or narrower ones.
 
     With narrower loads the channel block is smaller, so shared memory holds more tiles. They are
     taken if the regions then need fewer plans, since each plan reads the map once.
     """
-    lanes = _CHANNEL_VECTORS
-    while lanes > _LEAST_VECTORS and images * -(-channels // (lanes * vector)) < _FEW_BLOCKS:
-        lanes //= 2
+    lanes = _lanes(channels, vector, images)
     routes = _routes_of_block(boxes, Path.CHANNELS, vector, lanes * vector, spec)
     while vector > 1:
         vector //= 2
@@ -176,10 +241,10 @@ def _routes_of_channels(
 def _routes_of_block(
     boxes: bytes, path: Path, vector: int, channels: int, spec: KernelSpec
 ) -> tuple[Route, ...]:
-    """Return routes for blocks of so many channels, whose tiles fit in shared memory."""
+    """Return routes for maxima by blocks of so many channels, whose tiles fit in shared memory."""
     width, spare = channels, 0
-    if not spec.sums and path is Path.ROWS:
-        width, spare = channels + 1, 1  # TILE_PITCH and find_tiles() in maxima.cu
+    if path is Path.ROWS:
+        width, spare = channels + 1, 1  # TILE_PITCH and find_tiles() in regions.cu
     tile = width * spec.tile.itemsize
     return tuple(
         Route(plan, path, vector, channels, plan.tiles * tile)
@@ -208,10 +273,15 @@ def _route_of_planes(
     odd = height * width % 2 == 1
     if not packed or not odd or plane > _LARGEST_PLANE or alignment % WIDEST_LOAD:
         return None
-    (plan, *more) = region_plans(boxes, SHARED_MEMORY // (WARP * spec.tile.itemsize), 0)
+    if spec.is_arithmetic:  # there is no such kernel
+        return None
+    if spec.sums:
+        plan, *more = _plans_of_sums(boxes, width)
+    else:
+        plan, *more = region_plans(boxes, SHARED_MEMORY // (WARP * spec.tile.itemsize), 0)
     if more:
         return None
-    for many in _PLANES_OF_LANE:
+    for many in _PLANES_OF_SUMS if spec.sums else _PLANES_OF_LANE:
         shared = WARP * many * (plan.tiles * spec.tile.itemsize + plane)
         enough = many == 1 or channels > WARP * many // 2  # else half of the lanes would be idle
         if enough and shared <= SHARED_MEMORY:
@@ -227,25 +297,25 @@ def kernel_name(route: Route, spec: KernelSpec) -> str:
 
 @lru_cache(maxsize=1024)
 def _kernel_name(path: Path, many: int, spec: KernelSpec) -> str:
-    kind, result = spec.kind.name, c_name(spec.out)
-    if spec.sums:
-        return f"pool_means<{kind}, {c_name(spec.tile)}, {result}>"
-    return f"{path}<{kind}, {many}, {result}>"
+    return f"{path}<{spec.operation}, {many}, {c_name(spec.out)}>"
 
 
 def block_shape(route: Route, spec: KernelSpec, height: int, width: int) -> tuple[int, int]:
     """Return the threads of a block, along x and y, for maps of up to this size.
 
-    With CHANNELS, x is over vectors of channels and y over rows. With ROWS, x is along a row and y
-    over channels. A block has at least a whole warp, which sums squares.
+    With CHANNELS, x is over vectors of channels, and y over rows, or over shares of columns. With
+    ROWS, x is along a row and y over channels. A block has at least a whole warp, which sums
+    squares.
     """
-    if spec.sums or route.path is Path.PLANES:
+    if route.path is Path.PLANES:
         return THREADS, 1
     if route.path is Path.CHANNELS:
         lanes = route.channels // route.vector
-        rounds = -(-height * lanes // THREADS)
-        return lanes, max(-(-height // rounds), WARP // lanes)
-    along = min(-(-width // route.vector), _ROW_THREADS)
+        lines = -(-width // share_of(width)) if spec.sums else height
+        rounds = -(-lines * lanes // THREADS)
+        return lanes, max(-(-lines // rounds), WARP // lanes)
+    columns = max(share_of(width), route.vector) if spec.sums else route.vector
+    along = min(-(-width // columns), _ROW_THREADS)
     return along, min(max(CHANNEL_BLOCK, WARP // along), THREADS // along)
 
 
@@ -266,9 +336,14 @@ def leaves_in_place(aggregate: Aggregate) -> bool:
 
 
 def _widest_vector(
-    shape: tuple[int, ...], strides: tuple[int, ...], misalignment: int, size: int, axis: int
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    misalignment: int,
+    spec: KernelSpec,
+    axis: int,
 ) -> int:
     """Return the most elements along an axis that one load can take so that all are aligned."""
+    size = spec.value_bytes
     if strides[axis] != size:
         return 1
     steps = [
@@ -277,7 +352,7 @@ def _widest_vector(
         if i != axis and length > 1
     ]
     alignment = math.gcd(shape[axis] * size, misalignment, *steps)
-    vector = min(WIDEST_LOAD // size, _MOST_ELEMENTS)
+    vector = spec.widest_load
     while vector > 1 and alignment % (vector * size):
         vector //= 2
     return vector

@@ -5,11 +5,12 @@
    combines the tiles of each region.
 
    Accumulation
-       See maxima.cu and means.cu.
+       See operations.cu.
    NaN
        A tile with a NaN gives a NaN, and so does each region with such a tile.
    Memory layout
-       Maps have any strides. Shared memory holds the tiles as (band, segment, channel).
+       Maps have any strides. Shared memory holds the tiles as (band, segment, channel). Tiles of
+       sums are smaller than those of maxima, so that each belongs to one thread: see plan.py.
    Thread mapping
        A block takes one image and one channel block. */
 
@@ -24,6 +25,7 @@ struct Batch {
     Strides strides;
     Index first_image; /* of the batch, in the output */
     int width;
+    int share;       /* see share_of() in plan.py */
     int first_block; /* of the thread blocks that work on it */
     int first_word;  /* of its plan */
 };
@@ -50,8 +52,8 @@ struct Description {
 struct PoolLaunch {
     int batches, channels;
     int zero_point; /* of integers, the value that stands for 0 */
-    int by_channels; /* whether neighbouring threads of pool_means take neighbouring channels */
-    double p; /* the power that pool_means sums, 0 for the values themselves */
+    int factors; /* of a power that is a product; 0 for other powers */
+    double p;    /* the power that PowerMean sums */
     Index regions; /* of each image in the output */
     Description description;
     Batch batch[BATCHES];

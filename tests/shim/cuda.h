@@ -21,6 +21,7 @@
 #define __device__
 #define __shared__
 #define __launch_bounds__(...)
+#define __noinline__ __attribute__((noinline))
 
 using std::ceil, std::fabs, std::floor, std::fma, std::fmax, std::round, std::sqrt;
 
