@@ -76,12 +76,12 @@ __device__ void reduce_tiles(
                     values.at[k] = cells[plane[k] + cell];
                 Operation::take(launch, values, running);
             }
-            if (!by_columns)
-                continue;
+            if constexpr (Operation::in_order) {
 #pragma unroll
-            for (int k = 0; k < many; k++)
-                all[k] = Operation::combine(all[k], running.at(k));
-            running.reset();
+                for (int k = 0; k < many; k++)
+                    all[k] = Operation::combine(all[k], running.at(k));
+                running.reset();
+            }
         }
 #pragma unroll
         for (int k = 0; k < many; k++)

@@ -45,7 +45,7 @@ struct Interval {
 };
 
 /* The bins along one axis of a RoI. */
-struct Axis {
+struct BinAxis {
     Index start;
     float step; /* cells from one bin to the next */
     int size;   /* of the map; 0 for a RoI that is on no image */
@@ -66,20 +66,20 @@ __device__ inline Index round_to_index(float coordinate)
 }
 
 /* Cut the scaled interval from `first` to `last` into equal parts. */
-__device__ inline Axis axis_of(float scale, float first, float last, int bins, int size)
+__device__ inline BinAxis axis_of(float scale, float first, float last, int bins, int size)
 {
     const Index start = round_to_index(first * scale);
     const Index length = max(round_to_index(last * scale) - start + 1, (Index)1);
     return {start, (float)length / (float)bins, size};
 }
 
-__device__ inline int clip_edge(float offset, const Axis &axis)
+__device__ inline int clip_edge(float offset, const BinAxis &axis)
 {
     const Index edge = (Index)offset + axis.start;
     return (int)min(max(edge, (Index)0), (Index)axis.size);
 }
 
-__device__ inline Interval bin_interval(const Axis &axis, int bin)
+__device__ inline Interval bin_interval(const BinAxis &axis, int bin)
 {
     return {
         clip_edge(floorf(bin * axis.step), axis),
@@ -92,7 +92,7 @@ struct RoiTask {
     Index image; /* bytes from the first image; with an address, the compiler would not know that it
                     is one of global memory */
     Index roi;
-    Axis rows, columns;
+    BinAxis rows, columns;
     Index bins;
     int first_group;
     int lanes;   /* of pool_rois, that take one bin: a power of 2 */
