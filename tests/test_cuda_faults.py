@@ -24,7 +24,8 @@ from rmac.cuda import launches, plan, route, source
 def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
     """If any one of the barriers is missing, the shim gives another result or an error.
 
-    The barrier before a block counts itself is an exception: the shim runs blocks in turn.
+    The barrier before a block counts itself is an exception: the shim runs blocks in turn. So are
+    those of rois.cu: without them, a block may run for hours.
     """
     if gpu.__name__ != "shim":
         pytest.skip("a device runs threads in an order of its own")
@@ -53,7 +54,7 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
             forget_kernels()
 
     expected = results()
-    stop = code.index('#line 1 "boxes.cu"')  # tests/test_cuda_search.py tries the others
+    stop = code.index('#line 1 "rois.cu"')  # tests/test_cuda_search.py tries those after it
     places = [match.start() for match in re.finditer(re.escape(barrier), code[:stop])]
     assert len(places) == 13
     for place in places:

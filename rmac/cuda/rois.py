@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rmac._dtypes import DTYPES
 from rmac.cuda.arrays import keep_for_graph
 from rmac.cuda.launches import INT_MAX, launch_struct, require_32_bits
-from rmac.cuda.route import MOST_BLOCKS, THREADS, WARP, WIDEST_LOAD, _widest_vector, blocks_for
+from rmac.cuda.route import MOST_BLOCKS, THREADS, WARP, WIDEST_LOAD, blocks_for, widest_vector
 from rmac.cuda.structs import BOX_LAUNCH, BOXES, ROI_LAUNCH, ROI_SHARED
 
 Array = Any  # cupy.ndarray
@@ -56,7 +56,7 @@ def _kernel_of(x: Array) -> tuple[str, int]:
     """Return the kernel for maps, and the channels of a group."""
     kind, channels = DTYPES[x.dtype.name].kind.name, x.shape[1]
     if x.strides[1] == x.itemsize and channels * x.itemsize >= _LEAST_PIXEL:
-        vector = _widest_vector(x.shape, x.strides, x.data.ptr % WIDEST_LOAD, x.itemsize, 1)
+        vector = widest_vector(x.shape, x.strides, x.data.ptr % WIDEST_LOAD, x.itemsize, 1)
         lanes = min(WARP, 1 << (channels // vector - 1).bit_length())
         return f"pool_rois_by_channels<{kind}, {vector}>", lanes * vector
     at_once = CHANNELS_AT_ONCE[x.itemsize]

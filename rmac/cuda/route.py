@@ -174,7 +174,9 @@ def region_routes(
     """
     by_channels = strides[1] == spec.value_bytes and shape[1] > 1
     path = Path.CHANNELS if by_channels else Path.ROWS
-    vector = _widest_vector(shape, strides, misalignment, spec, axis=1 if by_channels else 3)
+    axis = 1 if by_channels else 3
+    vector = widest_vector(shape, strides, misalignment, spec.value_bytes, axis)
+    vector = min(vector, spec.widest_load)
     if path is Path.ROWS and vector == 1:
         route = _route_of_planes(shape, strides, misalignment, boxes, spec)
         if route is not None:
@@ -335,15 +337,13 @@ def leaves_in_place(aggregate: Aggregate) -> bool:
             assert_never(unknown)
 
 
-def _widest_vector(
-    shape: tuple[int, ...],
-    strides: tuple[int, ...],
-    misalignment: int,
-    spec: KernelSpec,
-    axis: int,
+def widest_vector(
+    shape: tuple[int, ...], strides: tuple[int, ...], misalignment: int, size: int, axis: int
 ) -> int:
-    """Return the most elements along an axis that one load can take so that all are aligned."""
-    size = spec.value_bytes
+    """Return the most elements along an axis that one load can take so that all are aligned.
+
+    `size` is the bytes of an element.
+    """
     if strides[axis] != size:
         return 1
     steps = [
@@ -352,7 +352,7 @@ def _widest_vector(
         if i != axis and length > 1
     ]
     alignment = math.gcd(shape[axis] * size, misalignment, *steps)
-    vector = spec.widest_load
+    vector = min(WIDEST_LOAD // size, _MOST_ELEMENTS)
     while vector > 1 and alignment % (vector * size):
         vector //= 2
     return vector
