@@ -66,12 +66,14 @@ def cases_of_map(x, layout):
     yield f"rmac {where}", rmac_of(), False, [x]
     yield f"concat {where}", rmac_of(aggregate="concat", levels=2), False, [x]
     yield f"mean {where}", rmac_of(pool="mean"), False, [x]
-    yield f"gem {where}", rmac_of(pool="gem"), False, [x]
+    for p in (2.5, 3, 7):  # in float32 by pow(), in float32 by products, in float64
+        yield f"gem {p} {where}", rmac_of(pool="gem", p=p), False, [x]
     strided = x[:, ::-1, :, ::2] if x.shape[3] > 1 else x[:, ::-1]
     yield f"strided {where}", pool, True, [strided]
     rois = np.array([[0, 0, 0, 40, 30], [len(x) - 1, 5.5, -3, 9, 200]], np.float32)
-    bins = partial(rmac.roi_pool, output_size=3, spatial_scale=0.5, layout=layout)
-    yield f"roi_pool {where}", bins, True, [x, rois]
+    bins = partial(rmac.roi_pool, spatial_scale=0.5, layout=layout)
+    for size in (1, 3, 7):
+        yield f"roi_pool {size} {where}", partial(bins, output_size=size), True, [x, rois]
     channels = x.shape[1] if layout == "NCHW" else x.shape[3]
     queries = np.random.default_rng(2).random((2, channels))
     for name in ("best", "grid"):

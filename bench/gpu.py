@@ -103,6 +103,8 @@ def candidates_for(inputs, case, options):
         "copy": lambda x: target.data.copy_from_device_async(x.data, x.nbytes),
         "read": lambda x: read(blocks, (256,), (x, np.int64(chunks), seen)),
         "region_pool": lambda x: rmac.region_pool(x, **settings),
+        "region_pool, mean": lambda x: rmac.region_pool(x, pool="mean", **settings),
+        "region_pool, gem": lambda x: rmac.region_pool(x, pool="gem", **settings),
         f"{ROI_POOL}, whole maps": lambda x: rmac.roi_pool(
             x, rois, output_size=BINS, layout=layout
         ),
@@ -203,7 +205,7 @@ def check(candidates, x, layout, levels):
     host = cp.asnumpy(x[:1])
     expected = naive(host if layout == "NCHW" else host.transpose(0, 3, 1, 2), levels)
     for name, run in candidates.items():
-        if name not in ("copy", "read", "region_pool", "describe") and ROI_POOL not in name:
+        if not name.startswith(("copy", "read", "region_pool", "describe", ROI_POOL)):
             result = cp.asnumpy(cp.asarray(run(x)))[:1].astype(np.float64)
             np.testing.assert_allclose(result, expected, rtol=2e-3, atol=1e-5, err_msg=name)
 

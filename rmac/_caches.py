@@ -81,7 +81,9 @@ class Cache:
         with self._adding:
             if args in self.results:
                 return self.results[args]
-            while self.bytes + size > MOST_BYTES or len(self.results) >= MOST_ENTRIES:
+            while self.results and (
+                self.bytes + size > MOST_BYTES or len(self.results) >= MOST_ENTRIES
+            ):
                 first = next(iter(self.results))
                 del self.results[first]
                 self.bytes -= self._sizes.pop(first)

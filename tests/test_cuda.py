@@ -123,7 +123,7 @@ def test_sums_of_any_regions_are_in_few_tiles():
     """A plan for one region always has room, so regions are not split for ever."""
     for width in (1, 4, 5, 256, 257, 5000, 2**31 - 1):
         share = plan.share_of(width)
-        assert share >= 4
+        assert share >= 1
         assert -(-width // share) <= 64
         box = np.array([[width // 3, 5, width - 1, 2**31 - 2]]).tobytes()
         (one,) = plan.region_plans(box, route._MOST_SUMS, 0, width)

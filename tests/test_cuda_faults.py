@@ -144,6 +144,8 @@ def test_a_fault_planted_in_sums_is_found(gpu, monkeypatch, right, wrong, shape,
 
 def test_segments_that_are_not_cut_are_found(gpu, rng, monkeypatch):
     """Then several threads add to a tile, in any order."""
+    if gpu.__name__ != "shim":
+        pytest.skip("a device runs threads in an order of its own")
     x = gpu.asarray(random_map(rng, (1, 16, 9, 40), DTYPES["float32"]))
     expected = to_host(rmac.region_pool(x, pool="mean")).tobytes()
     monkeypatch.setattr(plan, "_LEAST_SHARE", 64)
@@ -155,7 +157,7 @@ def test_segments_that_are_not_cut_are_found(gpu, rng, monkeypatch):
     monkeypatch.undo()
     for cache in (plan.region_plans, route.region_routes, launches._pooling_call):
         cache.cache.clear()
-    assert len(results) > 1
+    assert results != {expected}
     assert to_host(rmac.region_pool(x, pool="mean")).tobytes() == expected
 
 

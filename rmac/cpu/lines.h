@@ -124,7 +124,7 @@ static inline void store_line(void *keys, Line line)
 #define MAXIMUM_LOOPS(bits) 0
 #endif
 
-/* All bits of a key are its sign. AVX2 cannot shift 64 bits so, and gcc 11 would shift one key after
+/* Keys whose bits all are the sign of `value`. AVX2 cannot shift 64 bits so, and gcc 11 would shift one key after
    the other: float64 would take 1.3 to 1.8 times as long. */
 #if REGISTER == 32
 #define SIGNS(value, bits) (bits == 64 ? (__typeof__(value))((value) < 0) : (value) >> (bits - 1))

@@ -29,8 +29,8 @@ cdef extern from "powers.h" nogil:
     void apply_root_double(double* values, Py_ssize_t n, double p)
 
 cdef enum:
-    # Floats from which on a call of memcpy takes less time than a loop. GeM of 16x24x32xC: 0.95 of
-    # the time with C=2048; but 1.14 with C=33.
+    # Numbers from which on a call of memcpy takes less time than a loop. GeM of 16x24x32xC: 0.95 of
+    # the time with C=2048, but 1.14 with C=33; not measured between these.
     LONG = 64
 
 cdef struct Map:

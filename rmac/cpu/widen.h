@@ -9,10 +9,6 @@
 
 #include "lines.h"
 
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
-
 static inline float number_of_bits(uint32_t bits)
 {
     float number;

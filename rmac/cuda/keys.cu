@@ -185,4 +185,4 @@ template <Kind kind> __device__ void store(RealOf<kind> *out, KeyOf<kind> key, i
     *out = widen<kind>(decode<kind>(key), zero_point);
 }
 
-extern __shared__ Index shared_memory[];
+extern __shared__ __align__(16) Index shared_memory[]; /* some copies take 16 bytes at once */

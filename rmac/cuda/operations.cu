@@ -119,6 +119,26 @@ template <typename Real> __device__ __noinline__ Real power_of(Real base, Real p
     return pow(base, p);
 }
 
+/* Return a product that no compiler joins with a sum: that would round once less, and not in every
+   kernel. */
+__device__ inline float product(float a, float b)
+{
+#ifdef __CUDA_ARCH__
+    return __fmul_rn(a, b);
+#else
+    return a * b;
+#endif
+}
+
+__device__ inline double product(double a, double b)
+{
+#ifdef __CUDA_ARCH__
+    return __dmul_rn(a, b);
+#else
+    return a * b;
+#endif
+}
+
 /* Raise values to a power of so many factors. */
 template <typename Real, int count> __device__ void multiply(Real (&power)[count], int factors)
 {
@@ -130,7 +150,7 @@ template <typename Real, int count> __device__ void multiply(Real (&power)[count
     for (int i = 1; i < factors; i++)
 #pragma unroll
         for (int k = 0; k < count; k++)
-            power[k] *= base[k];
+            power[k] = product(power[k], base[k]);
 }
 
 /* The mean, or the generalised mean if the power is a product. */

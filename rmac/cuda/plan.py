@@ -26,6 +26,9 @@ _MOST_BANDS = _MOST_SEGMENTS = 256
 # fewer threads have work; with fewer, a region has more tiles to add. It is a power of 2, as the
 # elements of a load are, so that the columns of a load lie in one share, or are whole shares.
 _LEAST_SHARE, _MOST_SHARES = 4, 64
+# Maps of up to so many columns, not a multiple of a share, have shares of one column: their loads
+# are of one element, and those of neighbouring threads are neighbours. Not measured.
+_NARROW = 32
 
 
 class Plan(NamedTuple):
@@ -37,7 +40,7 @@ class Plan(NamedTuple):
 
 def share_of(width: int) -> int:
     """Return the columns of a share. Sums depend on it, so it depends on the width alone."""
-    share = _LEAST_SHARE
+    share = 1 if width <= _NARROW and width % _LEAST_SHARE else _LEAST_SHARE
     while share * _MOST_SHARES < width:
         share *= 2
     return share

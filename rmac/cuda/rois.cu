@@ -34,8 +34,7 @@ template <typename Loaded> constexpr int LOADS_AT_ONCE = sizeof(Loaded) < 16 ? 8
    for each other. */
 #define ROI_BLOCKS (sizeof(BitsOf<kind>) < 8 ? 4 : 3)
 
-/* A lane has about so many cells of a bin, unless bins are larger than a warp has cells. Not
-   measured: with fewer, lanes wait for each other at the end of a bin; with more, neighbouring
+/* A lane takes so many cells of a bin or more; fewer if the bin has fewer. Not measured: with fewer, lanes wait for each other at the end of a bin; with more, neighbouring
    lanes load from bins that are far apart. */
 const int CELLS_OF_LANE = 3;
 
@@ -170,7 +169,7 @@ struct Walk {
     }
 };
 
-/* Return the walk over the bin of a unit. It has no cells if there is no such unit. */
+/* Return the walk over a bin, from cell `first` on, each `step`th. */
 __device__ inline Walk walk_of(
     const RoiLaunch &launch, const RoiTask &task, Index bin, unsigned int first, unsigned int step)
 {

@@ -25,7 +25,7 @@ _GROUP = 32
 _MOST_GROUPS = 4
 # A block has fewer groups if a launch would have fewer blocks than this: four for each
 # multiprocessor of an H100.
-_FEW_BLOCKS = 528
+_FEW_ROI_BLOCKS = 528
 # pool_rois_by_channels is for pixels of so many bytes or more, the least that is read from memory.
 # In smaller ones few threads would walk a bin.
 _LEAST_PIXEL = 32
@@ -46,7 +46,7 @@ def launch_roi_pooling(
     launch["scale"], launch["rois"] = spatial_scale, len(rois)
     name, group = _kernel_of(x)
     groups_of_map = -(-x.shape[1] // group)
-    groups = min(_MOST_GROUPS, max(1, len(rois) * groups_of_map // _FEW_BLOCKS))
+    groups = min(_MOST_GROUPS, max(1, len(rois) * groups_of_map // _FEW_ROI_BLOCKS))
     launch["group"], launch["groups"] = group, groups
     blocks = len(rois) * -(-groups_of_map // groups)
     launch_struct(name, min(blocks, MOST_BLOCKS), THREADS, launch, corners, out, shared=ROI_SHARED)

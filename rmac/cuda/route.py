@@ -25,8 +25,7 @@ Array = Any  # cupy.ndarray
 # a second, divided by the bytes that a copy on the device reads and writes in a second. They are of
 # an H100 and float32 maps.
 
-# The channel block of pool_rows. With keys of 32 bits, shared memory holds 722 tiles
-# of 16 channels.
+# The channel block of pool_rows. With keys of 32 bits, shared memory holds 722 tiles of 16 channels.
 # 64 maps of 24x32: 8, 16 and 32 channels 0.90. 256 of 14x14: 8 channels 0.62, 16 0.64, 32 0.69.
 CHANNEL_BLOCK = 16
 
@@ -106,7 +105,7 @@ class KernelSpec(NamedTuple):
 
     @property
     def is_arithmetic(self) -> bool:
-        """Whether loads take little of the time: powers that are no products, or in float64."""
+        """Whether loads take little of the time: powers that are no products, or in wider sums."""
         wider = self.tile.itemsize > max(self.value_bytes, 4)
         return self.p > 0 and (wider or not self.factors)
 
@@ -163,7 +162,7 @@ def region_routes(
     images: int,
     spec: KernelSpec,
 ) -> tuple[Route, ...]:
-    """Choose the kernel and the width of its loads; no other place chooses them.
+    """Choose the kernel of regions and the width of its loads; no other place chooses them.
 
     `misalignment` is the address of the maps modulo `WIDEST_LOAD`. `images` is the number of images
     in all batches of the call, rounded down: see `_routes` in `launches.py`.
