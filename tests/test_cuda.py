@@ -168,7 +168,7 @@ def test_rois_of_every_size(gpu, rng, monkeypatch, layout, dtype):
         (300, 5, 4, (3, 3), 99, 0),
     ):
         monkeypatch.setattr(cuda_rois, "MOST_BLOCKS", most_blocks)
-        monkeypatch.setattr(cuda_rois, "_FEW_BLOCKS", few_blocks or 1)
+        monkeypatch.setattr(cuda_rois, "_FEW_ROI_BLOCKS", few_blocks or 1)
         x = random_map(rng, (3, channels, height, width), DTYPES[dtype], 0.001)
         rois = (ROIS_ON_MAPS * [1, width, height, width, height]).astype(np.float32)
         expected = reference.roi_pool(x, rois, output_size, 1.0)

@@ -25,7 +25,7 @@ Array = Any  # cupy.ndarray
 # a second, divided by the bytes that a copy on the device reads and writes in a second. They are of
 # an H100 and float32 maps.
 
-# The channel block of pool_rows. With keys of 32 bits, shared memory holds 722 tiles of 16 channels.
+# The channel block of pool_rows. With keys of 32 bits, shared memory holds 722 tiles of it.
 # 64 maps of 24x32: 8, 16 and 32 channels 0.90. 256 of 14x14: 8 channels 0.62, 16 0.64, 32 0.69.
 CHANNEL_BLOCK = 16
 

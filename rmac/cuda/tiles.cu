@@ -53,7 +53,7 @@ struct PoolLaunch {
     int batches, channels;
     int zero_point; /* of integers, the value that stands for 0 */
     int factors; /* of a power that is a product; 0 for other powers */
-    double p;    /* the power that PowerMean sums */
+    double p;    /* the power, whose root is taken at the end; 0 for other pools */
     Index regions; /* of each image in the output */
     Description description;
     Batch batch[BATCHES];
