@@ -149,7 +149,7 @@ def _roi_pool(rng, memory):
     scale = pick(rng, (1.0, 0.5, 1 / 16))
     given = memory.input(rois)
     memory.freeze()
-    blocks = {"MOST_BLOCKS": pick(rng, (1, 3, 1000)), "_FEW_BLOCKS": pick(rng, (1, 1000))}
+    blocks = {"MOST_BLOCKS": pick(rng, (1, 3, 1000)), "_FEW_ROI_BLOCKS": pick(rng, (1, 1000))}
     with mock.patch.multiple("rmac.cuda.rois", **blocks):
         result = rmac.roi_pool(
             maps, shim.ndarray(given), output_size=size, spatial_scale=scale, layout=layout
