@@ -211,8 +211,8 @@ cdef inline void pool_rows(
 
     The rows of each band are combined first, plane after plane; then those of a line's worth of
     planes are transposed. A row shorter than a line is read as a whole line, whose end is ignored.
-    Memory may end after the last plane of a map, so that one is copied first. So is every plane whose
-    values are not keys (see `are_keys`), or are summed in such short rows.
+    Memory may end after the last plane of a map, so that one is copied first. So is each plane
+    whose values are not keys (see `are_keys`), or are summed in such short rows.
     """
     cdef const Map* x = &batch.x
     cdef const PlanTables* plan = batch.route.plan
