@@ -245,7 +245,10 @@ def _description_call(
 
 
 def _sums_squares(routes: tuple[Route, ...], spec: KernelSpec) -> bool:
-    """Return whether blocks that pool can sum squares: each has whole groups, of all regions."""
+    """Return whether blocks that pool can sum squares: each has whole groups, of all regions.
+
+    PowerMean never does: see `describes` in operations.cu.
+    """
     whole = len(routes) == 1 and routes[0].channels % NORM_GROUP == 0
     return whole and not spec.is_arithmetic
 
