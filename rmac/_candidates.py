@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -40,7 +40,8 @@ def sort_aspects(
     """
     numbers = [aspect or 0.0 for aspect in aspects]
     order = sorted(range(len(numbers)), key=numbers.__getitem__)
-    return order, tuple(Counter([numbers[i] for i in order]).items())
+    groups = groupby([numbers[i] for i in order])
+    return order, tuple([(aspect, len(list(group))) for aspect, group in groups])
 
 
 @cached(lambda table: table.heights.nbytes + table.runs.nbytes)

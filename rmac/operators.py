@@ -278,6 +278,9 @@ def public_operator(
 
         signature = inspect.signature(function)
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+        by_place = [
+            one.name for one in signature.parameters.values() if one.kind != one.KEYWORD_ONLY
+        ]
 
         @wraps(function)
         def public(*args: Params.args, **options: Params.kwargs) -> Result:
@@ -287,8 +290,10 @@ def public_operator(
             if alone:
                 return _run(name, args[0], options)  # type: ignore[no-any-return]
             # Factories take options by name alone.
-            x, *others = signature.bind(*args, **options).arguments.items()
-            return _run(name, x[1], dict(others))  # type: ignore[no-any-return]
+            others = dict(zip(by_place[1:], args[1:], strict=False))
+            if not 0 < len(args) <= len(by_place) or options.keys() & others:
+                signature.bind(*args, **options)  # raises, and says why
+            return _run(name, args[0], options | others)  # type: ignore[no-any-return]
 
         prepared = untraced(public)
         public.__signature__ = signature  # type: ignore[attr-defined]

@@ -71,10 +71,11 @@ def search_boxes(
         tables = [candidates(x.shape[2], x.shape[3], *asked) for x in batches]
         search = _search_levels if options.name == "aml" else _search
         search(batches, tables, queries[order], settings, threads, boxes, scores)
-    by_query = np.empty((len(queries), images, 4), np.int64)
-    of_query = np.empty((len(queries), images), info.descriptor)
-    by_query[order], of_query[order] = boxes.transpose(1, 0, 2), scores.T
-    return by_query, of_query
+    by_query, of_query = boxes.transpose(1, 0, 2), scores.T.astype(info.descriptor, copy=False)
+    if len(counts) > 1:
+        places = np.argsort(order)
+        by_query, of_query = by_query[places], of_query[places]
+    return np.ascontiguousarray(by_query), np.ascontiguousarray(of_query)
 
 
 def _search(
@@ -110,7 +111,7 @@ def _search(
         kernels.search(
             list(batches), tables, spec, vectors, options, boxes, scores, overflows, threads
         )
-    again = np.flatnonzero(overflows)
+    again = overflows.nonzero()[0]
     if len(again):
         lanes = _lanes(
             queries.shape[1], kernels.LINES_OF_NUMBERS * LINE_BYTES // 8, LINE_BYTES // 8
@@ -193,8 +194,10 @@ ROOTS = _roots()
 def _unit_vectors(queries: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return queries of length 1; one of zeros stays. None depends on another."""
     squares = (queries * queries).sum(axis=1, keepdims=True)
-    largest = abs(queries).max(axis=1, keepdims=True, initial=0)
     in_range = (squares > 1e-200) & (squares < 1e200)
+    if in_range.all():
+        return np.asarray(queries / np.sqrt(squares))
+    largest = abs(queries).max(axis=1, keepdims=True, initial=0)
     scaled = queries / np.where(in_range | (largest == 0), 1, largest)
     norms = np.sqrt((scaled * scaled).sum(axis=1, keepdims=True))
     return np.asarray(scaled / np.where(norms == 0, 1, norms))
