@@ -225,13 +225,12 @@ def digits(units: npt.NDArray[np.float64], lanes: int) -> Array:
     largest = abs(units).max(axis=1, initial=0)
     known = np.isfinite(largest) & (largest > 0)
     power = np.floor(np.log2(_MOST_OF_DIGITS / np.where(known, largest, 1)))
-    whole = tiles(np.rint(np.where(known, units.T, 0).T * 2.0 ** power[:, None]), lanes, np.int64)
-    parts = np.empty((*whole.shape[:2], 3, lanes), np.int8)
-    for i in (2, 1, 0):
-        parts[:, :, i] = (whole + 128 & 255) - 128
-        whole = whole - parts[:, :, i] >> 8
-    out = np.zeros((*whole.shape[:2], 3 * lanes + LINE_BYTES), np.int8)
-    out[:, :, : 3 * lanes] = parts.reshape(*whole.shape[:2], -1)
+    scaled = np.where(known[:, None], units, 0) * 2.0 ** power[:, None]
+    # With 128 added to each byte, the bytes of a number are its signed ones, each plus 128.
+    moved = tiles(np.rint(scaled), lanes, np.dtype("<i4")) + np.int32(0x808080)
+    parts = moved.view(np.uint8).reshape(*moved.shape, 4)[..., 2::-1] ^ np.uint8(128)
+    out = np.zeros((*moved.shape[:2], 3 * lanes + LINE_BYTES), np.uint8)
+    out[:, :, : 3 * lanes] = parts.swapaxes(2, 3).reshape(*moved.shape[:2], -1)
     scales = np.where(known | (largest == 0), 2.0**-power, np.nan).astype(np.float32)
-    out[:, :, 3 * lanes : 3 * lanes + 4] = scales[:, None].view(np.int8)
+    out[:, :, 3 * lanes : 3 * lanes + 4] = scales[:, None].view(np.uint8)
     return out.view(np.float32)
