@@ -30,6 +30,7 @@ SAMPLE_BYTES = 2 << 30  # that the calls of a sample read, or as many calls as a
 INPUT_BYTES = 512 << 20  # of inputs that take turns: more than any cache holds
 BINS = 7, 7  # of each RoI that roi_pool pools
 SMALL_ROIS = 8  # of each image, with one cell in a bin
+SEARCHED = 8  # images at most whose boxes are searched, as that takes long
 HEAD_START = 60  # passes over a large array before the first event, about 20 ms
 ROI_POOL = "roi_pool 7x7"  # how the names of its candidates begin
 
@@ -91,7 +92,7 @@ def inputs_for(shape, layout, dtype):
 
 def candidates_for(inputs, case, options):
     """Return functions by name, each of an input."""
-    _, layout, _ = case
+    shape, layout, _ = case
     settings = {"layout": layout, "levels": options.levels}
     target, seen = cp.empty_like(inputs[0]), cp.zeros(1, cp.uint32)
     vectors = rmac.rmac(inputs[0], aggregate="none", normalize_regions=False, **settings)
@@ -99,6 +100,14 @@ def candidates_for(inputs, case, options):
     aggregation = AggregationOptions(True, Aggregate.SUM, True, 0.0)
     read, blocks = cp.RawKernel(READ, "read"), (132 * 8,)
     chunks, rois = inputs[0].nbytes // 16, whole_maps(inputs[0], layout)
+    query = cp.asarray(np.random.default_rng(0).random(vectors.shape[2]))
+    searches = {
+        f"localize, {name}": lambda x, name=name: rmac.localize(
+            x, query, search=name, aspect=0.75, layout=layout
+        )
+        for name in ("best", "grid")
+        if shape[0] <= SEARCHED
+    }
     return {
         "copy": lambda x: target.data.copy_from_device_async(x.data, x.nbytes),
         "read": lambda x: read(blocks, (256,), (x, np.int64(chunks), seen)),
@@ -110,7 +119,7 @@ def candidates_for(inputs, case, options):
         ),
         "describe": lambda _: cuda.describe(vectors, descriptors, aggregation),
         "rmac": lambda x: rmac.rmac(x, **settings),
-    }
+    } | searches
 
 
 def whole_maps(x, layout):
@@ -205,7 +214,7 @@ def check(candidates, x, layout, levels):
     host = cp.asnumpy(x[:1])
     expected = naive(host if layout == "NCHW" else host.transpose(0, 3, 1, 2), levels)
     for name, run in candidates.items():
-        if not name.startswith(("copy", "read", "region_pool", "describe", ROI_POOL)):
+        if not name.startswith(("copy", "read", "region_pool", "describe", "localize", ROI_POOL)):
             result = cp.asnumpy(cp.asarray(run(x)))[:1].astype(np.float64)
             np.testing.assert_allclose(result, expected, rtol=2e-3, atol=1e-5, err_msg=name)
 
