@@ -50,7 +50,8 @@ Array = Any  # cupy.ndarray
 Struct = npt.NDArray[Any]  # of no dimensions: one struct
 Address = tuple[int, int]  # the number of a pointer, and bytes to add
 
-INT_MAX = (1 << 31) - 1  # of the kernels' sizes
+INT_MAX = (1 << 31) - 1
+_MOST_SIDE = INT_MAX - 1023  # kernels count cells in int, up to a tile beyond the last
 _BOX_BYTES = 4 * np.dtype(np.int64).itemsize
 # The pointers of a call, by number: its result, its workspace, then its inputs.
 _OUT, _WORKSPACE, _FIRST_INPUT = range(3)
@@ -326,11 +327,11 @@ def _jobs_by_kernel(batches: list[_Maps], routes: list[tuple[Route, ...]]) -> It
 
 def require_32_bits(shape: tuple[int, ...]) -> None:
     """Raise if the kernels, which count sides of maps in int, cannot take maps so large."""
-    if max(shape[1:]) <= INT_MAX:
+    if max(shape[1:]) <= _MOST_SIDE:
         return
     for axis, size in zip(("channels", "rows", "columns"), shape[1:], strict=True):
-        if size > INT_MAX:
-            raise ValueError(f"x: expected fewer than 2**31 {axis} on the GPU, got {size}")
+        if size > _MOST_SIDE:
+            raise ValueError(f"x: expected at most {_MOST_SIDE} {axis} on the GPU, got {size}")
 
 
 def _pool_struct(maps: list[_Maps], regions: int, spec: KernelSpec) -> Struct:
