@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import zarr
 
+import rmac
 from rmac import _backend, _dtypes, _options
 from rmac.cpu import isa
 from rmac.cuda import launches, source
+from rmac.localization import Localization
 
 DTYPES = {
     name: np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in _dtypes.DTYPES
@@ -255,3 +257,11 @@ GRID_OPTIONS = st.fixed_dictionaries(
         "preset": st.sampled_from(_options.PRESETS),
     }
 )
+
+
+def localize(xp, x, queries, workers=None, **options):
+    """What a backend finds, on the host; workers are for the host alone."""
+    maps = [xp.asarray(one) for one in x] if isinstance(x, list) else xp.asarray(x)
+    threads = {"workers": workers} if xp is np else {}
+    found = rmac.localize(maps, xp.asarray(queries), **options, **threads)
+    return Localization(to_host(found.boxes), to_host(found.scores))
