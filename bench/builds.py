@@ -59,8 +59,8 @@ def times_of_all(pythons, turn):
 def aligned(x):
     """Return a copy that begins at a cache line.
 
-    Else chance decides whether loads cross cache lines: maxima of 1x512x48x64 NHWC take 1.2 times as
-    long, and builds of one compiler seem to differ.
+    Else chance decides whether loads cross cache lines: maxima of 1x512x48x64 NHWC take up to 1.2
+    times as long, so that builds seem to differ.
     """
     memory = np.empty(x.nbytes + LINE_BYTES, np.uint8)
     first = -memory.ctypes.data % LINE_BYTES

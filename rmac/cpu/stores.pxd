@@ -13,7 +13,8 @@ from libc.stdint cimport int8_t, int16_t, int32_t
 from libc.string cimport memcpy
 
 from rmac.cpu.keys cimport (
-    LINE, Line, Vectors, bits_t, combined_vectors, decode_line, divide_line, hide_source, lanes_of, store_line
+    LINE, Line, Vectors, bits_t, combined_vectors, decode_line, divide_line, hide_source, lanes_of,
+    store_line,
 )
 from rmac.cpu.tables cimport Kind
 from rmac.cpu.values cimport apply_root, widen
