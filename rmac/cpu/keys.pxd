@@ -34,6 +34,7 @@ cdef extern from "lines.h" nogil:
     Line decode_line(Line keys, int64_t shift)
     Line larger(Line a, Line b, int64_t like)
     Line add_lines(Line a, Line b, double like)
+    Line divide_line(Line numbers, double by)
     Line add_squares(Line sums, ...)  # of as many floats or doubles as a line has doubles
 
 ctypedef fused bits_t:

@@ -96,6 +96,8 @@ static inline void store_line(void *keys, Line line)
 #define decode_line(keys, shift) KEYED(decode_line, shift)(keys, shift)
 #define encode(bits, shift) KEYED(encode, shift)(bits, shift)
 #define add_lines(a, b, like) _Generic((like), float: add_lines_float, double: add_lines_double)(a, b)
+#define divide_line(line, number)                                                                  \
+    _Generic((number), float: divide_line_float, double: divide_line_double)(line, number)
 #define add_squares(sums, values)                                                                  \
     _Generic((values), const float *: add_squares_float, const double *: add_squares_double)(      \
         sums, values)
@@ -185,6 +187,12 @@ LINE_OF(64, int64_t, INT64_MAX)
         UNROLLED for (int i = 0; i < PARTS; i++)                                                   \
             a.part[i] = (Register)((Numbers_##real)a.part[i] + (Numbers_##real)b.part[i]);         \
         return a;                                                                                  \
+    }                                                                                              \
+    static inline Line divide_line_##real(Line line, real number)                                  \
+    {                                                                                              \
+        UNROLLED for (int i = 0; i < PARTS; i++)                                                   \
+            line.part[i] = (Register)((Numbers_##real)line.part[i] / number);                      \
+        return line;                                                                               \
     }
 
 SUM_OF_LINES(float)

@@ -238,6 +238,24 @@ cdef inline void pool_rows(
     call_run_program(&plan.rows, out, row, row)
 
 
+cdef inline void transpose_planes(
+    const key_t* planes, key_t* out, Py_ssize_t cells, Py_ssize_t n
+) noexcept nogil:
+    """Transpose whole planes, of n lanes."""
+    cdef Py_ssize_t i, line = lanes_of(out[0])
+    for i in range(n // line):
+        transpose(planes + i * line * cells, out + i * line, cells, n, out[0])
+
+
+cdef inline void call_transpose_planes(
+    const key_t* planes, key_t* out, Py_ssize_t cells, Py_ssize_t n
+) noexcept nogil:
+    cdef void (*call)(const key_t*, key_t*, Py_ssize_t, Py_ssize_t) noexcept nogil
+    call = transpose_planes
+    hide_target(call)
+    call(planes, out, cells, n)
+
+
 cdef inline void pool_planes(
     const Batch* batch, const Block* block, key_t shift, key_t* out, key_t* transposed
 ) noexcept nogil:
@@ -247,7 +265,7 @@ cdef inline void pool_planes(
     """
     cdef const Map* x = &batch.x
     cdef const PlanTables* plan = batch.route.plan
-    cdef Py_ssize_t i, line = lanes_of(shift), cells = x.height * x.width
+    cdef Py_ssize_t cells = x.height * x.width
     cdef Py_ssize_t row = x.width * batch.route.lanes, size = x.height * row
     cdef const key_t* planes = <const key_t*>block.data
     cdef const char* next_block = block.data + size * x.itemsize
@@ -261,8 +279,7 @@ cdef inline void pool_planes(
         planes = transposed + size
         copy_values(x, block.data, <key_t*>planes, size)
         apply_power(<key_t*>planes, size, x.p)
-    for i in range(batch.route.lanes // line):
-        transpose(planes + i * line * cells, transposed + i * line, cells, batch.route.lanes, shift)
+    call_transpose_planes(planes, transposed, cells, batch.route.lanes)
     pool_segments(&plan.rows, rows, shift, out, row, True)
     call_run_program(&plan.rows, out, row, row)
 

@@ -45,13 +45,15 @@ static inline float power_of(float x, double p)
 
 #define FOR_EACH(power)                                                                            \
     UNROLLED_BY_4 for (ptrdiff_t i = 0; i < n; i++) {                                              \
-        const real x = values[i] < (real)LEAST ? (real)LEAST : values[i];                          \
+        const real x = values[i] < least ? least : values[i];                                      \
         values[i] = power;                                                                         \
     }
 
 #define POWERS(name, any_power)                                                                    \
     static inline void apply_power_##name(real *values, ptrdiff_t n, double p)                     \
     {                                                                                              \
+        real least = (real)LEAST;                                                                  \
+        IN_REGISTER(least);                                                                        \
         switch (p <= MOST_FACTORS && p == (int)p ? (int)p : 0) {                                   \
         case 1: FOR_EACH(x) break;                                                                 \
         case 2: FOR_EACH(x * x) break;                                                             \

@@ -13,7 +13,8 @@ from libc.stdint cimport int8_t, int16_t, int32_t
 from libc.string cimport memcpy
 
 from rmac.cpu.keys cimport (
-    LINE, Line, Vectors, bits_t, combined_vectors, decode_line, hide_source, lanes_of, store_line
+    LINE, Line, Vectors, bits_t, combined_vectors, decode_line, divide_line, hide_source, lanes_of,
+    store_line,
 )
 from rmac.cpu.tables cimport Kind
 from rmac.cpu.values cimport apply_root, widen
@@ -105,22 +106,30 @@ cdef inline void store_maxima(
 cdef inline void store_means(
     const Vectors* sums, floating like, const Results* results
 ) noexcept nogil:
-    """Store contiguous means, a few lines at a time: the longer a loop, the faster a root."""
-    cdef floating means[MEANS]
+    """Store contiguous means, a few lines at a time: the longer a loop, the faster a root.
+
+    Whole lines of the dtype of the results are made in place.
+    """
+    cdef floating room[MEANS]
+    cdef floating* means
     cdef floating cells = <floating>results.cells
     cdef Py_ssize_t i, n, at = 0, lanes = lanes_of(like)
     cdef char* out = results.data
     while at < results.n:
         n = min(results.n - at, MEANS)
+        means = room
+        if results.itemsize == sizeof(floating) and n % lanes == 0:
+            means = <floating*>out + at
         for i in range((n + lanes - 1) // lanes):
-            store_line(means + i * lanes, combined_vectors(sums, at + i * lanes, like))
-        for i in range(n):
-            means[i] = means[i] / cells
+            store_line(
+                means + i * lanes,
+                divide_line(combined_vectors(sums, at + i * lanes, like), cells),
+            )
         apply_root(means, n, results.p)
-        if results.itemsize == sizeof(float):
+        if means == room:
             for i in range(n):
-                (<float*>out)[at + i] = <float>means[i]
-        else:
-            for i in range(n):
-                (<double*>out)[at + i] = means[i]
+                if results.itemsize == sizeof(float):
+                    (<float*>out)[at + i] = <float>means[i]
+                else:
+                    (<double*>out)[at + i] = means[i]
         at += n
