@@ -27,7 +27,7 @@ _BATCH = np.dtype(
         ("strides", _STRIDES),
         ("first_image", np.int64),
         ("width", np.int32),
-        ("share", np.int32),
+        ("chunk_width", np.int32),
         ("first_block", np.int32),
         ("first_word", np.int32),
     ],
