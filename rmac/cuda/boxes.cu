@@ -121,7 +121,7 @@ __device__ inline bool is_out_of_range(double number)
     return number != 0 && exponent < 1024 && (exponent < -450 || exponent >= 450);
 }
 
-/* The same of a float32: below 2**-50 or above 2**50. Bits are compared, since arithmetic takes
+/* The same for a float32: below 2**-50 or above 2**50. Bits are compared, since arithmetic takes
    subnormals as 0. */
 __device__ inline bool is_out_of_range(float number)
 {
@@ -132,7 +132,7 @@ __device__ inline bool is_out_of_range(float number)
     return bits != 0 && bits < 0x7F800000 && (bits < low || bits > high);
 }
 
-/* Only float64 maps have another scale than 1. */
+/* Only float64 maps have a scale other than 1. */
 __device__ inline double scaled(double number, double scale) { return number * scale; }
 __device__ inline float scaled(float number, double) { return number; }
 
@@ -199,7 +199,7 @@ template <typename Real> __device__ void grow_cells(Real *cells, int count, int 
 }
 
 /* The sums of a box over some channels: of squares, and of products with `many` queries. If there
-   are fewer queries, the last one stands in for the others. */
+   are fewer queries, the last one is taken again. */
 template <typename Real, int many> struct BoxSums {
     Real squares, products[many];
 
@@ -259,8 +259,8 @@ __device__ void sum_box(
     }
 }
 
-/* Write the sums of all boxes of a stage. The boxes of all its runs are dealt out to the threads in
-   turn, as one list. */
+/* Write the sums of all boxes of a stage. The boxes of all its runs are one list, from which the
+   threads take boxes in turn. */
 template <typename Real, int many>
 __device__ void sum_stage(
     const SearchLaunch &launch, const SearchTask<Real> &task, const Stage &stage, int first_run,
@@ -325,10 +325,11 @@ template <Kind kind, typename Real, int many>
 __global__ void __launch_bounds__(THREADS, 2) search_boxes(const SearchLaunch launch)
 {
     const int image = blockIdx.x / launch.blocks;
-    if (launch.takes == 2 && is_for_other_pass(launch, image)) /* before that, marks change */
+    /* The first pass does not ask: its blocks are setting the marks. */
+    if (launch.takes == 2 && is_for_other_pass(launch, image))
         return;
     for (int i = blockIdx.x % launch.blocks; i < launch.channel_blocks; i += launch.blocks)
-        if (launch.workspace) /* two calls, so that the compiler knows which memory cells are in */
+        if (launch.workspace) /* two calls: in each, the compiler knows the kind of memory */
             search_channel_block<kind, Real, many>(
                 launch, image, i,
                 (Real *)(launch.workspace + blockIdx.x * launch.block_bytes));

@@ -149,7 +149,7 @@ template <typename Real> struct BoxTask {
     bool is_marked;
 };
 
-/* Return the power of 2 that makes squares of these numbers neither overflow nor vanish. */
+/* Return a power of 2: with it, squares of these numbers neither overflow nor vanish. */
 template <typename Real> __device__ double scale_of_maxima(const Real *maxima, int channels)
 {
     double peak = 0;

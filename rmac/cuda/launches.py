@@ -326,7 +326,7 @@ def _jobs_by_kernel(batches: list[_Maps], routes: list[tuple[Route, ...]]) -> It
 
 
 def require_32_bits(shape: tuple[int, ...]) -> None:
-    """Raise if the kernels, which count sides of maps in int, cannot take maps so large."""
+    """Raise if a side of maps is too large for the kernels, which count in int."""
     if max(shape[1:]) <= _MOST_SIDE:
         return
     for axis, size in zip(("channels", "rows", "columns"), shape[1:], strict=True):

@@ -74,7 +74,7 @@ template <Kind of> struct Maximum {
     }
 };
 
-/* The running sums of vectors, one for each of their elements. */
+/* The running sum of each element of vectors. */
 template <typename Real, int count> struct Sums {
     Real sum[count];
 
@@ -88,7 +88,7 @@ template <typename Real, int count> struct Sums {
     __device__ Real at(int k) const { return sum[k]; }
 };
 
-/* The same as widen(), but that the bits of a NaN may change. For float16 it is one instruction. */
+/* Like widen(), but the bits of a NaN may change. For float16 it is one instruction. */
 template <Kind kind> __device__ RealOf<kind> widen_to_sum(BitsOf<kind> bits, int zero_point)
 {
 #ifdef __CUDA_ARCH__
@@ -101,7 +101,7 @@ template <Kind kind> __device__ RealOf<kind> widen_to_sum(BitsOf<kind> bits, int
     return widen<kind>(bits, zero_point);
 }
 
-/* Return the maximum of a value and the least base; a NaN for a NaN. */
+/* Return the greater of a value and the least base, or NaN for a NaN. */
 __device__ inline float clip_base(float value)
 {
 #if __CUDA_ARCH__ >= 800
@@ -115,14 +115,14 @@ __device__ inline float clip_base(float value)
 
 __device__ inline double clip_base(double value) { return value < LEAST_BASE ? LEAST_BASE : value; }
 
-/* A function of its own, since its code is long, and is needed for each element of a vector. */
+/* Not inlined: its code is long, and each element of a vector needs it. */
 template <typename Real> __device__ __noinline__ Real power_of(Real base, Real p)
 {
     return pow(base, p);
 }
 
-/* Return a product that no compiler joins with a sum: that would round once less, and not in every
-   kernel. */
+/* Return a product that the compiler does not fuse with a sum. A fused sum rounds once less, and
+   some kernels might have it and others not. */
 __device__ inline float product(float a, float b)
 {
 #ifdef __CUDA_ARCH__
@@ -141,7 +141,7 @@ __device__ inline double product(double a, double b)
 #endif
 }
 
-/* Raise values to a power of so many factors. */
+/* Raise values to a power that is a product of so many factors. */
 template <typename Real, int count> __device__ void multiply(Real (&power)[count], int factors)
 {
     Real base[count];

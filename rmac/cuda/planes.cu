@@ -10,8 +10,8 @@
        A block has `many` planes for each lane. A warp takes one tile of all these planes at a time,
        then one region of them. So all lanes of a warp do the same. */
 
-/* Blocks for whose registers a multiprocessor has room. For float32 maps of 7x7, the shared memory
-   of an H100 has room for 6 blocks, and that of sm_120 for 2. */
+/* Blocks that fit in the registers of a multiprocessor. Of float32 maps of 7x7, 6 blocks fit in the
+   shared memory of an H100, and 2 in that of sm_120. */
 #define PLANES_BLOCKS (sizeof(typename Operation::Partial) < 8 && __CUDA_ARCH__ < 1200 ? 6 : 4)
 
 /* Start to copy 16 bytes to shared memory: without registers, if the device can. */

@@ -31,7 +31,7 @@ struct RoiLaunch {
    registers. */
 template <typename Loaded> constexpr int LOADS_AT_ONCE = sizeof(Loaded) < 16 ? 8 : 4;
 
-/* Blocks for whose registers a multiprocessor has room. With one more, loads of float64 would wait
+/* Blocks that fit in the registers of a multiprocessor. With one more, loads of float64 would wait
    for each other. */
 #define ROI_BLOCKS (sizeof(BitsOf<kind>) < 8 ? 4 : 3)
 
@@ -90,8 +90,8 @@ __device__ inline Interval bin_interval(const BinAxis &axis, int bin)
 
 /* What one thread block works on, in shared memory. */
 struct RoiTask {
-    Index image; /* bytes from the first image; with an address, the compiler would not know that it
-                    is one of global memory */
+    Index image; /* bytes from the first image; of an address that is kept here, the compiler would
+                    not know that it is in global memory */
     Index roi;
     BinAxis rows, columns;
     Index bins;
@@ -144,8 +144,8 @@ __device__ inline const RoiTask &task_of_roi(
     return task;
 }
 
-/* Have what follows load from shared memory, rather than keep values from there in registers that
-   loads in flight need. */
+/* Make the code after this load from shared memory again. To keep values from there would take
+   registers that loads in flight need. */
 __device__ inline void free_registers()
 {
 #ifdef __CUDA_ARCH__
@@ -153,8 +153,8 @@ __device__ inline void free_registers()
 #endif
 }
 
-/* The cells of a bin that a thread visits: each `step`th in the order of memory, from `first` on.
-   `first` and `step` are at most WARP. */
+/* The cells of a bin that a thread visits: every `step`th, row by row, from cell `first` on. Both
+   are at most WARP. */
 struct Walk {
     const char *begin, *at;
     unsigned int x, y, width, height;
@@ -171,7 +171,6 @@ struct Walk {
     }
 };
 
-/* Return the walk over a bin, from cell `first` on, each `step`th. */
 __device__ inline Walk walk_of(
     const RoiLaunch &launch, const RoiTask &task, Index bin, unsigned int first, unsigned int step)
 {
@@ -196,7 +195,7 @@ template <Kind kind> __device__ void store_bin(BitsOf<kind> *out, KeyOf<kind> mo
     *out = empty ? (BitsOf<kind>)0 : decode<kind>(most);
 }
 
-/* Reduce one cell after the other of `count` channels, from `channel` on. */
+/* Reduce the cells of a walk, of `count` channels from `channel` on. */
 template <Kind kind, int count>
 __device__ void reduce_cells(
     const RoiLaunch &launch, Walk walk, int channel, KeyOf<kind> (&most)[count])
@@ -240,7 +239,7 @@ __global__ void __launch_bounds__(THREADS, ROI_BLOCKS) pool_rois(
 {
     for (Index block = blockIdx.x; block < blocks_of_launch(launch); block += gridDim.x) {
         const RoiTask &task = task_of_roi(launch, rois, block);
-        /* All threads of a warp shuffle equally often, even those beyond the last unit. */
+        /* All lanes of a warp shuffle equally often, even those beyond the last unit. */
         for (Index first = 0; first < task.units; first += THREADS / task.team_size) {
             free_registers();
             const int team_size = task.team_size;
@@ -253,7 +252,7 @@ __global__ void __launch_bounds__(THREADS, ROI_BLOCKS) pool_rois(
                 walk.height = 0;
 #pragma unroll 1
             for (int past = 0; past < launch.group; past += count) {
-                /* The last channels of a map are loaded with some before them. */
+                /* If fewer than `count` channels are left, channels before them are loaded too. */
                 const int channel = min(start + past, launch.channels - count);
                 KeyOf<kind> most[count];
                 reduce_cells<kind, count>(launch, walk, channel, most);
@@ -274,8 +273,8 @@ __global__ void __launch_bounds__(THREADS, ROI_BLOCKS) pool_rois(
     }
 }
 
-/* Reduce one vector of channels of all cells. In place of cells after the last, the first cell is
-   loaded again. */
+/* Reduce the cells of a walk, of one vector of channels. In place of cells after the last, the
+   first of the bin is loaded again. */
 template <Kind kind, int vector>
 __device__ void reduce_vectors(Walk &walk, Maxima<kind, vector> &most)
 {

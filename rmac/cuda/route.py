@@ -32,7 +32,7 @@ CHANNEL_BLOCK = 16
 # The channel block of pool_channels, in vectors of one load.
 # 64 maps of 24x32: 4 vectors 0.79, 8 0.90, 16 0.93, 32 0.92.
 _CHANNEL_VECTORS = 16
-# It is halved, down to the least, as long as a launch has fewer blocks than this: two for each
+# It is halved, but not below the least, while a launch has fewer blocks than this: two for each
 # multiprocessor of an H100.
 # One map of 24x32: 8.3 us with 4 vectors, 11.8 us with 16.
 _LEAST_VECTORS, _FEW_BLOCKS = 4, 264
@@ -92,7 +92,7 @@ class KernelSpec(NamedTuple):
 
     @property
     def operation(self) -> str:
-        """How the kernels call what they do: see operations.cu."""
+        """The C++ type of the operation: see operations.cu."""
         if not self.sums:
             return f"Maximum<{self.kind.name}>"
         name = "PowerMean" if self.is_arithmetic else "Mean"

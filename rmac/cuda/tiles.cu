@@ -117,8 +117,8 @@ __device__ inline Index output_index(
     return row * launch.channels + task.first_channel + channel;
 }
 
-/* Return the number of a thread. It is computed at each use: a compiler that keeps it, and values
-   made from it, has fewer registers for the loads in flight. */
+/* Return the number of a thread in its block. It is computed at each use: to keep it, and what is
+   made from it, would take registers that loads in flight need. */
 __device__ inline int thread_of_block()
 {
     int thread = threadIdx.y * blockDim.x + threadIdx.x;
