@@ -120,9 +120,9 @@ def test_sums_depend_on_the_map_alone(gpu, rng, dtype, p):
 def test_sums_of_any_regions_are_in_few_tiles():
     """A plan for one region always has room, so regions are not split for ever."""
     for width in (1, 4, 5, 256, 257, 5000, 2**31 - 1):
-        share = plan.share_of(width)
-        assert share >= 1
-        assert -(-width // share) <= 64
+        chunk = plan.chunk_width(width)
+        assert chunk >= 1
+        assert -(-width // chunk) <= 64
         box = np.array([[width // 3, 5, width - 1, 2**31 - 2]]).tobytes()
         (one,) = plan.region_plans(box, route._MOST_SUMS, 0, width)
         bands, segments, _ = one.words[:3]
@@ -131,7 +131,7 @@ def test_sums_of_any_regions_are_in_few_tiles():
         edges = one.words[5 : 5 + 2 * segments].reshape(-1, 2)
         assert (edges[1:, 0] == edges[:-1, 1]).all()
         assert (edges[0, 0], edges[-1, 1]) == (0, width)
-        assert (edges[:, 0] // share == (edges[:, 1] - 1) // share).all()
+        assert (edges[:, 0] // chunk == (edges[:, 1] - 1) // chunk).all()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

@@ -41,8 +41,8 @@ def specialisations(arch=None):
                 yield f"pool_planes<Maximum<{kind}>, {many}, {out}>"
         if arch in (None, ALIKE.get(info.kind, arch)):
             yield from kernels_of_sums(kind, real, vectors[-1])
-        for tiling in search.tilings_of((1, 1, 1, 1), info):
-            sums = c_types.c_name(tiling.sums)
+        for split in search.channel_splits((1, 1, 1, 1), info):
+            sums = c_types.c_name(split.sums)
             yield f"choose_boxes<{kind}, {sums}>"
             for many in (1, search._QUERIES_AT_ONCE):
                 yield f"search_boxes<{kind}, {sums}, {many}>"

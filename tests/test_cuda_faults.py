@@ -76,10 +76,10 @@ def test_a_deleted_barrier_is_found(gpu, rng, monkeypatch, many_images):
             (24, 9, 12),
             "NCHW",
         ),
-        ("tile += line.pitch;", "tile += line.pitch - 1;", (24, 9, 12), "NHWC"),
+        ("partial += line.pitch;", "partial += line.pitch - 1;", (24, 9, 12), "NHWC"),
         ("at <= last; at =", "at + 7 <= last; at =", (24, 9, 12), "NCHW"),
         ("at <= last; at =", "at + 7 <= last; at =", (24, 9, 12), "NHWC"),
-        ("for (int i = chunks * count", "for (int i = elements", (3, 7, 7), "NCHW"),
+        ("for (int i = copies * count", "for (int i = elements", (3, 7, 7), "NCHW"),
     ],
     ids=["pitch of rows", "pitch of channels", "last rows", "last pixels", "last elements"],
 )
@@ -104,24 +104,24 @@ def test_a_planted_fault_is_found(gpu, monkeypatch, right, wrong, shape, layout)
 @pytest.mark.parametrize(
     ("right", "wrong", "shape", "layout"),
     [
-        ("tiles[tile[k - 1]] = sum;", "", (24, 9, 12), "NCHW"),
-        ("if (tile[k] != tile[k - 1]) {", "if (k % 2 == 0) {", (24, 9, 12), "NCHW"),
-        ("if (!Operation::in_order || x % share == 0) {", "{", (24, 9, 300), "NCHW"),
-        ("data, along, down, task.batch->share", "data, along, down, 1", (24, 9, 12), "NHWC"),
-        ("min(share, stop - first)", "min(share, stop - 1 - first)", (24, 9, 12), "NHWC"),
+        ("partials[offset[k - 1]] = sum;", "", (24, 9, 12), "NCHW"),
+        ("if (offset[k] != offset[k - 1]) {", "if (k % 2 == 0) {", (24, 9, 12), "NCHW"),
+        ("if (!Operation::in_order || x % chunk == 0) {", "{", (24, 9, 300), "NCHW"),
+        ("data, along, down, task.batch->chunk_width", "data, along, down, 1", (24, 9, 12), "NHWC"),
+        ("min(chunk, stop - first)", "min(chunk, stop - 1 - first)", (24, 9, 12), "NHWC"),
         ("line < stop_line;", "line + 1 < stop_line;", (3, 7, 7), "NCHW"),
     ],
     ids=[
         "tile of a column",
         "start of a tile",
-        "share of rows",
-        "share",
+        "chunk of rows",
+        "chunk",
         "last column",
         "last line",
     ],
 )
 def test_a_fault_planted_in_sums_is_found(gpu, monkeypatch, right, wrong, shape, layout):
-    """Among them shares that are not those of the plan, so that two threads add to one tile."""
+    """Among them chunks that are not those of the plan, so that two threads add to one tile."""
     if gpu.__name__ != "shim":
         pytest.skip("a fault may end the context of a device")
     x = np.random.default_rng(1).random((1, *shape), np.float32)
@@ -148,11 +148,11 @@ def test_segments_that_are_not_cut_are_found(gpu, rng, monkeypatch):
         pytest.skip("a device runs threads in an order of its own")
     x = gpu.asarray(random_map(rng, (1, 16, 9, 40), DTYPES["float32"]))
     expected = to_host(rmac.region_pool(x, pool="mean")).tobytes()
-    monkeypatch.setattr(plan, "_LEAST_SHARE", 64)
+    monkeypatch.setattr(plan, "_LEAST_CHUNK", 64)
     for cache in (plan.region_plans, route.region_routes, launches._pooling_call):
         cache.cache.clear()
-    monkeypatch.setattr(launches, "share_of", lambda _: 4)
-    monkeypatch.setattr(route, "share_of", lambda _: 4)
+    monkeypatch.setattr(launches, "chunk_width", lambda _: 4)
+    monkeypatch.setattr(route, "chunk_width", lambda _: 4)
     results = {to_host(rmac.region_pool(x, pool="mean")).tobytes() for _ in range(5)}
     monkeypatch.undo()
     for cache in (plan.region_plans, route.region_routes, launches._pooling_call):

@@ -18,7 +18,7 @@ from rmac.cuda import rois as cuda_rois
 
 ROIS_ON_MAPS = np.array(
     [
-        [0, 0, 0, 1, 1],  # in shares of the sides: the whole map
+        [0, 0, 0, 1, 1],  # in fractions of the sides: the whole map
         [1, 0.3, 0.4, 0.3, 0.4],  # one cell
         [2, -0.5, -0.4, 0.6, 0.7],  # over the edges
         [1, 0.45, -3, 0.55, 4],

@@ -72,14 +72,14 @@ def test_cells_of_fewer_rows_and_more_columns(gpu, rng):
     np.testing.assert_allclose(to_host(found.scores), expected.scores, atol=1e-6)
 
 
-def test_tiles_have_all_channels_and_fit():
+def test_channel_blocks_have_all_channels_and_fit():
     for shape in [(1, 0, 5, 5), (1, 1, 1, 1), (2, 512, 24, 32), (1, 300, 48, 64), (1, 7, 200, 99)]:
         for info in DTYPE_TABLE.values():
-            for tiling in search.tilings_of(shape, info):
-                assert tiling.lanes * max(tiling.tiles - 1, 0) < max(shape[1], 1)
-                assert tiling.lanes * tiling.tiles >= shape[1]
-                assert tiling.shared <= SHARED_MEMORY
-                assert (tiling.shared == 0) == (tiling.workspace > 0) or not shape[1]
+            for split in search.channel_splits(shape, info):
+                assert split.channel_block * max(split.channel_blocks - 1, 0) < max(shape[1], 1)
+                assert split.channel_block * split.channel_blocks >= shape[1]
+                assert split.shared <= SHARED_MEMORY
+                assert (split.shared == 0) == (split.workspace > 0) or not shape[1]
 
 
 def test_jobs_have_each_run_once():
@@ -107,15 +107,15 @@ def test_memory_that_is_short_changes_no_bit(gpu, rng, monkeypatch, name, dtype)
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_maps_that_shared_memory_has_no_room_for(gpu, rng, monkeypatch, layout):
-    """If device memory for cells is short too, a block searches several tiles in turn."""
+    """If device memory for cells is short too, a block searches several channel blocks in turn."""
     x = random_map(rng, (1, 9, 80, 90), DTYPES["float64"])
     query = rng.standard_normal(9)
     expected = rmac.localize(x, query, aspect=8, tolerance=1)
-    (tiling,) = search.tilings_of(x.shape, DTYPE_TABLE["float64"])
-    assert tiling.workspace
-    assert tiling.tiles == 3
+    (split,) = search.channel_splits(x.shape, DTYPE_TABLE["float64"])
+    assert split.workspace
+    assert split.channel_blocks == 3
     stored = gpu.asarray(x if layout == "NCHW" else x.transpose(0, 2, 3, 1).copy())
-    for size in (search._MOST_BYTES, 2 * tiling.workspace):
+    for size in (search._MOST_BYTES, 2 * split.workspace):
         monkeypatch.setattr(search, "_MOST_BYTES", size)
         found = rmac.localize(stored, gpu.asarray(query), aspect=8, tolerance=1, layout=layout)
         assert to_host(found.boxes).tolist() == expected.boxes.tolist()

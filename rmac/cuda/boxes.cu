@@ -1,9 +1,9 @@
 /* Sums of boxes: of the squares of their maxima, and of the products with queries. choices.cu makes
-   scores of them. A tile here is all cells of some channels, not the tile of tiles.cu.
+   scores of them.
 
    Accumulation
-       The squares and products of a box are summed over the channels of a tile in `Real`, one
-       channel after the other; then over tiles in float64. `Real` is float32; it is float64 for
+       The squares and products of a box are summed over a channel block in `Real`, one channel
+       after the other; then over channel blocks in float64. `Real` is float32; it is float64 for
        float64 maps, and for images with values whose squares may overflow or underflow in float32.
        search_boxes() in float32 marks such images in `overflows`. The launches in float64 do these
        images alone. No sum depends on other images or queries.
@@ -14,12 +14,13 @@
    NaN
        A NaN is read as inf, so that the sums of a box with a NaN are not finite.
    Memory layout
-       Maps have any strides. A tile is held in shared memory, (channel, cell), or in device memory
-       if a map is too large. A cell stands for some rows and columns of the map: it is their
-       maximum. Their numbers are powers of 2, and are doubled in place until a box is the maximum
-       of four cells. Sums are (image, tile, sum). Queries have length 1, and are (query, channel).
+       Maps have any strides. The cells of a channel block are in shared memory, (channel, cell), or
+       in device memory if a map is too large. A cell stands for some rows and columns of the map:
+       it is their maximum. Their numbers are powers of 2, and are doubled in place until a box is
+       the maximum of four cells. Sums are (image, channel block, sum). Queries have length 1, and
+       are (query, channel).
    Thread mapping
-       search_boxes: a block takes one tile of one image, and a thread takes boxes.
+       search_boxes: a block takes one channel block of one image, and a thread takes boxes.
        scale_queries: a block, which is a warp, takes a query. */
 
 /* Cells that a thread loads before it uses the first. The time with others is not recorded. */
@@ -52,7 +53,7 @@ struct SearchLaunch {
     int channels, height, width;
     int by_channels; /* whether channels are contiguous */
     int step;        /* cells between boxes */
-    int lanes, tiles; /* channels of a tile; tiles of an image */
+    int channel_block, channel_blocks; /* the channels of one; how many an image has */
     int blocks;      /* of search_boxes, for each image */
     int stages, first_run, stop_run;
     int queries;
@@ -61,7 +62,7 @@ struct SearchLaunch {
     int takes;       /* images in this pass: bit 0 those not marked, bit 1 those marked */
     int small_first; /* whether fewer cells are better at equal scores */
     int refine, sweeps;
-    Index first_sum, sums; /* of each image and tile in this launch */
+    Index first_sum, sums; /* of each image and channel block in this launch */
     const Stage *stage;
     const Run *run;
     const int *order;   /* the number of each query in the output */
@@ -85,7 +86,8 @@ __device__ inline double infinity()
     return value;
 }
 
-/* Return whether values have the type of sums. If it is wider, no square overflows or underflows. */
+/* Return whether values have the type of sums. In a wider one no square overflows or
+   underflows. */
 template <Kind kind, typename Real> __device__ constexpr bool has_own_type()
 {
     return sizeof(RealOf<kind>) == sizeof(Real);
@@ -119,7 +121,7 @@ __device__ inline bool is_out_of_range(double number)
     return number != 0 && exponent < 1024 && (exponent < -450 || exponent >= 450);
 }
 
-/* The same of a float32: below 2**-50 or above 2**50. Bits are compared, since arithmetic takes
+/* The same for a float32: below 2**-50 or above 2**50. Bits are compared, since arithmetic takes
    subnormals as 0. */
 __device__ inline bool is_out_of_range(float number)
 {
@@ -130,7 +132,7 @@ __device__ inline bool is_out_of_range(float number)
     return bits != 0 && bits < 0x7F800000 && (bits < low || bits > high);
 }
 
-/* Only float64 maps have another scale than 1. */
+/* Only float64 maps have a scale other than 1. */
 __device__ inline double scaled(double number, double scale) { return number * scale; }
 __device__ inline float scaled(float number, double) { return number; }
 
@@ -197,7 +199,7 @@ template <typename Real> __device__ void grow_cells(Real *cells, int count, int 
 }
 
 /* The sums of a box over some channels: of squares, and of products with `many` queries. If there
-   are fewer queries, the last one stands in for the others. */
+   are fewer queries, the last one is taken again. */
 template <typename Real, int many> struct BoxSums {
     Real squares, products[many];
 
@@ -227,7 +229,7 @@ template <typename Real, int many> struct BoxSums {
 template <typename Real> struct SearchTask {
     const Real *cells;
     int channels;
-    const Real *query; /* the first query, at the first channel of the tile */
+    const Real *query; /* the first query, at the first channel of the block */
     Real *sums;
 };
 
@@ -257,8 +259,8 @@ __device__ void sum_box(
     }
 }
 
-/* Write the sums of all boxes of a stage. The boxes of all its runs are dealt out to the threads in
-   turn, as one list. */
+/* Write the sums of all boxes of a stage. The boxes of all its runs are one list, from which the
+   threads take boxes in turn. */
 template <typename Real, int many>
 __device__ void sum_stage(
     const SearchLaunch &launch, const SearchTask<Real> &task, const Stage &stage, int first_run,
@@ -274,9 +276,9 @@ __device__ void sum_stage(
     }
 }
 
-/* Fill cells with a tile of an image, and mark the image if it needs another pass. */
+/* Fill cells with a channel block, and mark the image if it needs another pass. */
 template <Kind kind, typename Real>
-__device__ void load_tile(
+__device__ void load_channel_block(
     const SearchLaunch &launch, const char *data, int image, int channels, Real *cells)
 {
     __syncthreads(); /* boxes of the last cells are summed */
@@ -286,17 +288,19 @@ __device__ void load_tile(
     __syncthreads();
 }
 
-/* Write the sums of all boxes over one tile. */
+/* Write the sums of all boxes over one channel block, given by its number. */
 template <Kind kind, typename Real, int many>
-__device__ void search_tile(const SearchLaunch &launch, int image, int tile, Real *cells)
+__device__ void search_channel_block(
+    const SearchLaunch &launch, int image, int number, Real *cells)
 {
-    const int first = tile * launch.lanes, channels = min(launch.lanes, launch.channels - first);
+    const int first = number * launch.channel_block;
+    const int channels = min(launch.channel_block, launch.channels - first);
     const char *data = launch.data + image * launch.strides.image + first * launch.strides.channel;
     const SearchTask<Real> task = {
         cells, channels, (const Real *)launch.units + first,
-        (Real *)launch.all_sums + ((Index)image * launch.tiles + tile) * launch.sums};
+        (Real *)launch.all_sums + ((Index)image * launch.channel_blocks + number) * launch.sums};
     const int count = channels * channel_pitch(launch);
-    int rows = 0, columns = 0; /* that a cell stands for; 0 before the tile is loaded */
+    int rows = 0, columns = 0; /* that a cell stands for; 0 before cells are loaded */
     for (int i = 0; i < launch.stages; i++) {
         const Stage stage = launch.stage[i];
         const int first_run = max(stage.first_run, launch.first_run);
@@ -304,7 +308,7 @@ __device__ void search_tile(const SearchLaunch &launch, int image, int tile, Rea
         if (first_run >= stop_run)
             continue;
         if (rows == 0 || rows > stage.rows || columns > stage.columns) {
-            load_tile<kind, Real>(launch, data, image, channels, cells);
+            load_channel_block<kind, Real>(launch, data, image, channels, cells);
             rows = columns = 1;
         }
         for (; columns < stage.columns; columns *= 2)
@@ -314,22 +318,23 @@ __device__ void search_tile(const SearchLaunch &launch, int image, int tile, Rea
         sum_stage<Real, many>(launch, task, stage, first_run, stop_run);
     }
     if (rows == 0) /* there are no boxes, but the whole map may be scored: mark the image */
-        load_tile<kind, Real>(launch, data, image, channels, cells);
+        load_channel_block<kind, Real>(launch, data, image, channels, cells);
 }
 
 template <Kind kind, typename Real, int many>
 __global__ void __launch_bounds__(THREADS, 2) search_boxes(const SearchLaunch launch)
 {
     const int image = blockIdx.x / launch.blocks;
-    if (launch.takes == 2 && is_for_other_pass(launch, image)) /* before that, marks change */
+    /* The first pass does not ask: its blocks are setting the marks. */
+    if (launch.takes == 2 && is_for_other_pass(launch, image))
         return;
-    for (int tile = blockIdx.x % launch.blocks; tile < launch.tiles; tile += launch.blocks)
-        if (launch.workspace) /* two calls, so that the compiler knows which memory cells are in */
-            search_tile<kind, Real, many>(
-                launch, image, tile,
+    for (int i = blockIdx.x % launch.blocks; i < launch.channel_blocks; i += launch.blocks)
+        if (launch.workspace) /* two calls: in each, the compiler knows the kind of memory */
+            search_channel_block<kind, Real, many>(
+                launch, image, i,
                 (Real *)(launch.workspace + blockIdx.x * launch.block_bytes));
         else
-            search_tile<kind, Real, many>(launch, image, tile, (Real *)shared_memory);
+            search_channel_block<kind, Real, many>(launch, image, i, (Real *)shared_memory);
 }
 
 /* Write queries in another order, scaled to length 1: in float64, and rounded to float32. A query

@@ -25,7 +25,7 @@ class KernelTypes(NamedTuple):
     """The types in which the kernels hold the values of a dtype."""
 
     bits: np.dtype[Any]  # an element in memory; of a float, its bits as an integer
-    key: np.dtype[Any]  # an integer that orders as the values do; GPUs compare 32 bits or 64
+    key: np.dtype[Any]  # an integer in the same order as the values; GPUs compare 32 bits or 64
     real: np.dtype[Any]  # a mean, or an element of a descriptor
 
 

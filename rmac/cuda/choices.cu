@@ -1,9 +1,9 @@
 /* The best box of each map for each query, by the sums of boxes.cu, and its refinement.
 
    Accumulation
-       The sums of tiles are added in float64, in order. Scores are computed in float64, and rounded
-       to the type of the results before they are compared. The refinement of float64 maps scales
-       each box that it sums by a power of 2, if its squares may overflow or underflow.
+       The sums of channel blocks are added in float64, in order. Scores are computed in float64,
+       and rounded to the type of the results before they are compared. For float64 maps, the
+       refinement scales a box by a power of 2 if its squares may overflow or underflow.
    NaN
        A box with a NaN or an infinite maximum has no score: it is -inf here. If no box has a score,
        the result is the whole map with score NaN.
@@ -75,9 +75,9 @@ __device__ Found box_of_run(
     const Real *product = square + (Index)(1 + query - run.first_query) * boxes;
     double squares = 0, products = 0;
 #pragma unroll 8
-    for (int tile = 0; tile < launch.tiles; tile++) {
-        squares += square[tile * launch.sums];
-        products += product[tile * launch.sums];
+    for (int i = 0; i < launch.channel_blocks; i++) {
+        squares += square[i * launch.sums];
+        products += product[i * launch.sums];
     }
     Found found = nothing_found();
     if (!is_marked || has_score(launch, squares))
@@ -100,7 +100,8 @@ __global__ void __launch_bounds__(THREADS, 4) compare_boxes(const SearchLaunch l
     Found best = nothing_found();
     if (threadIdx.x == 0 && !launch.is_first)
         best = launch.found[blockIdx.x];
-    const Real *sums = (const Real *)launch.all_sums + (Index)image * launch.tiles * launch.sums;
+    const Real *sums =
+        (const Real *)launch.all_sums + (Index)image * launch.channel_blocks * launch.sums;
     Index box = part * (int)blockDim.x + (int)threadIdx.x;
     for (int i = launch.first_run; i < launch.stop_run; i++) {
         const Run run = launch.run[i];
@@ -143,12 +144,12 @@ __device__ void maxima_of_box(
 template <typename Real> struct BoxTask {
     const char *data;
     const Real *query;
-    double *sums; /* (tile, 2): of squares and of products */
+    double *sums; /* (channel block, 2): of squares and of products */
     Real *maxima;
     bool is_marked;
 };
 
-/* Return the power of 2 that makes squares of these numbers neither overflow nor vanish. */
+/* Return a power of 2: with it, squares of these numbers neither overflow nor vanish. */
 template <typename Real> __device__ double scale_of_maxima(const Real *maxima, int channels)
 {
     double peak = 0;
@@ -157,7 +158,7 @@ template <typename Real> __device__ double scale_of_maxima(const Real *maxima, i
     return peak < 0x1p-450 ? 0x1p600 : peak > 0x1p450 ? 0x1p-600 : 1;
 }
 
-/* Write the sums of a tile, of squares and of products, as BoxSums does. */
+/* Write the sums of a channel block, of squares and of products, as BoxSums does. */
 template <typename Real>
 __device__ void sum_scaled(
     const Real *maxima, int channels, const Real *query, double scale, double *sums)
@@ -181,24 +182,24 @@ __device__ double score_box(
     double scale = 1;
     if (has_own_type<kind, double>() && task.is_marked)
         scale = scale_of_maxima(task.maxima, launch.channels);
-    for (int tile = threadIdx.x; tile < launch.tiles; tile += blockDim.x) {
-        const int first = tile * launch.lanes;
+    for (int i = threadIdx.x; i < launch.channel_blocks; i += blockDim.x) {
+        const int first = i * launch.channel_block;
         if (scale != 1) {
             sum_scaled(
-                task.maxima + first, min(launch.lanes, launch.channels - first),
-                task.query + first, scale, task.sums + 2 * tile);
+                task.maxima + first, min(launch.channel_block, launch.channels - first),
+                task.query + first, scale, task.sums + 2 * i);
             continue;
         }
         BoxSums<Real, 1> sums;
         sums.sum(
-            task.maxima + first, 0, 0, 1, min(launch.lanes, launch.channels - first),
+            task.maxima + first, 0, 0, 1, min(launch.channel_block, launch.channels - first),
             task.query + first, 0, 1);
-        task.sums[2 * tile] = sums.squares, task.sums[2 * tile + 1] = sums.products[0];
+        task.sums[2 * i] = sums.squares, task.sums[2 * i + 1] = sums.products[0];
     }
     __syncthreads();
     double squares = 0, products = 0;
-    for (int tile = 0; tile < launch.tiles; tile++)
-        squares += task.sums[2 * tile], products += task.sums[2 * tile + 1];
+    for (int i = 0; i < launch.channel_blocks; i++)
+        squares += task.sums[2 * i], products += task.sums[2 * i + 1];
     return score_of<RealOf<kind>>(squares, products);
 }
 
@@ -262,7 +263,8 @@ __global__ void __launch_bounds__(THREADS, 4) choose_boxes(const SearchLaunch la
         const BoxTask<Real> task = {
             launch.data + image * launch.strides.image,
             (const Real *)launch.units + (Index)query * launch.channels, sums,
-            (Real *)(sums + 2 * launch.tiles), launch.overflows && launch.overflows[image]};
+            (Real *)(sums + 2 * launch.channel_blocks),
+            launch.overflows && launch.overflows[image]};
         refine_box<kind, Real>(launch, task, best);
     }
     if (threadIdx.x)

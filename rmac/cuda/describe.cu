@@ -12,23 +12,23 @@
        Regional vectors are (image, region, channel), contiguous, and are overwritten. Sums of
        squares are (image, region, group).
    Thread mapping
-       To sum squares, 4 threads take a group. The blocks that pool do that for their channels, or
-       the blocks of `describe`. Then one block describes an image: a block of `describe`, or the
-       block that is the last to pool channels of the image. In it, a warp takes the norm of a
+       To sum squares, 4 threads take a group. This is done by the blocks that pool, each for its
+       channels, or by the blocks of `describe`. Then one block describes an image: the last block
+       that pools channels of the image, or a block of `describe`. In it, a warp takes the norm of a
        region; then a thread takes a channel. */
 
 /* Values that a thread loads before it uses the first, because a block that describes waits for
    memory most of the time. The time with other numbers is not recorded. */
 template <typename Real> constexpr int VALUES_AT_ONCE = 64 / sizeof(Real);
 
-/* The same of values that are written too. More would need many registers. */
+/* The same for values that are also written. More would need many registers. */
 const int QUOTIENTS_AT_ONCE = 4;
 const int QUAD = 4;       /* channels that a thread squares with one load */
-const int DIVISORS = 256; /* of regions, that a block holds at once; not measured */
+const int DIVISORS = 256; /* one for each region, that a block holds at once; not measured */
 
 struct DescribeLaunch {
     Index first_image;
-    int most_regions; /* of an image; each image has room for so many vectors */
+    int most_regions; /* of an image; each has memory for so many vectors */
     int channels;
     AggregationOptions options;
     void *vectors;
@@ -46,7 +46,7 @@ template <typename Real> struct ImageVectors {
     Real *first_image;
     double *squares_of_first;
     int image;
-    int vectors, sums; /* regions for which each image has room, of vectors and of sums */
+    int vectors, sums; /* how many regions of each image have memory: for vectors, for sums */
     int regions, channels;
 
     __device__ Real *vector(int region) const
@@ -69,7 +69,7 @@ static_assert(
     DIVISORS * sizeof(Divisor<double>) + sizeof(int) <= DESCRIBE_SHARED,
     "shared memory to describe");
 
-/* Warps of the block that have all their threads. */
+/* Return how many warps of the block have all their threads. */
 __device__ inline int whole_warps() { return threads_of_block() / WARP; }
 
 /* Return a number in float64, even if it is subnormal in float32. */
@@ -102,7 +102,7 @@ __device__ inline double max_of_warp(double value)
     return value;
 }
 
-/* Return the sum of many values to a whole warp. */
+/* Return the sum of many values to all threads of the warp that computes it. */
 __device__ inline double sum_by_warp(const double *values, Index n)
 {
     double sum = 0;
@@ -119,8 +119,8 @@ __device__ inline double sum_by_warp(const double *values, Index n)
     return sum_of_warp(sum);
 }
 
-/* Sum the squares of the first QUAD values, or of all `count` if these are fewer. One load takes
-   QUAD values that are aligned. */
+/* Sum the squares of the first QUAD values, or of all `count` if these are fewer. If they are
+   aligned, one load takes QUAD of them. */
 template <typename Real>
 __device__ Real squares_of_quad(const Real *values, int count, bool aligned)
 {
@@ -141,7 +141,7 @@ __device__ Real squares_of_quad(const Real *values, int count, bool aligned)
 template <typename Real>
 __device__ void sum_squares(const ImageVectors<Real> &image, int first, int count)
 {
-    const int threads = NORM_GROUP / QUAD; /* that take a group */
+    const int threads = NORM_GROUP / QUAD; /* of a group */
     const int lane = thread_of_block() % WARP, warp = thread_of_block() / WARP;
     const int groups = groups_of(count), place = lane % threads * QUAD;
     const bool aligned = (size_t)image.first_image % sizeof(Vector<Real, QUAD>) == 0
@@ -163,7 +163,8 @@ __device__ void sum_squares(const ImageVectors<Real> &image, int first, int coun
 }
 
 /* Return whether a norm, its square and their inverses are far from overflow and underflow. If the
-   square of the largest value is not, `squares` is infinite, 0 or NaN, which are out of range. */
+   square of a value overflows, or all squares underflow, `squares` is infinite, NaN or 0: these are
+   out of range. */
 template <typename Real> __device__ bool is_in_range(double squares, double eps)
 {
     const double least = sizeof(Real) == sizeof(float) ? 1e-20 : 1e-60;

@@ -1,4 +1,4 @@
-/* Keys: integers that order as the values do.
+/* Keys: integers in the same order as the values.
 
    Accumulation
        Maxima of keys. They do not round: decode() gives back the bits of one of the values.
@@ -25,8 +25,8 @@ template <typename Bits, int count> struct alignas(count * sizeof(Bits)) Vector 
     Bits at[count];
 };
 
-/* Flip all bits but the sign of negative floats, whose bits order backwards. A second call gives
-   the bits back. */
+/* Flip all bits of a negative float but the sign: a negative float with greater bits is less. A
+   second call undoes the first. */
 template <Kind kind> __device__ BitsOf<kind> flip_negative(BitsOf<kind> bits)
 {
     const int top = 8 * sizeof(bits) - 1;
@@ -74,8 +74,8 @@ __device__ inline unsigned int choose_bytes(unsigned int word, unsigned int sele
     return chosen;
 }
 
-/* Return a pair of values as keys of 16 bits, before the subtraction in encode(). The values are
-   floats of 16 bits or integers of 8 bits. */
+/* Return a pair of values as keys of 16 bits, but without the subtraction of encode(). The values
+   are floats of 16 bits or integers of 8 bits. */
 template <Kind kind> __device__ unsigned int order_pair(unsigned int bits)
 {
     if constexpr (kind == UINT8)
@@ -88,7 +88,7 @@ template <Kind kind> __device__ unsigned int order_pair(unsigned int bits)
     }
 }
 
-/* The running maxima of vectors, one for each of their elements, as keys. */
+/* The running maximum of each element of vectors, as keys. */
 template <Kind kind, int count, bool in_pairs = sizeof(BitsOf<kind>) <= 2 && count % 2 == 0>
 struct Maxima {
     KeyOf<kind> key[count];
@@ -153,8 +153,8 @@ __device__ inline unsigned int widen_float16(unsigned short bits)
     return sign | wide;
 }
 
-/* Return the same number as a float32, or as a float64 if it is one. Integers become the numbers
-   that they stand for. */
+/* Return a value as a float32, or a float64 as it is. An integer becomes the number that it stands
+   for. */
 template <Kind kind> __device__ RealOf<kind> widen(BitsOf<kind> bits, int zero_point)
 {
     if constexpr (!Dtype<kind>::is_float) {

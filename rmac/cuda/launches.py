@@ -16,7 +16,7 @@ import numpy.typing as npt
 from rmac._caches import cached
 from rmac._options import AggregationOptions
 from rmac.cuda.arrays import ALLOCATION, namespace, temporary_memory
-from rmac.cuda.plan import share_of
+from rmac.cuda.plan import chunk_width
 from rmac.cuda.route import (
     DESCRIBE_SHARED,
     DESCRIBE_THREADS,
@@ -51,7 +51,7 @@ Struct = npt.NDArray[Any]  # of no dimensions: one struct
 Address = tuple[int, int]  # the number of a pointer, and bytes to add
 
 INT_MAX = (1 << 31) - 1
-_MOST_SIDE = INT_MAX - 1023  # kernels count cells in int, up to a tile beyond the last
+_MOST_SIDE = INT_MAX - 1023  # kernels count in int, to less than 1024 beyond the last
 _BOX_BYTES = 4 * np.dtype(np.int64).itemsize
 # The pointers of a call, by number: its result, its workspace, then its inputs.
 _OUT, _WORKSPACE, _FIRST_INPUT = range(3)
@@ -283,7 +283,7 @@ def _routes(maps: list[_Maps], boxes: Sequence[bytes], spec: KernelSpec) -> list
     for one in maps:
         require_32_bits(one.shape)
     images = sum(one.shape[0] for one in maps)
-    # A power of 2, so that calls of about as many images share a cached route.
+    # A power of 2, so that calls of about as many images have one cached route.
     least = 1 << min(images, 256).bit_length() >> 1
     return [region_routes(*one, grid, least, spec) for one, grid in zip(maps, boxes, strict=True)]
 
@@ -326,7 +326,7 @@ def _jobs_by_kernel(batches: list[_Maps], routes: list[tuple[Route, ...]]) -> It
 
 
 def require_32_bits(shape: tuple[int, ...]) -> None:
-    """Raise if the kernels, which count sides of maps in int, cannot take maps so large."""
+    """Raise if a side of maps is too large for the kernels, which count in int."""
     if max(shape[1:]) <= _MOST_SIDE:
         return
     for axis, size in zip(("channels", "rows", "columns"), shape[1:], strict=True):
@@ -360,7 +360,7 @@ def _launch_of_first_jobs(
         if plans and (words + len(plan) > PLAN_WORDS or blocks + more_blocks > MOST_BLOCKS):
             break
         width = job.maps.shape[3]
-        fields = (0, job.maps.strides, job.first_image, width, share_of(width), blocks, words)
+        fields = (0, job.maps.strides, job.first_image, width, chunk_width(width), blocks, words)
         batches.append(fields)
         plans.append(plan)
         blocks, words = blocks + more_blocks, words + len(plan)

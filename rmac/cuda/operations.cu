@@ -3,7 +3,7 @@
    Accumulation
        Maximum: keys, which do not round; 64 bits for float64, 32 for other dtypes.
        Mean, PowerMean: sums in `Real`, which is float32 or float64. A column of a band is summed
-       first, from top to bottom; then the columns of a tile, then the tiles of a region. So the
+       first, from top to bottom; then the columns of a tile, then the partials of a region. So the
        order of additions depends on the shape and the regions alone, not on the kernel or the
        width of its loads. CuPy compiles float32 arithmetic to take subnormals as 0.
    NaN
@@ -11,30 +11,31 @@
    Memory layout
        None: values come in vectors. Neighbours in a vector are channels or columns.
    Thread mapping
-       Each function is for one thread. Threads may share a tile of maxima, by atomics on integers:
-       these give the same bits in any order of threads. A tile of sums belongs to one thread.
+       Each function is for one thread. Several threads may add to a partial that is a maximum, by
+       atomics on integers: any order of threads gives the same bits. One thread adds to a partial
+       that is a sum.
 
    An operation has `kind`, and these:
-       in_order         whether a tile belongs to one thread
-       describes        whether the blocks that pool also describe; else less is to be compiled
-       Tile, start()    what a tile is reduced to; the one of no values
-       Running, take()  what vectors are reduced to in registers, and how they are
-       Apart            the same of values that are not neighbours in memory
-       combine()        two tiles become one
-       add_to_tiles()   each element of a vector goes to a tile of its own
-       add_columns()    neighbouring columns go to their tiles
-       store()          writes the result of a region */
+       in_order           whether one thread sums a tile
+       describes          whether the blocks that pool also describe; if not, less is compiled
+       Partial, start()   what a tile is reduced to; the partial of no values
+       Running, take()    what vectors are reduced to in registers; adds a vector to it
+       Apart              Running for values that are not neighbours in memory
+       combine()          makes one partial of two
+       add_to_partials()  adds each element of a vector to a partial of its own
+       add_columns()      adds neighbouring columns to the partials of their tiles
+       store()            writes the result of a region */
 
 const double LEAST_BASE = 1e-6; /* the generalised mean replaces values below this */
 
 template <Kind of> struct Maximum {
     static constexpr Kind kind = of;
     static constexpr bool in_order = false, describes = true;
-    typedef KeyOf<kind> Tile;
+    typedef KeyOf<kind> Partial;
     template <int count> using Running = Maxima<kind, count>;
     template <int count> using Apart = Maxima<kind, count, false>;
 
-    __device__ static Tile start() { return least_key<kind>(); }
+    __device__ static Partial start() { return least_key<kind>(); }
 
     template <int count, bool in_pairs>
     __device__ static void take(
@@ -44,35 +45,36 @@ template <Kind of> struct Maximum {
         most.take(values);
     }
 
-    __device__ static Tile combine(Tile one, Tile other) { return max(one, other); }
+    __device__ static Partial combine(Partial one, Partial other) { return max(one, other); }
 
     template <int count>
-    __device__ static void add_to_tiles(Tile *tiles, int step, const Maxima<kind, count> &most)
+    __device__ static void add_to_partials(
+        Partial *partials, int step, const Maxima<kind, count> &most)
     {
 #pragma unroll
         for (int k = 0; k < count; k++)
-            atomicMax(tiles + k * step, most.at(k));
+            atomicMax(partials + k * step, most.at(k));
     }
 
-    /* To combine neighbouring columns of one tile first would save nothing: these are other columns
-       in each thread of a warp, so the warp would still run the instructions of each column. */
+    /* It would save nothing to combine the columns of one tile first. Each thread of a warp has
+       other columns, so the warp would still run the instructions of each column. */
     template <int count>
     __device__ static void add_columns(
-        Tile *tiles, const int (&tile)[count], const Maxima<kind, count> &most)
+        Partial *partials, const int (&offset)[count], const Maxima<kind, count> &most)
     {
 #pragma unroll
         for (int k = 0; k < count; k++)
-            atomicMax(tiles + tile[k], most.at(k));
+            atomicMax(partials + offset[k], most.at(k));
     }
 
     template <typename Out>
-    __device__ static void store(const PoolLaunch &launch, Out *out, Tile most, int, int)
+    __device__ static void store(const PoolLaunch &launch, Out *out, Partial most, int, int)
     {
         ::store<kind>(out, most, launch.zero_point);
     }
 };
 
-/* The running sums of vectors, one for each of their elements. */
+/* The running sum of each element of vectors. */
 template <typename Real, int count> struct Sums {
     Real sum[count];
 
@@ -86,7 +88,7 @@ template <typename Real, int count> struct Sums {
     __device__ Real at(int k) const { return sum[k]; }
 };
 
-/* The same as widen(), but that the bits of a NaN may change. For float16 it is one instruction. */
+/* Like widen(), but the bits of a NaN may change. For float16 it is one instruction. */
 template <Kind kind> __device__ RealOf<kind> widen_to_sum(BitsOf<kind> bits, int zero_point)
 {
 #ifdef __CUDA_ARCH__
@@ -99,7 +101,7 @@ template <Kind kind> __device__ RealOf<kind> widen_to_sum(BitsOf<kind> bits, int
     return widen<kind>(bits, zero_point);
 }
 
-/* Return the maximum of a value and the least base; a NaN for a NaN. */
+/* Return the greater of a value and the least base, or NaN for a NaN. */
 __device__ inline float clip_base(float value)
 {
 #if __CUDA_ARCH__ >= 800
@@ -113,14 +115,14 @@ __device__ inline float clip_base(float value)
 
 __device__ inline double clip_base(double value) { return value < LEAST_BASE ? LEAST_BASE : value; }
 
-/* A function of its own, since its code is long, and is needed for each element of a vector. */
+/* Not inlined: its code is long, and each element of a vector needs it. */
 template <typename Real> __device__ __noinline__ Real power_of(Real base, Real p)
 {
     return pow(base, p);
 }
 
-/* Return a product that no compiler joins with a sum: that would round once less, and not in every
-   kernel. */
+/* Return a product that the compiler does not fuse with a sum. A fused sum rounds once less, and
+   some kernels might have it and others not. */
 __device__ inline float product(float a, float b)
 {
 #ifdef __CUDA_ARCH__
@@ -139,7 +141,7 @@ __device__ inline double product(double a, double b)
 #endif
 }
 
-/* Raise values to a power of so many factors. */
+/* Raise values to a power that is a product of so many factors. */
 template <typename Real, int count> __device__ void multiply(Real (&power)[count], int factors)
 {
     Real base[count];
@@ -157,11 +159,11 @@ template <typename Real, int count> __device__ void multiply(Real (&power)[count
 template <Kind of, typename Real> struct Mean {
     static constexpr Kind kind = of;
     static constexpr bool in_order = true, describes = true;
-    typedef Real Tile;
+    typedef Real Partial;
     template <int count> using Running = Sums<Real, count>;
     template <int count> using Apart = Sums<Real, count>;
 
-    __device__ static Tile start() { return 0; }
+    __device__ static Partial start() { return 0; }
 
     template <int count>
     __device__ static void take(
@@ -183,42 +185,43 @@ template <Kind of, typename Real> struct Mean {
         }
     }
 
-    __device__ static Tile combine(Tile one, Tile other) { return one + other; }
+    __device__ static Partial combine(Partial one, Partial other) { return one + other; }
 
-    /* All tiles are loaded before the first is stored, since the compiler does not know that these
-       are different ones. */
+    /* All partials are loaded before the first is stored: the compiler does not know that they are
+       at different addresses. */
     template <int count>
-    __device__ static void add_to_tiles(Tile *tiles, int step, const Sums<Real, count> &sums)
+    __device__ static void add_to_partials(
+        Partial *partials, int step, const Sums<Real, count> &sums)
     {
-        Tile tile[count];
+        Partial loaded[count];
 #pragma unroll
         for (int k = 0; k < count; k++)
-            tile[k] = tiles[k * step];
+            loaded[k] = partials[k * step];
 #pragma unroll
         for (int k = 0; k < count; k++)
-            tiles[k * step] = tile[k] + sums.at(k);
+            partials[k * step] = loaded[k] + sums.at(k);
     }
 
     /* Columns of one tile are neighbours. */
     template <int count>
     __device__ static void add_columns(
-        Tile *tiles, const int (&tile)[count], const Sums<Real, count> &sums)
+        Partial *partials, const int (&offset)[count], const Sums<Real, count> &sums)
     {
-        Tile sum = tiles[tile[0]] + sums.at(0);
+        Partial sum = partials[offset[0]] + sums.at(0);
 #pragma unroll
         for (int k = 1; k < count; k++) {
-            if (tile[k] != tile[k - 1]) {
-                tiles[tile[k - 1]] = sum;
-                sum = tiles[tile[k]];
+            if (offset[k] != offset[k - 1]) {
+                partials[offset[k - 1]] = sum;
+                sum = partials[offset[k]];
             }
             sum += sums.at(k);
         }
-        tiles[tile[count - 1]] = sum;
+        partials[offset[count - 1]] = sum;
     }
 
     template <typename Out>
     __device__ static void store(
-        const PoolLaunch &launch, Out *out, Tile sum, int height, int width)
+        const PoolLaunch &launch, Out *out, Partial sum, int height, int width)
     {
         const Real mean = sum / (Real)((Index)height * width);
         *out = (Out)(launch.p == 0 || launch.p == 1 ? mean : power_of(mean, (Real)(1 / launch.p)));

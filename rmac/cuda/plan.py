@@ -4,8 +4,9 @@ Region edges cut the rows of a map into bands, its columns into segments, and so
 The kernels reduce each tile to one value, then combine the tiles of each region. Regions that need
 more tiles or words than one launch holds are split into several plans.
 
-A tile of sums belongs to one thread, so that no two threads add to it. A thread takes a share of
-neighbouring columns, and segments are also cut where shares end.
+Sums need an order of additions that does not change, so each tile is summed by one thread. A
+thread takes chunks: some neighbouring columns. Segments are also cut where chunks end, so that no
+tile lies in two chunks.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from rmac.cuda.structs import PLAN_WORDS
 # Of a plan. The span of a region has one byte each for the numbers of its bands and segments.
 _MOST_BANDS = _MOST_SEGMENTS = 256
 
-# Columns of a share, or more for maps with more shares than these: not measured. With more columns,
-# fewer threads have work; with fewer, a region has more tiles to add. It is a power of 2, as the
-# elements of a load are, so that the columns of a load lie in one share, or are whole shares.
-_LEAST_SHARE, _MOST_SHARES = 4, 64
-# Maps of up to so many columns, not a multiple of a share, have shares of one column: their loads
-# are of one element, and those of neighbouring threads are neighbours. Not measured.
+# The columns of a chunk: at least 4, and so many that a map has at most 64 chunks; not measured.
+# With more columns, fewer threads have work; with fewer, a region has more tiles to add. The number
+# is a power of 2, like the elements of a load: a load is part of one chunk, or it is whole chunks.
+_LEAST_CHUNK, _MOST_CHUNKS = 4, 64
+# Maps with at most so many columns have chunks of one column, if whole chunks do not fill a row.
+# Their loads take one element each, and neighbouring threads load neighbours. Not measured.
 _NARROW = 32
 
 
@@ -38,12 +39,12 @@ class Plan(NamedTuple):
     tiles: int  # that shared memory must have room for
 
 
-def share_of(width: int) -> int:
-    """Return the columns of a share. Sums depend on it, so it depends on the width alone."""
-    share = 1 if width <= _NARROW and width % _LEAST_SHARE else _LEAST_SHARE
-    while share * _MOST_SHARES < width:
-        share *= 2
-    return share
+def chunk_width(width: int) -> int:
+    """Return the columns of a chunk. Sums depend on it, so it depends on the width alone."""
+    columns = 1 if width <= _NARROW and width % _LEAST_CHUNK else _LEAST_CHUNK
+    while columns * _MOST_CHUNKS < width:
+        columns *= 2
+    return columns
 
 
 @cached(lambda plans: sum(plan.words.nbytes for plan in plans))
@@ -52,16 +53,16 @@ def region_plans(
 ) -> tuple[Plan, ...]:
     """Return plans for the regions of (R, 4) int64 `boxes`, each of at most `most_tiles` tiles.
 
-    A band takes one tile for each segment, and `spare` tiles more. With the `width` of the maps,
-    segments are also cut where shares of columns end. Then all columns are in segments, and bands
-    have all rows from the first of a region to the last.
+    A band has one tile for each segment, and `spare` more. If the `width` of the maps is given,
+    segments are also cut where chunks end. Then all columns are in segments, and all rows from the
+    first of a region to the last are in bands.
     """
     regions = np.frombuffer(boxes, np.int64).reshape(-1, 4)
-    shares = np.empty((0, 2), np.int64)
+    chunks = np.empty((0, 2), np.int64)
     if width is not None:
-        starts = np.arange(0, width, share_of(width))
-        shares = np.stack([starts, np.append(starts[1:], width)], axis=1)
-    return tuple(_plans(regions, np.arange(len(regions)), most_tiles, spare, shares))
+        starts = np.arange(0, width, chunk_width(width))
+        chunks = np.stack([starts, np.append(starts[1:], width)], axis=1)
+    return tuple(_plans(regions, np.arange(len(regions)), most_tiles, spare, chunks))
 
 
 def _plans(
@@ -69,16 +70,16 @@ def _plans(
     numbers: npt.NDArray[np.intp],
     most_tiles: int,
     spare: int,
-    shares: npt.NDArray[np.int64],
+    chunks: npt.NDArray[np.int64],
 ) -> list[Plan]:
     """Return plans for the regions with these numbers."""
     if not len(numbers):
         return []
     x1, y1, x2, y2 = boxes[numbers].T
     rows, columns = np.stack([y1, y2 + 1], axis=1), np.stack([x1, x2 + 1], axis=1)
-    if len(shares):
+    if len(chunks):
         rows = np.append(rows, [[rows.min(), rows.max()]], axis=0)
-        columns = np.append(columns, shares, axis=0)
+        columns = np.append(columns, chunks, axis=0)
     bands, segments = elementary_segments(rows), elementary_segments(columns)
     tiles = len(bands) * (len(segments) + spare)
     size = 3 + 2 * (len(bands) + len(segments) + len(numbers))
@@ -86,8 +87,8 @@ def _plans(
     if too_many or tiles > most_tiles or size > PLAN_WORDS:
         half = len(numbers) // 2
         return [
-            *_plans(boxes, numbers[:half], most_tiles, spare, shares),
-            *_plans(boxes, numbers[half:], most_tiles, spare, shares),
+            *_plans(boxes, numbers[:half], most_tiles, spare, chunks),
+            *_plans(boxes, numbers[half:], most_tiles, spare, chunks),
         ]
     spans = (
         np.searchsorted(bands[:, 0], y1)

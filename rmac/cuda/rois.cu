@@ -12,8 +12,8 @@
    Thread mapping
        A block takes one RoI and some groups of channels. A team of threads takes one bin of a group
        at a time. Bins overlap by a row or a column, which is loaded twice.
-       pool_rois: a team is 1 to 32 lanes of a warp, more for larger bins. Its lanes take cells in
-       turn, and load one cell of many channels at once.
+       pool_rois: a team is 1 to 32 lanes of a warp, more for larger bins. The lanes take cells in
+       turn. A lane loads one cell of many channels at once.
        pool_rois_by_channels: each thread of a team takes a vector of channels, and loads many cells
        at once. */
 
@@ -27,14 +27,16 @@ struct RoiLaunch {
     Index rois;
 };
 
-/* Vectors that a thread loads before it uses the first. More of 16 bytes do not fit in registers. */
+/* Vectors that a thread loads before it uses the first. More than 4 of 16 bytes do not fit in
+   registers. */
 template <typename Loaded> constexpr int LOADS_AT_ONCE = sizeof(Loaded) < 16 ? 8 : 4;
 
-/* Blocks for whose registers a multiprocessor has room. With one more, loads of float64 would wait
+/* Blocks that fit in the registers of a multiprocessor. With one more, loads of float64 would wait
    for each other. */
 #define ROI_BLOCKS (sizeof(BitsOf<kind>) < 8 ? 4 : 3)
 
-/* A lane takes so many cells of a bin or more; fewer if the bin has fewer. Not measured: with fewer, lanes wait for each other at the end of a bin; with more, neighbouring
+/* A lane takes so many cells of a bin or more; fewer if the bin has fewer. Not measured: with a
+   smaller number, lanes wait for each other at the end of a bin; with a larger one, neighbouring
    lanes load from bins that are far apart. */
 const int CELLS_OF_LANE = 3;
 
@@ -88,14 +90,14 @@ __device__ inline Interval bin_interval(const BinAxis &axis, int bin)
 
 /* What one thread block works on, in shared memory. */
 struct RoiTask {
-    Index image; /* bytes from the first image; with an address, the compiler would not know that it
-                    is one of global memory */
+    Index image; /* bytes from the first image; of an address that is kept here, the compiler would
+                    not know that it is in global memory */
     Index roi;
     BinAxis rows, columns;
     Index bins;
     int first_group;
-    int lanes;   /* of pool_rois, that take one bin: a power of 2 */
-    Index units; /* a unit is one bin of one group */
+    int team_size; /* of pool_rois: a power of 2 */
+    Index units;   /* a unit is one bin of one group */
 };
 static_assert(sizeof(RoiTask) <= ROI_SHARED, "shared memory of a block that pools RoIs");
 
@@ -104,14 +106,14 @@ __device__ inline Index blocks_of_launch(const RoiLaunch &launch)
     return launch.rois * ((launch.channels - 1) / (launch.group * launch.groups) + 1);
 }
 
-__device__ inline int lanes_of_bin(const RoiTask &task)
+__device__ inline int team_size_of(const RoiTask &task)
 {
     const float rows = min(task.rows.step + 1, (float)task.rows.size);
     const float columns = min(task.columns.step + 1, (float)task.columns.size);
-    int lanes = 1;
-    while (lanes < WARP && 2 * lanes * CELLS_OF_LANE <= rows * columns)
-        lanes *= 2;
-    return lanes;
+    int size = 1;
+    while (size < WARP && 2 * size * CELLS_OF_LANE <= rows * columns)
+        size *= 2;
+    return size;
 }
 
 /* Find what a block works on, in one of its threads while the others wait. */
@@ -136,14 +138,14 @@ __device__ inline const RoiTask &task_of_roi(
             task.columns = axis_of(launch.scale, roi[1], roi[3], launch.bin_columns, width);
             task.rows = axis_of(launch.scale, roi[2], roi[4], launch.bin_rows, height);
         }
-        task.lanes = lanes_of_bin(task);
+        task.team_size = team_size_of(task);
     }
     __syncthreads();
     return task;
 }
 
-/* Have what follows load from shared memory, rather than keep values from there in registers that
-   loads in flight need. */
+/* Make the code after this load from shared memory again. To keep values from there would take
+   registers that loads in flight need. */
 __device__ inline void free_registers()
 {
 #ifdef __CUDA_ARCH__
@@ -151,8 +153,8 @@ __device__ inline void free_registers()
 #endif
 }
 
-/* The cells of a bin that a thread visits: each `step`th in the order of memory, from `first` on.
-   `first` and `step` are at most WARP. */
+/* The cells of a bin that a thread visits: every `step`th, row by row, from cell `first` on. Both
+   are at most WARP. */
 struct Walk {
     const char *begin, *at;
     unsigned int x, y, width, height;
@@ -169,7 +171,6 @@ struct Walk {
     }
 };
 
-/* Return the walk over a bin, from cell `first` on, each `step`th. */
 __device__ inline Walk walk_of(
     const RoiLaunch &launch, const RoiTask &task, Index bin, unsigned int first, unsigned int step)
 {
@@ -194,7 +195,7 @@ template <Kind kind> __device__ void store_bin(BitsOf<kind> *out, KeyOf<kind> mo
     *out = empty ? (BitsOf<kind>)0 : decode<kind>(most);
 }
 
-/* Reduce one cell after the other of `count` channels, from `channel` on. */
+/* Reduce the cells of a walk, of `count` channels from `channel` on. */
 template <Kind kind, int count>
 __device__ void reduce_cells(
     const RoiLaunch &launch, Walk walk, int channel, KeyOf<kind> (&most)[count])
@@ -238,31 +239,31 @@ __global__ void __launch_bounds__(THREADS, ROI_BLOCKS) pool_rois(
 {
     for (Index block = blockIdx.x; block < blocks_of_launch(launch); block += gridDim.x) {
         const RoiTask &task = task_of_roi(launch, rois, block);
-        /* All threads of a warp shuffle equally often, even those beyond the last unit. */
-        for (Index first = 0; first < task.units; first += THREADS / task.lanes) {
+        /* All lanes of a warp shuffle equally often, even those beyond the last unit. */
+        for (Index first = 0; first < task.units; first += THREADS / task.team_size) {
             free_registers();
-            const int lanes = task.lanes;
-            const Index unit = first + thread_of_block() / lanes, bin = unit % task.bins;
+            const int team_size = task.team_size;
+            const Index unit = first + thread_of_block() / team_size, bin = unit % task.bins;
             const int start = (task.first_group + unit / task.bins) * launch.group;
             const int stop = min(start + launch.group, unit < task.units ? launch.channels : 0);
-            Walk walk = walk_of(launch, task, bin, thread_of_block() % lanes, lanes);
+            Walk walk = walk_of(launch, task, bin, thread_of_block() % team_size, team_size);
             const bool empty = walk.height == 0;
             if (unit >= task.units)
                 walk.height = 0;
 #pragma unroll 1
             for (int past = 0; past < launch.group; past += count) {
-                /* The last channels of a map are loaded with some before them. */
+                /* If fewer than `count` channels are left, channels before them are loaded too. */
                 const int channel = min(start + past, launch.channels - count);
                 KeyOf<kind> most[count];
                 reduce_cells<kind, count>(launch, walk, channel, most);
 #pragma unroll 1
-                for (int distance = 1; distance < lanes; distance *= 2)
+                for (int distance = 1; distance < team_size; distance *= 2)
 #pragma unroll
                     for (int j = 0; j < count; j++)
                         most[j] = max(most[j], __shfl_xor_sync(~0u, most[j], distance));
                 free_registers();
 #pragma unroll 1
-                for (int j = thread_of_block() % lanes; j < count; j += lanes)
+                for (int j = thread_of_block() % team_size; j < count; j += team_size)
                     if (channel + j >= start + past && channel + j < stop)
                         store_bin<kind>(
                             out + (task.roi * launch.channels + channel + j) * task.bins + bin,
@@ -272,8 +273,8 @@ __global__ void __launch_bounds__(THREADS, ROI_BLOCKS) pool_rois(
     }
 }
 
-/* Reduce one vector of channels of all cells. In place of cells after the last, the first cell is
-   loaded again. */
+/* Reduce the cells of a walk, of one vector of channels. In place of cells after the last, the
+   first of the bin is loaded again. */
 template <Kind kind, int vector>
 __device__ void reduce_vectors(Walk &walk, Maxima<kind, vector> &most)
 {
@@ -294,14 +295,15 @@ template <Kind kind, int vector>
 __global__ void __launch_bounds__(THREADS, ROI_BLOCKS) pool_rois_by_channels(
     const RoiLaunch launch, const float *rois, BitsOf<kind> *out)
 {
-    const int lanes = launch.group / vector;
+    const int team_size = launch.group / vector;
     for (Index block = blockIdx.x; block < blocks_of_launch(launch); block += gridDim.x) {
         const RoiTask &task = task_of_roi(launch, rois, block);
-        for (Index unit = threadIdx.x / lanes; unit < task.units; unit += THREADS / lanes) {
+        for (Index unit = threadIdx.x / team_size; unit < task.units;
+             unit += THREADS / team_size) {
             free_registers();
             const Index bin = unit % task.bins;
             const int group = task.first_group + unit / task.bins;
-            const int channel = group * launch.group + threadIdx.x % lanes * vector;
+            const int channel = group * launch.group + threadIdx.x % team_size * vector;
             if (channel >= launch.channels)
                 continue;
             Walk walk = walk_of(launch, task, bin, 0, 1);

@@ -57,8 +57,8 @@ def _kernel_of(x: Array) -> tuple[str, int]:
     kind, channels = DTYPES[x.dtype.name].kind.name, x.shape[1]
     if x.strides[1] == x.itemsize and channels * x.itemsize >= _LEAST_PIXEL:
         vector = widest_vector(x.shape, x.strides, x.data.ptr % WIDEST_LOAD, x.itemsize, 1)
-        lanes = min(WARP, 1 << (channels // vector - 1).bit_length())
-        return f"pool_rois_by_channels<{kind}, {vector}>", lanes * vector
+        team_size = min(WARP, 1 << (channels // vector - 1).bit_length())
+        return f"pool_rois_by_channels<{kind}, {vector}>", team_size * vector
     at_once = CHANNELS_AT_ONCE[x.itemsize]
     count = at_once if channels >= at_once else 1
     return f"pool_rois<{kind}, {count}>", -(-channels // -(-channels // _GROUP))

@@ -17,7 +17,7 @@ from rmac._caches import cached
 from rmac._dtypes import DTYPES, Kind
 from rmac._options import Aggregate, Pool, PoolingOptions
 from rmac.cuda.c_types import c_name, kernel_types
-from rmac.cuda.plan import Plan, region_plans, share_of
+from rmac.cuda.plan import Plan, chunk_width, region_plans
 
 Array = Any  # cupy.ndarray
 
@@ -32,7 +32,7 @@ CHANNEL_BLOCK = 16
 # The channel block of pool_channels, in vectors of one load.
 # 64 maps of 24x32: 4 vectors 0.79, 8 0.90, 16 0.93, 32 0.92.
 _CHANNEL_VECTORS = 16
-# It is halved, down to the least, as long as a launch has fewer blocks than this: two for each
+# It is halved, but not below the least, while a launch has fewer blocks than this: two for each
 # multiprocessor of an H100.
 # One map of 24x32: 8.3 us with 4 vectors, 11.8 us with 16.
 _LEAST_VECTORS, _FEW_BLOCKS = 4, 264
@@ -87,16 +87,16 @@ class KernelSpec(NamedTuple):
     sums: bool  # whether values are summed; else their maximum is taken
     p: float  # the power of the values that is summed, 0 for the values themselves
     zero_point: int  # of integers, the value that stands for 0
-    tile: np.dtype[Any]  # what a tile is reduced to: a key or a sum
+    partial: np.dtype[Any]  # what a tile is reduced to: a key or a sum
     out: np.dtype[Any]  # of the results; maxima of the map's dtype are written as their bits
 
     @property
     def operation(self) -> str:
-        """How the kernels call what they do: see operations.cu."""
+        """The C++ type of the operation: see operations.cu."""
         if not self.sums:
             return f"Maximum<{self.kind.name}>"
         name = "PowerMean" if self.is_arithmetic else "Mean"
-        return f"{name}<{self.kind.name}, {c_name(self.tile)}>"
+        return f"{name}<{self.kind.name}, {c_name(self.partial)}>"
 
     @property
     def factors(self) -> int:
@@ -106,7 +106,7 @@ class KernelSpec(NamedTuple):
     @property
     def is_arithmetic(self) -> bool:
         """Whether loads take little of the time: powers that are no products, or in wider sums."""
-        wider = self.tile.itemsize > max(self.value_bytes, 4)
+        wider = self.partial.itemsize > max(self.value_bytes, 4)
         return self.p > 0 and (wider or not self.factors)
 
     @property
@@ -168,8 +168,8 @@ def region_routes(
     in all batches of the call, rounded down: see `_routes` in `launches.py`.
 
     Neighbouring threads take neighbouring channels if these are contiguous, else neighbouring cells
-    of a row. Loads are as wide as alignment allows; but narrower ones of maxima are taken if they
-    spare a plan.
+    of a row. Loads are as wide as alignment allows. Those of maxima are narrower if the regions
+    then need fewer plans.
     """
     by_channels = strides[1] == spec.value_bytes and shape[1] > 1
     path = Path.CHANNELS if by_channels else Path.ROWS
@@ -192,32 +192,32 @@ def _routes_of_sums(
 ) -> tuple[Route, ...]:
     """Return routes of pool_rows or pool_channels for sums.
 
-    Loads do not have all widths, since these would be many kernels. If shared memory has no room
-    for the tiles, blocks have fewer lanes.
+    Loads have few widths, to have fewer kernels. If the tiles do not fit in shared memory, the
+    channel block is halved.
     """
     narrower = _ROWS_OF_SUMS if path is Path.ROWS else (1,)
     vector = next(width for width in (spec.widest_load, *narrower) if vector % width == 0)
     plans = _plans_of_sums(boxes, shape[3])
-    channels, tile = CHANNEL_BLOCK, (CHANNEL_BLOCK + 1) * spec.tile.itemsize
+    channels, tile_bytes = CHANNEL_BLOCK, (CHANNEL_BLOCK + 1) * spec.partial.itemsize
     if path is Path.CHANNELS:
-        channels = vector * _lanes(shape[1], vector, images)
+        channels = vector * _vectors_of_block(shape[1], vector, images)
         most = max(plan.tiles for plan in plans)
-        while most * channels * spec.tile.itemsize > SHARED_MEMORY:
+        while most * channels * spec.partial.itemsize > SHARED_MEMORY:
             channels //= 2
-        tile = channels * spec.tile.itemsize
-    return tuple(Route(plan, path, vector, channels, plan.tiles * tile) for plan in plans)
+        tile_bytes = channels * spec.partial.itemsize
+    return tuple(Route(plan, path, vector, channels, plan.tiles * tile_bytes) for plan in plans)
 
 
 def _plans_of_sums(boxes: bytes, width: int) -> tuple[Plan, ...]:
     return region_plans(boxes, _MOST_SUMS, 0, width)
 
 
-def _lanes(channels: int, vector: int, images: int) -> int:
+def _vectors_of_block(channels: int, vector: int, images: int) -> int:
     """Return the channel block of pool_channels, in vectors."""
-    lanes = _CHANNEL_VECTORS
-    while lanes > _LEAST_VECTORS and images * -(-channels // (lanes * vector)) < _FEW_BLOCKS:
-        lanes //= 2
-    return lanes
+    vectors = _CHANNEL_VECTORS
+    while vectors > _LEAST_VECTORS and images * -(-channels // (vectors * vector)) < _FEW_BLOCKS:
+        vectors //= 2
+    return vectors
 
 
 def _routes_of_channels(
@@ -225,14 +225,14 @@ def _routes_of_channels(
 ) -> tuple[Route, ...]:
     """Return routes of pool_channels for maxima, with loads of `vector` elements or narrower ones.
 
-    With narrower loads the channel block is smaller, so shared memory holds more tiles. They are
-    taken if the regions then need fewer plans, since each plan reads the map once.
+    With narrower loads the channel block is smaller, and shared memory holds more tiles. So the
+    regions may need fewer plans, and each plan reads the map once.
     """
-    lanes = _lanes(channels, vector, images)
-    routes = _routes_of_block(boxes, Path.CHANNELS, vector, lanes * vector, spec)
+    vectors = _vectors_of_block(channels, vector, images)
+    routes = _routes_of_block(boxes, Path.CHANNELS, vector, vectors * vector, spec)
     while vector > 1:
         vector //= 2
-        narrower = _routes_of_block(boxes, Path.CHANNELS, vector, lanes * vector, spec)
+        narrower = _routes_of_block(boxes, Path.CHANNELS, vector, vectors * vector, spec)
         if len(narrower) >= len(routes):
             break
         routes = narrower
@@ -245,11 +245,11 @@ def _routes_of_block(
     """Return routes for maxima by blocks of so many channels, whose tiles fit in shared memory."""
     width, spare = channels, 0
     if path is Path.ROWS:
-        width, spare = channels + 1, 1  # TILE_PITCH and find_tiles() in regions.cu
-    tile = width * spec.tile.itemsize
+        width, spare = channels + 1, 1  # TILE_PITCH and find_offsets() in regions.cu
+    tile_bytes = width * spec.partial.itemsize
     return tuple(
-        Route(plan, path, vector, channels, plan.tiles * tile)
-        for plan in region_plans(boxes, SHARED_MEMORY // tile, spare)
+        Route(plan, path, vector, channels, plan.tiles * tile_bytes)
+        for plan in region_plans(boxes, SHARED_MEMORY // tile_bytes, spare)
     )
 
 
@@ -262,9 +262,9 @@ def _route_of_planes(
 ) -> Route | None:
     """Return the route for small packed planes; None for others, or if shared memory is too small.
 
-    pool_planes copies the planes of a channel block with the widest loads. Then the threads of a
-    warp read one cell each, of neighbouring planes: from different banks if planes have an odd
-    number of cells.
+    pool_planes copies the planes of a channel block with the widest loads. Then the lanes of a warp
+    read the same cell of neighbouring planes: from different banks if planes have an odd number of
+    cells.
     """
     images, channels, height, width = shape
     size = spec.value_bytes
@@ -279,11 +279,11 @@ def _route_of_planes(
     if spec.sums:
         plan, *more = _plans_of_sums(boxes, width)
     else:
-        plan, *more = region_plans(boxes, SHARED_MEMORY // (WARP * spec.tile.itemsize), 0)
+        plan, *more = region_plans(boxes, SHARED_MEMORY // (WARP * spec.partial.itemsize), 0)
     if more:
         return None
     for many in _PLANES_OF_SUMS if spec.sums else _PLANES_OF_LANE:
-        shared = WARP * many * (plan.tiles * spec.tile.itemsize + plane)
+        shared = WARP * many * (plan.tiles * spec.partial.itemsize + plane)
         enough = many == 1 or channels > WARP * many // 2  # else half of the lanes would be idle
         if enough and shared <= SHARED_MEMORY:
             return Route(plan, Path.PLANES, WIDEST_LOAD // size, WARP * many, shared)
@@ -304,18 +304,18 @@ def _kernel_name(path: Path, many: int, spec: KernelSpec) -> str:
 def block_shape(route: Route, spec: KernelSpec, height: int, width: int) -> tuple[int, int]:
     """Return the threads of a block, along x and y, for maps of up to this size.
 
-    With CHANNELS, x is over vectors of channels, and y over rows, or over shares of columns. With
+    With CHANNELS, x is over vectors of channels, and y over rows, or over chunks of columns. With
     ROWS, x is along a row and y over channels. A block has at least a whole warp, which sums
     squares.
     """
     if route.path is Path.PLANES:
         return THREADS, 1
     if route.path is Path.CHANNELS:
-        lanes = route.channels // route.vector
-        lines = -(-width // share_of(width)) if spec.sums else height
-        rounds = -(-lines * lanes // THREADS)
-        return lanes, max(-(-lines // rounds), WARP // lanes)
-    columns = max(share_of(width), route.vector) if spec.sums else route.vector
+        vectors = route.channels // route.vector
+        lines = -(-width // chunk_width(width)) if spec.sums else height
+        rounds = -(-lines * vectors // THREADS)
+        return vectors, max(-(-lines // rounds), WARP // vectors)
+    columns = max(chunk_width(width), route.vector) if spec.sums else route.vector
     along = min(-(-width // columns), _ROW_THREADS)
     return along, min(max(CHANNEL_BLOCK, WARP // along), THREADS // along)
 

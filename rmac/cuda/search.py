@@ -1,7 +1,7 @@
 """How boxes are searched on the GPU: the tables that the kernels get, and the launches.
 
-Twin of `rmac.cpu.search`. boxes.cu tells what runs, stages, tiles and sums are. Nothing here waits
-for the device or reads from it.
+Twin of `rmac.cpu.search`. boxes.cu tells what runs, stages and sums are. Nothing here waits for the
+device or reads from it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Array = Any  # cupy.ndarray
 Struct = npt.NDArray[Any]  # of no dimensions: one struct
 Aspects = tuple[tuple[float, int], ...]  # each with its number of queries
 
-# The most channels of a tile. Their sums in float32 are right to 1e-6.
-_MOST_LANES = 16
-# The channels of a tile if shared memory does not hold a single one; not measured.
-_LANES_IN_DEVICE_MEMORY = 4
+# The most channels of a channel block. Sums of so many in float32 are right to 1e-6.
+_MOST_CHANNELS = 16
+# The channels of a channel block if shared memory does not hold a single one; not measured.
+_CHANNELS_IN_DEVICE_MEMORY = 4
 # The most bytes of sums, and of cells outside of shared memory, that launches have in use. Not
 # measured: they should fit in the cache of the device, which has 50 MB on an H100.
 _MOST_BYTES = 1 << 25
@@ -55,20 +55,20 @@ class Boxes(NamedTuple):
     most_queries: int  # of a run
 
 
-class Tiling(NamedTuple):
-    """How the channels of an image are cut into tiles, for sums of one type.
+class ChannelSplit(NamedTuple):
+    """How the channels of an image are cut into channel blocks, for sums of one type.
 
     The cells of a block are in shared memory or in device memory: one of `shared` and `workspace`
     is 0.
     """
 
     sums: np.dtype[Any]
-    lanes: int  # channels of a tile
-    tiles: int
+    channel_block: int  # its channels
+    channel_blocks: int  # of an image
     blocks: int  # of search_boxes, for each image
     shared: int  # bytes of shared memory of a block
     workspace: int  # bytes of device memory of a block
-    most_sums: int  # of a tile in one launch, unless a single run has more
+    most_sums: int  # of a channel block in one launch, unless a single run has more
 
 
 class Pass(NamedTuple):
@@ -215,8 +215,8 @@ def _stages(spans: npt.NDArray[np.intp]) -> tuple[npt.NDArray[Any], npt.NDArray[
     return stages, np.argsort(place, kind="stable")
 
 
-def tilings_of(shape: tuple[int, ...], info: DtypeInfo) -> list[Tiling]:
-    """Return how channels are cut into tiles, for each type of sums that maps may need.
+def channel_splits(shape: tuple[int, ...], info: DtypeInfo) -> list[ChannelSplit]:
+    """Return how channels are cut into channel blocks, for each type of sums that maps may need.
 
     This does not depend on the number of images, so that scores do not either.
     """
@@ -224,20 +224,20 @@ def tilings_of(shape: tuple[int, ...], info: DtypeInfo) -> list[Tiling]:
     if info.kind in (Kind.FLOAT32, Kind.BFLOAT16):  # squares of other dtypes are in range
         types.append(np.dtype(np.float64))
     _, channels, height, width = shape
-    return [_tiling(channels, height, width, dtype) for dtype in types]
+    return [_channel_split(channels, height, width, dtype) for dtype in types]
 
 
-def _tiling(channels: int, height: int, width: int, sums: np.dtype[Any]) -> Tiling:
+def _channel_split(channels: int, height: int, width: int, sums: np.dtype[Any]) -> ChannelSplit:
     channel = (height * width | 1) * sums.itemsize  # channel_pitch() of boxes.cu, in bytes
     in_shared = SHARED_MEMORY // channel
-    lanes = min(in_shared, _MOST_LANES) if in_shared else _LANES_IN_DEVICE_MEMORY
-    tiles = -(-channels // lanes)
-    lanes = -(-channels // max(tiles, 1))
-    shared = lanes * channel if in_shared else 0
-    workspace = 0 if in_shared else lanes * channel + -lanes * channel % 8
-    blocks = min(tiles, max(1, _MOST_BYTES // workspace)) if workspace else tiles
-    most_sums = _MOST_BYTES // (max(tiles, 1) * sums.itemsize)
-    return Tiling(sums, lanes, tiles, blocks, shared, workspace, most_sums)
+    channel_block = min(in_shared, _MOST_CHANNELS) if in_shared else _CHANNELS_IN_DEVICE_MEMORY
+    channel_blocks = -(-channels // channel_block)
+    channel_block = -(-channels // max(channel_blocks, 1))
+    shared = channel_block * channel if in_shared else 0
+    workspace = 0 if in_shared else channel_block * channel + -channel_block * channel % 8
+    blocks = min(channel_blocks, max(1, _MOST_BYTES // workspace)) if workspace else channel_blocks
+    most_sums = _MOST_BYTES // (max(channel_blocks, 1) * sums.itemsize)
+    return ChannelSplit(sums, channel_block, channel_blocks, blocks, shared, workspace, most_sums)
 
 
 def jobs_of(sums_before: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
@@ -258,7 +258,7 @@ def jobs_of(sums_before: npt.NDArray[np.int64], most: int) -> Iterator[tuple[int
 
 def _search_batch(x: Array, first_image: int, boxes: Boxes, words: Array, call: Call) -> None:
     """Search all images of a batch, as many at a time as there is memory for."""
-    tilings = tilings_of(x.shape, call.info)
+    splits = channel_splits(x.shape, call.info)
     launch = np.zeros((), SEARCH_LAUNCH)
     launch["strides"] = x.strides
     launch["images"] = call.boxes.shape[1]
@@ -274,24 +274,24 @@ def _search_batch(x: Array, first_image: int, boxes: Boxes, words: Array, call: 
     launch["stage"] = words.data.ptr + boxes.runs.nbytes
     launch["order"] = call.order.data.ptr
     launch["boxes"], launch["scores"] = call.boxes.data.ptr, call.scores.data.ptr
-    most = min(_images_at_a_time(tiling, boxes, launch) for tiling in tilings)
+    most = min(_images_at_a_time(split, boxes, launch) for split in splits)
     for first in range(0, len(x), most):
         launch["data"] = x.data.ptr + first * x.strides[0]
         launch["first_image"] = first_image + first
-        _search_images(min(most, len(x) - first), tilings, boxes, launch, call)
+        _search_images(min(most, len(x) - first), splits, boxes, launch, call)
 
 
-def _images_at_a_time(tiling: Tiling, boxes: Boxes, launch: Struct) -> int:
+def _images_at_a_time(split: ChannelSplit, boxes: Boxes, launch: Struct) -> int:
     """Return how many images are searched at a time: at least one."""
-    blocks = max(tiling.blocks, int(launch["queries"]) * int(launch["parts"]))
-    sums = min(int(boxes.sums_before[-1]), tiling.most_sums) * tiling.tiles * tiling.sums.itemsize
-    size = sums + tiling.blocks * tiling.workspace + blocks * FOUND.itemsize
-    size += int(launch["queries"]) * _refinement_bytes(tiling, int(launch["channels"]))
+    blocks = max(split.blocks, int(launch["queries"]) * int(launch["parts"]))
+    sums = min(int(boxes.sums_before[-1]), split.most_sums) * split.channel_blocks
+    size = sums * split.sums.itemsize + split.blocks * split.workspace + blocks * FOUND.itemsize
+    size += int(launch["queries"]) * _refinement_bytes(split, int(launch["channels"]))
     return max(1, min(_MOST_BYTES // size, MOST_BLOCKS // max(1, blocks)))
 
 
 def _search_images(
-    images: int, tilings: list[Tiling], boxes: Boxes, launch: Struct, call: Call
+    images: int, splits: list[ChannelSplit], boxes: Boxes, launch: Struct, call: Call
 ) -> None:
     """Search some images with each type of sums.
 
@@ -301,49 +301,50 @@ def _search_images(
     queries, parts = int(launch["queries"]), int(launch["parts"])
     found = _memory(images * queries * parts * FOUND.itemsize)
     launch["found"] = found.data.ptr
-    if len(tilings) > 1 or call.info.kind == Kind.FLOAT64:
+    if len(splits) > 1 or call.info.kind == Kind.FLOAT64:
         overflows = keep_for_graph(namespace().zeros(images, np.dtype(np.int32)))
         launch["overflows"] = overflows.data.ptr
-    for tiling, passes in zip(tilings, _passes(tilings, call.info), strict=True):
-        launch["lanes"], launch["tiles"] = tiling.lanes, tiling.tiles
-        launch["blocks"] = tiling.blocks
-        launch["units"] = call.units[tiling.sums].data.ptr
+    for split, passes in zip(splits, _passes(splits, call.info), strict=True):
+        launch["channel_block"] = split.channel_block
+        launch["channel_blocks"] = split.channel_blocks
+        launch["blocks"] = split.blocks
+        launch["units"] = call.units[split.sums].data.ptr
         launch["is_first"] = True
         for one in passes:
             for name, value in one._asdict().items():
                 launch[name] = value
-            for first, stop in jobs_of(boxes.sums_before, tiling.most_sums):
+            for first, stop in jobs_of(boxes.sums_before, split.most_sums):
                 launch["first_run"], launch["stop_run"] = first, stop
                 launch["first_sum"] = boxes.sums_before[first]
                 launch["sums"] = boxes.sums_before[stop] - boxes.sums_before[first]
-                _search_job(images, tiling, boxes, launch, call)
+                _search_job(images, split, boxes, launch, call)
                 launch["is_first"] = False
         launch["takes"] = passes[0].takes
-        _choose(images, tiling, launch, call)
+        _choose(images, split, launch, call)
 
 
-def _passes(tilings: list[Tiling], info: DtypeInfo) -> list[tuple[Pass, ...]]:
+def _passes(splits: list[ChannelSplit], info: DtypeInfo) -> list[tuple[Pass, ...]]:
     """Return the passes with each type of sums."""
     if info.kind == Kind.FLOAT64:
         return [_WIDE_PASSES]
-    if len(tilings) > 1:
+    if len(splits) > 1:
         return [(Pass(_NOT_MARKED),), (Pass(_MARKED),)]
     return [(Pass(_NOT_MARKED),)]
 
 
-def _search_job(images: int, tiling: Tiling, boxes: Boxes, launch: Struct, call: Call) -> None:
+def _search_job(images: int, split: ChannelSplit, boxes: Boxes, launch: Struct, call: Call) -> None:
     """Sum the boxes of some runs, and compare them with the best so far."""
-    sums = _memory(images * tiling.tiles * int(launch["sums"]) * tiling.sums.itemsize)
-    workspace = _memory(images * tiling.blocks * tiling.workspace)
+    sums = _memory(images * split.channel_blocks * int(launch["sums"]) * split.sums.itemsize)
+    workspace = _memory(images * split.blocks * split.workspace)
     launch["all_sums"] = sums.data.ptr
-    launch["workspace"] = workspace.data.ptr if tiling.workspace else 0
-    launch["block_bytes"] = tiling.workspace
-    kind, real = call.info.kind.name, c_name(tiling.sums)
-    if tiling.blocks:
+    launch["workspace"] = workspace.data.ptr if split.workspace else 0
+    launch["block_bytes"] = split.workspace
+    kind, real = call.info.kind.name, c_name(split.sums)
+    if split.blocks:
         many = _QUERIES_AT_ONCE if boxes.most_queries > 1 else 1
         launch_struct(
-            f"search_boxes<{kind}, {real}, {many}>", images * tiling.blocks, THREADS, launch,
-            shared=tiling.shared,
+            f"search_boxes<{kind}, {real}, {many}>", images * split.blocks, THREADS, launch,
+            shared=split.shared,
         )  # fmt: skip
     launch_struct(
         f"compare_boxes<{real}, {c_name(call.info.descriptor)}>",
@@ -352,24 +353,24 @@ def _search_job(images: int, tiling: Tiling, boxes: Boxes, launch: Struct, call:
     )  # fmt: skip
 
 
-def _choose(images: int, tiling: Tiling, launch: Struct, call: Call) -> None:
+def _choose(images: int, split: ChannelSplit, launch: Struct, call: Call) -> None:
     """Write the best boxes; those of a grid are refined first."""
     blocks, size = images * int(launch["queries"]), 0
     if call.options.name == "grid":
-        size = _refinement_bytes(tiling, int(launch["channels"]))
+        size = _refinement_bytes(split, int(launch["channels"]))
     workspace = _memory(blocks * size)
     launch["workspace"] = workspace.data.ptr if size else 0
     launch["block_bytes"] = size
     threads = _threads_for(int(launch["channels"]) if size else 1)
     launch_struct(
-        f"choose_boxes<{call.info.kind.name}, {c_name(tiling.sums)}>", blocks, threads, launch,
+        f"choose_boxes<{call.info.kind.name}, {c_name(split.sums)}>", blocks, threads, launch,
         shared=threads * FOUND.itemsize,
     )  # fmt: skip
 
 
-def _refinement_bytes(tiling: Tiling, channels: int) -> int:
-    """Return the bytes that a block needs for the sums of tiles and the maxima of a box."""
-    size = 16 * tiling.tiles + tiling.sums.itemsize * channels
+def _refinement_bytes(split: ChannelSplit, channels: int) -> int:
+    """Return the bytes of a block for the sums of channel blocks and the maxima of a box."""
+    size = 16 * split.channel_blocks + split.sums.itemsize * channels
     return max(8, size + -size % 8)
 
 

@@ -97,7 +97,7 @@ def _enum(enum: type[IntEnum]) -> str:
 
 
 def _dtype_struct(info: DtypeInfo) -> str:
-    """Return what the kernels know of a dtype: its types, and how its keys are made."""
+    """Return the C++ struct of a dtype: its types, and how its keys are made."""
     bits, key, real = map(c_name, kernel_types(info))
     return (
         f"template <> struct Dtype<{info.kind.name}> {{\n"

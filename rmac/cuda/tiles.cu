@@ -1,16 +1,17 @@
 /* What the kernels that pool have in common: launches, plans, and the task of a thread block.
 
    Region edges cut the rows of a map into bands, its columns into segments, and so the map into
-   tiles. A kernel reads the map once and reduces each tile to one value in shared memory. Then it
-   combines the tiles of each region.
+   tiles. A kernel reads the map once and reduces each tile to one value in shared memory, its
+   partial. Then it combines the partials of each region.
 
    Accumulation
        See operations.cu.
    NaN
        A tile with a NaN gives a NaN, and so does each region with such a tile.
    Memory layout
-       Maps have any strides. Shared memory holds the tiles as (band, segment, channel). Tiles of
-       sums are smaller than those of maxima, so that each belongs to one thread: see plan.py.
+       Maps have any strides. Shared memory holds partials as (band, segment, channel). For sums,
+       segments are also cut where chunks of columns end, so that one thread sums a tile: see
+       plan.py.
    Thread mapping
        A block takes one image and one channel block. */
 
@@ -24,10 +25,9 @@ struct Batch {
     const char *data;
     Strides strides;
     Index first_image; /* of the batch, in the output */
-    int width;
-    int share;       /* see share_of() in plan.py */
-    int first_block; /* of the thread blocks that work on it */
-    int first_word;  /* of its plan */
+    int width, chunk_width; /* see chunk_width() in plan.py */
+    int first_block;        /* of the thread blocks that work on it */
+    int first_word;         /* of its plan */
 };
 
 struct AggregationOptions {
@@ -117,8 +117,8 @@ __device__ inline Index output_index(
     return row * launch.channels + task.first_channel + channel;
 }
 
-/* Return the number of a thread. It is computed at each use: a compiler that keeps it, and values
-   made from it, has fewer registers for the loads in flight. */
+/* Return the number of a thread in its block. It is computed at each use: to keep it, and what is
+   made from it, would take registers that loads in flight need. */
 __device__ inline int thread_of_block()
 {
     int thread = threadIdx.y * blockDim.x + threadIdx.x;
