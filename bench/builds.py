@@ -5,6 +5,7 @@
 See bench/README.md for what the columns mean.
 """
 
+import itertools
 import json
 import statistics
 import subprocess
@@ -12,7 +13,7 @@ import sys
 
 import numpy as np
 from pipeline import pools
-from run import feature_maps, measure, options_of, write_json
+from run import feature_maps, measure, options_of, shape_text, write_json
 
 from rmac.cpu.tables import LINE_BYTES
 
@@ -25,7 +26,7 @@ def main():
     if not options.pythons:
         print(json.dumps(own_times(options)))
         return
-    rounds = [times_of_all(options.pythons, i) for i in range(options.rounds)]
+    rounds = [times_of_all(options, i) for i in range(options.rounds)]
     results = []
     print(f"{'case':<36} {'us':>10}", "".join(f"{i + 1:>8}" for i in range(len(rounds[0]))))
     for case in rounds[0][options.pythons[0]]:
@@ -46,13 +47,18 @@ def parse():
     return parser.parse_args()
 
 
-def times_of_all(pythons, turn):
-    """Return the times of every build, each in a new process; every second turn goes backwards."""
-    command = [argument for argument in sys.argv if argument not in pythons]
-    times = {}
-    for python in pythons if turn % 2 == 0 else pythons[::-1]:
-        run = subprocess.run([python, *command], stdout=subprocess.PIPE, check=True)
-        times[python] = json.loads(run.stdout)
+def times_of_all(options, turn):
+    """Return the times of every build; every second turn goes backwards.
+
+    A process times one shape and layout, so that a busy minute of the machine meets all builds.
+    """
+    command = [argument for argument in sys.argv if argument not in options.pythons]
+    times = {python: {} for python in options.pythons}
+    for shape, layout in itertools.product(options.shapes, options.layouts):
+        some = [*command, "--shapes", shape_text(shape), "--layouts", layout]
+        for python in options.pythons[:: 1 if turn % 2 == 0 else -1]:
+            run = subprocess.run([python, *some], stdout=subprocess.PIPE, check=True)
+            times[python] |= json.loads(run.stdout)
     return times
 
 
