@@ -50,9 +50,9 @@ def parse():
 def times_of_all(options, turn):
     """Return the times of every build; every second turn goes backwards.
 
-    A process times one shape and layout, so that a busy minute of the machine meets all builds.
+    A process times one shape and layout, so that a busy machine slows all builds alike.
     """
-    command = [argument for argument in sys.argv if argument not in options.pythons]
+    command = [argument for argument in sys.argv if argument not in ("--", *options.pythons)]
     times = {python: {} for python in options.pythons}
     for shape, layout in itertools.product(options.shapes, options.layouts):
         some = [*command, "--shapes", shape_text(shape), "--layouts", layout]

@@ -278,7 +278,7 @@ def public_operator(
 
         signature = inspect.signature(function)
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])
-        by_place = [
+        position_names = [
             one.name for one in signature.parameters.values() if one.kind != one.KEYWORD_ONLY
         ]
 
@@ -290,10 +290,10 @@ def public_operator(
             if alone:
                 return _run(name, args[0], options)  # type: ignore[no-any-return]
             # Factories take options by name alone.
-            others = dict(zip(by_place[1:], args[1:], strict=False))
-            if not 0 < len(args) <= len(by_place) or options.keys() & others:
+            by_position = dict(zip(position_names[1:], args[1:], strict=False))
+            if not 0 < len(args) <= len(position_names) or options.keys() & by_position:
                 signature.bind(*args, **options)  # raises, and says why
-            return _run(name, args[0], options | others)  # type: ignore[no-any-return]
+            return _run(name, args[0], options | by_position)  # type: ignore[no-any-return]
 
         prepared = untraced(public)
         public.__signature__ = signature  # type: ignore[attr-defined]

@@ -281,9 +281,10 @@ def test_shapes_of_results(xp, rng, name):
 
 
 @pytest.mark.parametrize("name", ["best", "grid"])
-def test_maps_without_channels(xp, name):
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_maps_without_channels(xp, name, dtype):
     """All scores are 0, so the first of the smallest boxes is best; for a grid, the first."""
-    found = localize(xp, np.empty((1, 0, 5, 6)), np.empty(0), search=name)
+    found = localize(xp, np.empty((1, 0, 5, 6), dtype), np.empty(0), search=name)
     assert found.scores.tolist() == [0]
     assert found.boxes.tolist() == [[0, 0, 0, 0] if name == "best" else [0, 0, 1, 1]]
 

@@ -158,6 +158,17 @@ def test_every_worker_reads_a_share_of_the_maps(call, images):
 
 
 @pytest.mark.skipif(not HAS_OPENMP, reason="one thread takes images in their own order")
+@pytest.mark.usefixtures("shared_small_maps")
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_threads_that_store_the_same_channels_store_the_same(rng, layout):
+    """The last block of channels begins in the block before it. A root must not be taken twice."""
+    x = rng.random((1, 12, 48, 48) if layout == "NCHW" else (1, 48, 48, 12)) + 2
+    options = {"pool": "gem", "p": 3, "levels": 12, "layout": layout}
+    expected = rmac.region_pool(x, workers=1, **options).tobytes()
+    for _ in range(300):
+        assert rmac.region_pool(x, workers=2, **options).tobytes() == expected
+
+
 def test_threads_take_images_in_the_order_that_the_kernel_is_given(monkeypatch):
     """Seen by an order that names one of the images alone: the others stay as they were."""
     monkeypatch.setattr(cpu, "_largest_first", lambda maps: np.full(len(maps), 1, np.intp))

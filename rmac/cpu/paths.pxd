@@ -241,7 +241,10 @@ cdef inline void pool_rows(
 cdef inline void transpose_planes(
     const key_t* planes, key_t* out, Py_ssize_t cells, Py_ssize_t n
 ) noexcept nogil:
-    """Transpose whole planes, of n lanes."""
+    """Transpose whole planes, of n lanes.
+
+    Out of line: inside `pool_planes`, clang 14 keeps its registers in memory.
+    """
     cdef Py_ssize_t i, line = lanes_of(out[0])
     for i in range(n // line):
         transpose(planes + i * line * cells, out + i * line, cells, n, out[0])

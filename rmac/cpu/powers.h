@@ -52,6 +52,8 @@ static inline float power_of(float x, double p)
 #define POWERS(name, any_power)                                                                    \
     static inline void apply_power_##name(real *values, ptrdiff_t n, double p)                     \
     {                                                                                              \
+        /* As a value in a register, it makes gcc take a maximum; a branch takes 1.2 times as long \
+           for values of any sign. */                                                              \
         real least = (real)LEAST;                                                                  \
         IN_REGISTER(least);                                                                        \
         switch (p <= MOST_FACTORS && p == (int)p ? (int)p : 0) {                                   \

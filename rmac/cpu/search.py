@@ -226,11 +226,11 @@ def digits(units: npt.NDArray[np.float64], lanes: int) -> Array:
     known = np.isfinite(largest) & (largest > 0)
     power = np.floor(np.log2(_MOST_OF_DIGITS / np.where(known, largest, 1)))
     scaled = np.where(known[:, None], units, 0) * 2.0 ** power[:, None]
-    # With 128 added to each byte, the bytes of a number are its signed ones, each plus 128.
-    moved = tiles(np.rint(scaled), lanes, np.dtype("<i4")) + np.int32(0x808080)
-    parts = moved.view(np.uint8).reshape(*moved.shape, 4)[..., 2::-1] ^ np.uint8(128)
-    out = np.zeros((*moved.shape[:2], 3 * lanes + LINE_BYTES), np.uint8)
-    out[:, :, : 3 * lanes] = parts.swapaxes(2, 3).reshape(*moved.shape[:2], -1)
+    # This adds 128 to each signed byte, so that no byte is negative; XOR takes it away again.
+    biased = tiles(np.rint(scaled), lanes, np.int32) + np.int32(0x808080)
+    parts = biased.view(np.uint8).reshape(*biased.shape, 4)[..., 2::-1] ^ np.uint8(128)
+    out = np.zeros((*biased.shape[:2], 3 * lanes + LINE_BYTES), np.uint8)
+    out[:, :, : 3 * lanes] = parts.swapaxes(2, 3).reshape(*biased.shape[:2], 3 * lanes)
     scales = np.where(known | (largest == 0), 2.0**-power, np.nan).astype(np.float32)
     out[:, :, 3 * lanes : 3 * lanes + 4] = scales[:, None].view(np.uint8)
     return out.view(np.float32)

@@ -108,7 +108,7 @@ cdef inline void store_means(
 ) noexcept nogil:
     """Store contiguous means, a few lines at a time: the longer a loop, the faster a root.
 
-    Whole lines of the dtype of the results are made in place.
+    Roots are taken elsewhere: another thread may store the same means, so all are stored once.
     """
     cdef floating room[MEANS]
     cdef floating* means
@@ -118,7 +118,7 @@ cdef inline void store_means(
     while at < results.n:
         n = min(results.n - at, MEANS)
         means = room
-        if results.itemsize == sizeof(floating) and n % lanes == 0:
+        if results.p == 0 and results.itemsize == sizeof(floating) and n % lanes == 0:
             means = <floating*>out + at
         for i in range((n + lanes - 1) // lanes):
             store_line(

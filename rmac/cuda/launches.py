@@ -51,7 +51,7 @@ Struct = npt.NDArray[Any]  # of no dimensions: one struct
 Address = tuple[int, int]  # the number of a pointer, and bytes to add
 
 INT_MAX = (1 << 31) - 1
-_MOST_SIDE = INT_MAX - 1023  # kernels count in int, to less than 1024 beyond the last
+_MOST_SIDE = INT_MAX - 8191  # kernels count in int, to less than 8192 beyond the last
 _BOX_BYTES = 4 * np.dtype(np.int64).itemsize
 # The pointers of a call, by number: its result, its workspace, then its inputs.
 _OUT, _WORKSPACE, _FIRST_INPUT = range(3)
